@@ -1,0 +1,31 @@
+# Two commands: `make repro` reruns the benchmark, `make test` checks the code.
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+
+.PHONY: repro test test-unit lint ui clean
+
+repro: .venv/installed
+	dvc repro
+
+test: .venv/installed lint
+	pytest
+
+test-unit: .venv/installed
+	pytest -m "not slow"
+
+lint: .venv/installed
+	ruff check .
+	ruff format --check .
+
+ui: .venv/installed
+	mlflow ui --backend-store-uri sqlite:///mlflow.db
+
+clean:
+	rm -rf runs .scratch mlruns mlflow.db*
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@

@@ -1,0 +1,1 @@
+"""Speed and memory side by side with peers; each program writes a table under reports/benchmarks/."""

@@ -1,0 +1,267 @@
+"""The figures of the report, as SVG text with equal bytes for equal input. The only module that imports matplotlib.
+
+Text stays text (small files, the reader's own font), and ink is `currentColor`, so that a figure follows the light or
+dark page it stands in. Each figure also carries its own style, for being opened alone.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator, StrMethodFormatter
+
+# Ten hues of similar lightness that read on white and on near-black; a zoo beyond ten repeats them with other markers.
+COLOURS = ["#3f7fd9", "#e07b39", "#2c9f6b", "#b45bc9", "#d24d63", "#2aa0b4", "#b39317", "#8d715c", "#6e78e0", "#7c8896"]
+MARKERS = "osD^vPX*<>"
+DASHES = ["-", (0, (4, 2)), (0, (1, 1.6)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (2, 3))]
+INK = "#1b2431"
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+STYLE = (
+    "<style>.chart{color:#1b2431;background:#fff}"
+    "@media (prefers-color-scheme:dark){.chart{color:#dbe2ea;background:#10151c}}"
+    ".chart *{stroke-linejoin:round;stroke-linecap:butt}</style>"
+)
+RC = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a data set may be called a$b$c
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a94a1",
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#8a94a1",
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "xtick.color": "#8a94a1",
+    "ytick.color": "#8a94a1",
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.7,
+    "lines.markersize": 5,
+}
+
+
+def comparison(
+    rows: Sequence[Mapping[str, Any]],
+    points: Sequence[Mapping[str, Any]],
+    curves: Sequence[Mapping[str, Any]],
+    correlations: Mapping[str, tuple[float | None, int]],
+    scores: Mapping[str, str],
+) -> dict[str, str]:
+    """Draw everything the comparison shows.
+
+    Args:
+        rows: rows of `tables.summarise`.
+        points: one per cell, with dataset, backbone, lambda, train_loss and linear_top1.
+        curves: entries of `tables.histories`.
+        correlations: of `tables.rank_correlations`.
+        scores: label of each score.
+
+    Returns:
+        SVG text under `accuracy-<data set>`, `curves-<data set>` and `loss-accuracy`.
+    """
+    charts = {}
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        charts[f"accuracy-{dataset}"] = accuracy_against_lambda([r for r in rows if r["dataset"] == dataset], scores)
+        if mine := [curve for curve in curves if curve["dataset"] == dataset]:
+            charts[f"curves-{dataset}"] = loss_curves(mine)
+    return charts | {"loss-accuracy": loss_against_accuracy(points, correlations, "linear_top1", scores["linear_top1"])}
+
+
+def accuracy_against_lambda(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, str]) -> str:
+    """Draw one data set: a panel per score, a line per backbone, its random initialisation dotted in the same colour.
+
+    Args:
+        rows: rows of `tables.summarise` for one data set.
+        scores: label of each score to draw, e.g. {"linear_top1": "linear"}.
+
+    Returns:
+        SVG text. Bars are `<score>_std`; a grey dashed line is the probe on raw pixels.
+    """
+    with matplotlib.rc_context(RC):
+        figure, panels = _panels(len(scores), height=2.9)
+        looks = _looks(row["backbone"] for row in rows)
+        for axes, (score, label) in zip(panels, scores.items(), strict=True):
+            for backbone, look in looks.items():
+                _accuracy_line(axes, [row for row in rows if row["backbone"] == backbone], score, look)
+            pixels = [row[f"raw_pixels_{score}"] for row in rows if row.get(f"raw_pixels_{score}") is not None]
+            if pixels:
+                axes.axhline(100 * pixels[0], color="#8a94a1", linestyle=DASHES[1], linewidth=1.2)
+            _lambda_axis(axes, sorted({row["lambda"] for row in rows}))
+            axes.set_title(label)
+        panels[0].set_ylabel("top-1, %")
+        handles = [
+            *_handles(looks),
+            _line("random init", "#8a94a1", DASHES[2]),
+            _line("raw pixels", "#8a94a1", DASHES[1]),
+        ]
+        _legend(figure, handles)
+        return _svg(figure, f"accuracy {rows[0]['dataset']}")
+
+
+def _accuracy_line(axes: Any, rows: Sequence[Mapping[str, Any]], score: str, look: dict) -> None:
+    rows = sorted((row for row in rows if row.get(score) is not None), key=lambda row: row["lambda"])
+    lambdas = [row["lambda"] for row in rows]
+    bars = [100 * (row.get(f"{score}_std") or 0) for row in rows]
+    axes.errorbar(lambdas, [100 * row[score] for row in rows], yerr=bars if any(bars) else None, elinewidth=0.9, **look)
+    random_init = [
+        (row["lambda"], 100 * row[f"random_init_{score}"]) for row in rows if row.get(f"random_init_{score}")
+    ]
+    if random_init:
+        axes.plot(*zip(*random_init, strict=True), color=look["color"], linestyle=DASHES[2], linewidth=1.3)
+
+
+def _lambda_axis(axes: Any, lambdas: Sequence[float]) -> None:
+    if min(lambdas) > 0 and len(lambdas) > 1:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    step = max(1, -(-len(lambdas) // 5))  # more than five labels would touch
+    axes.set_xticks(lambdas[::step], [f"{value:g}" for value in lambdas[::step]])
+    axes.margins(x=0.12)
+    axes.set_xlabel("λ")
+
+
+def loss_against_accuracy(
+    rows: Sequence[Mapping[str, Any]], correlations: Mapping[str, tuple[float | None, int]], score: str, label: str
+) -> str:
+    """Draw training loss against one score: a panel per data set, a point per cell, backbones by colour.
+
+    Args:
+        rows: one per cell, with dataset, backbone, lambda, train_loss and `score`.
+        correlations: Spearman (rho or None, n) per data set, shown in the titles.
+        score: column of `rows`, a fraction.
+        label: name of the score on the axis.
+
+    Returns:
+        SVG text; the marker tells lambda.
+    """
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    lambdas = sorted({row["lambda"] for row in rows})
+    looks = _looks(row["backbone"] for row in rows)
+    with matplotlib.rc_context(RC):
+        figure, panels = _panels(len(datasets), height=3.2)
+        for axes, dataset in zip(panels, datasets, strict=True):
+            rho, num_cells = correlations[dataset]
+            told = f"Spearman ρ = {rho:+.2f}".replace("-", "−") if rho is not None else "Spearman ρ undefined"
+            axes.set_title(f"{dataset}\n{told}, n = {num_cells}")
+            for row in (row for row in rows if row["dataset"] == dataset):
+                marker = MARKERS[lambdas.index(row["lambda"]) % len(MARKERS)]
+                axes.plot(row["train_loss"], 100 * row[score], marker, color=looks[row["backbone"]]["color"], alpha=0.9)
+            axes.set_xlabel("training loss, last epoch")
+        panels[0].set_ylabel(f"{label} top-1, %")
+        points = [_line(name, look["color"], "none", "o") for name, look in looks.items()]
+        points += [_line(f"λ = {v:g}", "#8a94a1", "none", MARKERS[i % len(MARKERS)]) for i, v in enumerate(lambdas)]
+        _legend(figure, points)
+        return _svg(figure, "loss against accuracy")
+
+
+def loss_curves(histories: Sequence[Mapping[str, Any]]) -> str:
+    """Draw the loss of one data set's cells by epoch: total, prediction and SIGReg.
+
+    Args:
+        histories: entries of `tables.histories` for one data set.
+
+    Returns:
+        SVG text; colour tells the backbone, the dash pattern lambda.
+    """
+    lambdas = sorted({curve["lambda"] for curve in histories})
+    looks = _looks(curve["backbone"] for curve in histories)
+    with matplotlib.rc_context(RC):
+        figure, panels = _panels(3, height=2.7)
+        width = 1.5 if len(histories) <= 24 else 0.7
+        titles = {"loss": "total", "pred_loss": "prediction", "sigreg_loss": "SIGReg"}
+        for axes, (column, title) in zip(panels, titles.items(), strict=True):
+            for curve in histories:
+                dash = DASHES[lambdas.index(curve["lambda"]) % len(DASHES)]
+                colour = looks[curve["backbone"]]["color"]
+                axes.plot(curve["epoch"], curve[column], color=colour, linestyle=dash, linewidth=width)
+            if _spans_decades([value for curve in histories for value in curve[column]]):
+                _log_y(axes)
+            axes.set_title(title)
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        panels[0].set_ylabel("loss")
+        swatches = [_line(name, look["color"], "-") for name, look in looks.items()]
+        swatches += [_line(f"λ = {v:g}", "#8a94a1", DASHES[i % len(DASHES)]) for i, v in enumerate(lambdas)]
+        _legend(figure, swatches)
+        return _svg(figure, f"loss curves {histories[0]['dataset']}")
+
+
+def _log_y(axes: Any) -> None:
+    """Make the y axis logarithmic with plain numbers on it (the default writes powers as mathematics)."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _spans_decades(values: Sequence[float]) -> bool:
+    """Tell whether a logarithmic axis helps: values above zero that differ twentyfold."""
+    return min(values, default=0) > 0 and max(values) > 20 * min(values)
+
+
+def _panels(count: int, height: float) -> tuple[Figure, list[Any]]:
+    """Make a figure with `count` panels, four to a row at most, `height` inches each."""
+    columns = min(count, 4)
+    num_rows = -(-count // columns)
+    width = {1: 5.2, 2: 8.4}.get(columns, 11.6)
+    figure = Figure(figsize=(width, height * num_rows + 0.3), layout="constrained")
+    panels = figure.subplots(num_rows, columns, squeeze=False).ravel().tolist()
+    for unused in panels[count:]:
+        unused.remove()
+    return figure, panels[:count]
+
+
+def _looks(backbones: Iterable[str]) -> dict[str, dict]:
+    """Give each backbone, in order of appearance, a colour and a marker that no other has."""
+    names = list(dict.fromkeys(backbones))
+    return {
+        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i // len(COLOURS) % len(MARKERS)]}
+        for i, name in enumerate(names)
+    }
+
+
+def _line(label: str, colour: str, dash: Any, marker: str = "") -> Line2D:
+    return Line2D([], [], color=colour, linestyle=dash, marker=marker, label=label)
+
+
+def _handles(looks: Mapping[str, dict]) -> list[Line2D]:
+    return [_line(name, look["color"], "-", look["marker"]) for name, look in looks.items()]
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    width = figure.get_size_inches()[0]
+    columns = max(1, min(len(handles), int(width / 1.75)))
+    figure.legend(handles=handles, loc="outside lower left", ncols=columns, handlelength=2.2, columnspacing=1.6)
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """Write a figure as SVG: no date, ids from a fixed salt, ids that nothing refers to removed."""
+    buffer = io.StringIO()
+    # The salt differs by figure, so that clip paths of two figures in one page do not share an id.
+    with matplotlib.rc_context({"svg.hashsalt": title}):
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata=dict.fromkeys(["Date", "Creator", "Format", "Type"])
+        )
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r"<style[^>]*>.*?</style>", STYLE, svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r"(?<=px )'DejaVu Sans'[^;\"]*|(?<=font-family: )[^;\"]*", FONTS, svg)
+    return svg.replace("<svg ", f'<svg class="chart" role="img" aria-label={quoteattr(title)} ', 1)

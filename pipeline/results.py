@@ -1,0 +1,151 @@
+"""What the files of one cell say: the contents that its MLflow run must have."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.files import write_text
+
+# Columns of history.csv that are curves; each is logged as train/<name> with the epoch as step.
+CURVES = ("loss", "pred_loss", "sigreg_loss", "lr")
+AXES = ("grid", "dataset", "backbone", "lambda", "seed")
+
+
+class ResultError(UserError):
+    """A result file is missing or broken; the message names it and the command that makes it."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Contents of one run: identity, params, metrics {(name, step): value}, artifacts {file name: JSON value}."""
+
+    grid: str
+    cell: str
+    commit: str
+    params: dict[str, str]
+    metrics: dict[tuple[str, int], float] = field(default_factory=dict)
+    artifacts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags by which runs are found, filtered and compared."""
+        axes = {name: self.params[name] for name in AXES}
+        return {"cell": self.cell, "commit": self.commit, **axes}
+
+
+def opening_record(config: dict[str, Any], commit: str) -> Record:
+    """Return what a run holds when pretraining starts: its axes and the resolved settings."""
+    axes = {name: str(config[name]) for name in AXES}
+    settings = {name: config[name] for name in ("pretrain", "backbone_kwargs")}
+    return Record(config["grid"], config["cell"], commit, axes | flatten(settings), artifacts={"pretrain.json": config})
+
+
+def finished_record(pretrain_config: Path, probe_config: Path) -> Record:
+    """Return what the run of a finished cell holds, from the files on disk.
+
+    Args:
+        pretrain_config: runs/<grid>/configs/<cell>/pretrain.json; names the folder of its outs.
+        probe_config: the same for the probe.
+
+    Raises:
+        ResultError: naming the missing or broken file.
+    """
+    config, probe = read_json(pretrain_config), read_json(probe_config)
+    out, probe_out = Path(config["out"]), Path(probe["out"])
+    record = opening_record(config, read_json(out / "provenance.json")["commit"])
+    record.params.update(flatten({"probe": probe["probe"]}))
+    record.artifacts["probe.json"] = probe
+    for row in read_history(out / "history.csv"):
+        record.metrics.update(epoch_metrics(row))
+    for prefix, path in (("pretrain", out / "metrics.json"), ("probe", probe_out / "metrics.json")):
+        numbers = {name: value for name, value in read_json(path).items() if isinstance(value, int | float)}
+        record.metrics.update({(f"{prefix}/{name}", 0): float(value) for name, value in numbers.items()})
+    return record
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Turn nested settings into params: {'pretrain.views.num_global': '2', ...}."""
+    out: dict[str, str] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        out.update(flatten(value, f"{name}.") if isinstance(value, dict) and value else {name: json.dumps(value)})
+    return out
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ResultError: if it is missing or broken.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultError(f"no {path}; make it with: dvc repro") from None
+    except ValueError as error:
+        raise ResultError(f"{path} is broken ({error}); remove it and run: dvc repro") from None
+    if not isinstance(value, dict):
+        raise ResultError(f"{path} must hold a JSON object, got {type(value).__name__}; remove it and run: dvc repro")
+    return value
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Read the loss curves, one row an epoch.
+
+    Raises:
+        ResultError: if the file is missing or broken.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        raise ResultError(f"no {path}; make it with: dvc repro") from None
+    except (ValueError, TypeError) as error:
+        raise ResultError(f"{path} is broken ({error}); remove it and run: dvc repro") from None
+    if not rows or set(rows[0]) != {"epoch", *CURVES}:
+        raise ResultError(f"{path} must have the columns epoch, {', '.join(CURVES)}; remove it and run: dvc repro")
+    return rows
+
+
+def write_history(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write the loss curves, one row an epoch; numbers read back exactly."""
+    lines = [["epoch", *CURVES], *([row[name] for name in ("epoch", *CURVES)] for row in rows)]
+    write_text(path, "".join(",".join(map(str, line)) + "\n" for line in lines))
+
+
+def epoch_metrics(row: dict[str, float]) -> dict[tuple[str, int], float]:
+    """Return the points of one epoch: {('train/loss', 3): 0.25, ...}."""
+    return {(f"train/{name}", int(row["epoch"])): row[name] for name in CURVES}
+
+
+# Column of comparison.csv: where its value comes from in the record.
+TABLE_METRICS = {
+    "num_params": "pretrain/num_params",
+    "epochs": "pretrain/epochs",
+    "train_loss": "pretrain/train_loss",
+    "pred_loss": "pretrain/pred_loss",
+    "sigreg_loss": "pretrain/sigreg_loss",
+}
+
+
+def table_disagreements(record: Record, row: dict[str, str] | None, run_ids: list[str]) -> Iterator[str]:
+    """Name every value of a cell's row in comparison.csv that its files or its MLflow run do not confirm.
+
+    Numbers may differ by the table's rounding (six significant digits).
+    """
+    if row is None:
+        yield "no row in comparison.csv; run: python -m stages.compare"
+        return
+    if row["mlflow_run_id"] not in run_ids:
+        yield f"comparison.csv names run {row['mlflow_run_id'] or 'none'}, MLflow has {', '.join(run_ids) or 'none'}"
+    for column, text in row.items():
+        value = record.metrics.get((TABLE_METRICS.get(column, f"probe/{column}"), 0))
+        if value is not None and not math.isclose(float(text or "nan"), value, rel_tol=1e-5):
+            yield f"comparison.csv has {column} {text}, the files say {value!r}; run: python -m stages.compare"

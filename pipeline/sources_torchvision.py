@@ -1,0 +1,165 @@
+"""Pictures from torchvision.datasets: any class of it that gives (image, label) pairs.
+
+torchvision checks the md5 sums it knows, CIFAR's pickles among them, before it reads a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import shutil
+import urllib.error
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torchvision.datasets
+from PIL import Image
+from torchvision.datasets import utils
+
+from pipeline.catalogue import ByHand, Torchvision
+from pipeline.errors import UserError
+from pipeline.fetch import FetchError, fetch
+from pipeline.splits import Raw
+from pipeline.validation import did_you_mean
+
+
+def open_torchvision(entry: Torchvision, scratch: Path) -> Raw:
+    """Construct the training and the test data set, downloading what torchvision can download.
+
+    Archives are kept in scratch/files and continue after an interruption; what is unpacked from them goes to
+    scratch/root, which is made anew each time because torchvision takes a half-unpacked folder for a whole one.
+
+    Raises:
+        FetchError: an unknown class, files to be fetched by hand, a failed download.
+        ValueError: arguments that the class does not take.
+    """
+    kind = find_class(entry.dataset)
+    arguments = {split: getattr(entry, split) for split in ("train", "test") if getattr(entry, split) is not None}
+    for split, given in arguments.items():
+        check_arguments(kind, split, given)
+    root = scratch / "root"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    if entry.by_hand:
+        _link(entry.by_hand, root)
+    with _resumable(scratch / "files"):
+        opened = {split: _construct(kind, root, given, entry, scratch) for split, given in arguments.items()}
+    labels = {split: _labels(pictures, split) for split, pictures in opened.items()}
+    pictures = {split: partial(_pictures, kind.__name__, images) for split, images in opened.items()}
+    origin = f"torchvision {torchvision.__version__} {kind.__name__}"
+    return Raw(labels, pictures, _class_names(opened["train"], labels), origin)
+
+
+def find_class(name: str) -> type:
+    """Return the class of torchvision.datasets.
+
+    Raises:
+        FetchError: naming the nearest match.
+    """
+    found = getattr(torchvision.datasets, name, None)
+    if name.startswith("_") or not inspect.isclass(found) or not issubclass(found, torchvision.datasets.VisionDataset):
+        known = [key for key in torchvision.datasets.__all__ if inspect.isclass(getattr(torchvision.datasets, key))]
+        raise FetchError(f"dataset: torchvision.datasets has no {name!r}{did_you_mean(name, known)}")
+    return found
+
+
+def check_arguments(kind: type, split: str, arguments: dict[str, Any]) -> None:
+    """Raise ValueError, naming the nearest match, for an argument that the class does not take."""
+    takes = inspect.signature(kind).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        return
+    for key in arguments:
+        if key not in takes:
+            raise UserError(f"{split}: {kind.__name__} takes no argument {key!r}{did_you_mean(key, takes)}")
+
+
+def _construct(kind: type, root: Path, arguments: dict[str, Any], entry: Torchvision, scratch: Path) -> Any:
+    takes = inspect.signature(kind).parameters
+    given = dict(arguments)
+    if "root" in takes:
+        given["root"] = str(root)
+    if "download" in takes and not entry.by_hand:
+        given["download"] = True
+    if "loader" in takes or issubclass(kind, torchvision.datasets.DatasetFolder):
+        given["loader"] = Path  # hands the file on as it is, so that a JPEG is not decoded and encoded anew
+    try:
+        return kind(**given)
+    except FetchError:
+        raise
+    except (urllib.error.URLError, OSError) as error:
+        raise FetchError(
+            f"{kind.__name__} cannot be downloaded ({error}); run the same command again, what came is kept"
+        ) from error
+    except RuntimeError as error:
+        if "corrupted" in str(error) and not entry.by_hand:
+            shutil.rmtree(scratch / "files", ignore_errors=True)
+            raise FetchError(
+                f"{kind.__name__}: a file does not have the checksum that torchvision expects; the files are removed, "
+                "run the same command again"
+            ) from error
+        raise FetchError(f"{kind.__name__}: {error}") from error
+    except TypeError as error:
+        raise UserError(f"{kind.__name__}: {error}") from error
+
+
+@contextmanager
+def _resumable(files: Path) -> Iterator[None]:
+    """Replace torchvision's transfer, which starts from zero after an interruption, by ours."""
+
+    def retrieve(url: str, filename: str, chunk_size: int = 0) -> None:
+        kept = files / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(filename).name}"
+        try:
+            fetch(url, kept, sha256=None)
+        except FetchError as error:
+            raise urllib.error.URLError(str(error)) from error  # upon this torchvision tries the next mirror
+        Path(filename).unlink(missing_ok=True)
+        os.link(kept, filename)
+
+    theirs = utils._urlretrieve
+    utils._urlretrieve = retrieve
+    try:
+        yield
+    finally:
+        utils._urlretrieve = theirs
+
+
+def _link(by_hand: ByHand, root: Path) -> None:
+    folder = Path(by_hand.path).expanduser().resolve()
+    missing = [name for name in by_hand.files if not (folder / name).exists()]
+    if missing:
+        raise FetchError(
+            f"{by_hand.what} must be fetched by hand\n  from: {by_hand.origin}\n  to:   {folder}\n"
+            f"  missing there: {', '.join(missing)}\nThen run the same command again."
+        )
+    for name in by_hand.files:
+        link = root / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(folder / name)
+
+
+def _labels(images: Any, split: str) -> np.ndarray:
+    try:
+        return np.array([int(images[index][1]) for index in range(len(images))])
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{split}: {type(images).__name__} does not give one class number a picture ({error})"
+        ) from error
+
+
+def _pictures(name: str, images: Any) -> Iterator[tuple[Path | Image.Image | np.ndarray, str]]:
+    for index in range(len(images)):
+        content = images[index][0]
+        yield content, content.name if isinstance(content, Path) else f"{name}[{index}]"
+
+
+def _class_names(images: Any, labels: dict[str, np.ndarray]) -> list[str] | None:
+    """Return the names of labels 0, 1, ... where the class knows them; ImageNet gives several for each."""
+    names = getattr(images, "classes", None)
+    if not isinstance(names, list | tuple) or len(names) <= max(int(values.max()) for values in labels.values()):
+        return None
+    return [", ".join(name) if isinstance(name, list | tuple) else str(name) for name in names]

@@ -1,0 +1,60 @@
+"""Compare the cells of a grid: `python -m stages.compare [params.yaml]` writes tables, figures and the page.
+
+Runs on whatever is there; cells without results are named on stderr and in the reports.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline import figures, report, sections, tables, tracking
+from pipeline.files import write_text
+from pipeline.page import page
+from pipeline.params import grid_cells, grid_name, load_params, reports_folder
+from stages import run
+
+RUN_URL = "http://127.0.0.1:5000/#/experiments/{experiment}/runs/{{run_id}}"  # where `make ui` serves
+FOOTER = "The same numbers stand beside this page in comparison.csv and comparison.md."
+
+
+def main(params_path: str = "params.yaml") -> int:
+    params, grid = load_params(params_path), grid_name(params_path)
+    command = "dvc repro" if grid == "default" else f"dvc repro {Path(params_path).with_name('dvc.yaml')}"
+    experiment, run_ids = tracked(grid)
+    out, cells = reports_folder(grid), grid_cells(params, grid)
+    frame, missing = tables.collect(cells, Path(), run_ids=run_ids, command=command)
+    if frame.empty:
+        print(f"no cell of grid {grid!r} has results under runs/{grid}; run: {command}", file=sys.stderr)
+        return 1
+    curves, damaged = tables.histories(cells, Path(), command=command)
+    missing += damaged
+    style = report.Style(params.report.decimals, RUN_URL.format(experiment=experiment) if experiment else "")
+    rows, gains, scores = tables.summarise(frame), tables.improvements(frame), tables.score_columns(frame)
+    labels = {score: report.score_label(score) for score in scores}
+    charts = figures.comparison(rows, frame.to_dict("records"), curves, tables.rank_correlations(frame), labels)
+    title, subtitle = params.report.title, f"Grid {grid}: {len(frame)} of {len(cells)} cells have results."
+    shown = sections.comparison(rows, gains, scores, charts, missing, style)
+    write_text(out / "comparison.csv", tables.to_csv(frame))
+    write_text(out / "comparison.md", report.markdown(title, rows, gains, scores, missing, style))
+    write_text(out / "index.html", page(title, subtitle, shown, FOOTER))
+    for old in (out / "figures").glob("*.svg"):
+        old.unlink()
+    for name, svg in charts.items():
+        write_text(out / "figures" / f"{name}.svg", svg)
+    print("\n".join(report.summary_line(gain, style) for gain in gains))
+    print(f"{subtitle} See {out}/index.html")
+    print("".join(f"missing: {line}\n" for line in missing), end="", file=sys.stderr)
+    return 0
+
+
+def tracked(grid: str) -> tuple[str, dict[str, str]]:
+    try:
+        return tracking.run_ids(grid)
+    except Exception as error:  # whatever ails the store, the tables are on disk and are shown
+        print(f"warning: no run ids, MLflow is out of reach: {type(error).__name__}: {error}", file=sys.stderr)
+        return "", {}
+
+
+if __name__ == "__main__":
+    run(main)

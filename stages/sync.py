@@ -1,0 +1,32 @@
+"""Bring MLflow to what is on disk: `python -m stages.sync [params.yaml]`; running it again changes nothing."""
+
+from __future__ import annotations
+
+import sys
+
+from pipeline.params import grid_cells, grid_name, load_params
+from pipeline.results import ResultError, finished_record
+from pipeline.tracking import Store
+from stages import run
+
+
+def main(params_path: str = "params.yaml") -> int:
+    store, missing = Store(), []
+    cells = grid_cells(load_params(params_path), grid_name(params_path))
+    for cell in cells:
+        try:
+            record = finished_record(cell.configs / "pretrain.json", cell.configs / "probe.json")
+        except ResultError as error:
+            missing.append(f"{cell.key}: {error}")
+            continue
+        mended = list(store.disagreements(record))
+        if mended:
+            run_id = store.publish(record)
+            print(f"{cell.key}: run {run_id} written ({len(mended)} differences, first: {mended[0]})")
+    print(f"MLflow holds {len(cells) - len(missing)} of {len(cells)} cells; {len(missing)} have no results yet")
+    print("".join(f"missing: {line}\n" for line in missing), end="", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

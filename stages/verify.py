@@ -1,0 +1,52 @@
+"""Check that tables, files, dvc.lock and MLflow agree: `python -m stages.verify [params.yaml]`.
+
+Exits with 1 and names what differs.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.lockfile import locked_outputs, unlocked
+from pipeline.params import Cell, grid_cells, grid_name, load_params, reports_folder
+from pipeline.results import ResultError, finished_record, table_disagreements
+from pipeline.tracking import Store
+from stages import run
+
+OUTPUTS = ("pretrain/backbone.safetensors", "pretrain/history.csv", "pretrain/metrics.json", "probe/metrics.json")
+
+
+def main(params_path: str = "params.yaml") -> int:
+    grid, lock = grid_name(params_path), Path(params_path).with_name("dvc.lock")
+    cells = grid_cells(load_params(params_path), grid)
+    table = reports_folder(grid) / "comparison.csv"
+    rows = {}
+    if table.exists():
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = {Cell.of_row(row).key: row for row in csv.DictReader(file)}
+    store, locked = Store(), locked_outputs(lock)
+    problems = [
+        f"{cell.key}: {problem}" for cell in cells for problem in check(cell, rows.get(cell.key), store, locked, lock)
+    ]
+    print("".join(f"{problem}\n" for problem in problems), end="", file=sys.stderr)
+    print(f"{len(cells)} cells of grid {grid!r}: {len(problems)} disagreements")
+    return 1 if problems else 0
+
+
+def check(cell: Cell, row: dict | None, store: Store, locked: dict[str, str], lock: Path) -> Iterator[str]:
+    yield from unlocked([cell.folder / name for name in OUTPUTS], locked, lock)
+    try:
+        record = finished_record(cell.configs / "pretrain.json", cell.configs / "probe.json")
+    except ResultError as error:
+        yield str(error)
+        return
+    yield from store.disagreements(record)
+    run_ids = [run.info.run_id for run in store.runs(cell.grid, cell.key)]
+    yield from table_disagreements(record, row, run_ids)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,111 @@
+"""Claims: every entry of the catalogue in params.yaml is valid and fits the installed torchvision; a name that would
+break DVC paths or cell keys, a URL without a checksum, a path that leaves its folder and every other broken rule is
+refused with a message that says what to do; the key of the raw files changes with the bytes fetched and with nothing
+else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.catalogue import Dataset, DatasetName, check_name, load_catalogue, transfer_key
+from pipeline.sources_torchvision import check_arguments, find_class
+
+ENTRY = TypeAdapter(Dataset)
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+SHA = "a" * 64
+
+
+def entry(**fields):
+    return ENTRY.validate_python(fields)
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion-mnist-8k", "A_1", "imagenet-1k", "9x"])
+def test_good_names(name):
+    assert TypeAdapter(DatasetName).validate_python(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "a--b", "-a", "a-", "a/b", "../a", "a b", "a.b", "a;rm", "$(x)", "bundled", "by-hand", "é", "_a", "a\n"],
+)
+def test_bad_names(name):
+    with pytest.raises(ValueError, match="data set name"):
+        check_name(name)
+
+
+WRONG = {
+    "unknown source": (dict(source="kaggle"), "kaggle"),
+    "unknown key": (dict(source="sklearn", datasett="digits"), "datasett"),
+    "unknown sklearn set": (dict(source="sklearn", dataset="faces"), "digits"),
+    "test_frac 0": (dict(source="sklearn", test_frac=0), "greater than 0"),
+    "test_frac 1": (dict(source="sklearn", test_frac=1), "less than 1"),
+    "split_seed": (dict(source="sklearn", split_seed=-1), "greater than or equal to 0"),
+    "no origin": (dict(source="folder"), "exactly one of path"),
+    "two origins": (dict(source="folder", path="x", url="http://x/y.zip", sha256=SHA), "exactly one of path"),
+    "url without sha256": (dict(source="arrays", url="https://x/y.npz"), "needs sha256 beside url"),
+    "short sha256": (dict(source="arrays", url="https://x/y.npz", sha256="abc"), "64 hexadecimal digits"),
+    "file url": (dict(source="arrays", url="file:///etc/passwd", sha256=SHA), "http"),
+    "password in url": (dict(source="arrays", url="https://me:secret@x/y.npz", sha256=SHA), "user name or password"),
+    "folder outside": (dict(source="folder", path="x", train="../y"), "subfolder"),
+    "absolute folder": (dict(source="folder", path="x", test="/y"), "subfolder"),
+    "same folder": (dict(source="folder", path="x", train="a", test="a"), "same folder"),
+    "half a test pair": (dict(source="arrays", path="x", test_images="x_test"), "together"),
+    "max_value": (dict(source="arrays", path="x", max_value=0), "greater than 0"),
+    "one class": (dict(source="arrays", path="x", classes=["only"]), "at least 2"),
+    "torchvision without test": (dict(source="torchvision", dataset="CIFAR10"), "test"),
+    "torchvision root": (dict(source="torchvision", dataset="CIFAR10", train={"root": "/"}, test=None), "train.root"),
+    "same images": (dict(source="torchvision", dataset="CIFAR10", train={"train": True}, test={"train": True}), "same"),
+    "by_hand without files": (
+        dict(source="torchvision", dataset="X", test=None, by_hand={"what": "a", "from": "b", "path": "c"}),
+        "files",
+    ),
+    "repo and path": (dict(source="huggingface", repo="a/b", path="x/{split}.parquet"), "exactly one of repo"),
+    "neither": (dict(source="huggingface"), "exactly one of repo"),
+    "bad repo": (dict(source="huggingface", repo="a/b/c"), "pattern"),
+    "glob without split": (dict(source="huggingface", path="x/*.parquet"), "{split}"),
+    "same splits": (dict(source="huggingface", repo="a/b", splits={"train": "x", "test": "x"}), "same split"),
+    "code from the hub": (dict(source="huggingface", repo="a/b", trust_remote_code=True), "trust_remote_code"),
+}
+
+
+@pytest.mark.parametrize("fields, message", WRONG.values(), ids=WRONG)
+def test_wrong_entries(fields, message):
+    with pytest.raises(ValidationError, match=message.replace("{", r"\{").replace("}", r"\}")):
+        entry(**fields)
+
+
+def test_the_word_that_trusts_a_url():
+    assert entry(source="arrays", url="https://x/y.npz", sha256="unverified").sha256 == "unverified"
+
+
+def test_every_field_is_documented():
+    for kind in Dataset.__origin__.__args__:
+        for name, field in kind.model_fields.items():
+            assert name == "source" or field.description, f"{kind.__name__}.{name}"
+
+
+def test_the_catalogue_has_the_promised_sets():
+    catalogue = load_catalogue(PARAMS)
+    assert {
+        *("fashion-mnist-8k", "digits", "fashion-mnist", "cifar10", "cifar100", "flowers102", "food101", "inet10"),
+        *("galaxy10", "inet100", "imagenet-1k", "dtd", "fgvc-aircraft", "stanford-cars", "oxford-pets"),
+    } <= set(catalogue)
+    for name in catalogue:
+        check_name(name)
+
+
+def test_torchvision_entries_fit_the_installed_torchvision():
+    entries = [e for e in load_catalogue(PARAMS).values() if e.source == "torchvision"]
+    assert len(entries) >= 10
+    for e in entries:
+        for split in ("train", "test"):
+            check_arguments(find_class(e.dataset), split, getattr(e, split))
+
+
+def test_transfer_key_follows_the_bytes():
+    first = entry(source="arrays", url="https://x/y.npz", sha256=SHA)
+    assert transfer_key(first) == transfer_key(first.model_copy(update={"test_frac": 0.5, "images": "z"}))
+    assert transfer_key(first) != transfer_key(first.model_copy(update={"url": "https://x/z.npz"}))

@@ -1,0 +1,84 @@
+"""Claims about stages.compare.
+
+1. From finished cells it writes comparison.csv, comparison.md, index.html and figures, with the run ids of MLflow.
+2. Run twice it writes the same bytes, and figures of data sets that left the grid are removed.
+3. With cells missing it exits with 0 and names them on stderr; without MLflow it warns and leaves the ids empty.
+4. With no result at all it fails, writes nothing and names the command.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import yaml
+from grid_results import write_grid
+
+from pipeline.params import grid_cells, load_params
+from stages import compare
+
+
+@pytest.fixture
+def cells(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    raw = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
+    raw["grid"] = {"datasets": ["digits"], "backbones": ["test_vit", "test_byobnet"], "lambdas": [0.02], "seeds": [0]}
+    Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    found = grid_cells(load_params("params.yaml"), "default")
+    ids = {cell.key: f"run-of-{cell.backbone}" for cell in found}
+    monkeypatch.setattr(compare.tracking, "run_ids", lambda grid: ("7", ids))
+    return found
+
+
+def rows():
+    with Path("reports/comparison.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def files():
+    return {str(path): path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()}
+
+
+def test_all_reports_are_written(cells, tmp_path, capsys):
+    write_grid(tmp_path, cells)
+    assert compare.main() == 0
+    assert [row["mlflow_run_id"] for row in rows()] == ["run-of-test_vit", "run-of-test_byobnet"]
+    page = Path("reports/index.html").read_text(encoding="utf-8")
+    assert "2 of 2 cells have results" in page and page.count("<svg") == 3
+    assert "http://127.0.0.1:5000/#/experiments/7/runs/run-of-test_vit" in page
+    assert "http://127.0.0.1:5000/#/experiments/7/runs/run-of-test_vit" in Path("reports/comparison.md").read_text()
+    said = capsys.readouterr()
+    assert "digits: learned minus random init, mean over 2 cells: linear" in said.out and said.err == ""
+
+
+def test_repeats_to_the_byte_and_removes_old_figures(cells, tmp_path):
+    write_grid(tmp_path, cells)
+    compare.main()
+    first = files()
+    assert len(first) == 6
+    Path("reports/figures/accuracy-gone.svg").write_text("<svg/>")
+    compare.main()
+    assert files() == first
+
+
+def test_partial_results(cells, tmp_path, monkeypatch, capsys):
+    write_grid(tmp_path, cells[:1])
+
+    def unreachable(grid):
+        raise OSError("database is locked")
+
+    monkeypatch.setattr(compare.tracking, "run_ids", unreachable)
+    assert compare.main() == 0
+    assert [(row["backbone"], row["mlflow_run_id"]) for row in rows()] == [("test_vit", "")]
+    said = capsys.readouterr().err
+    assert "no run ids, MLflow is out of reach: OSError: database is locked" in said
+    reason = f"{cells[1].key}: no pretrain/metrics.json; run: dvc repro"
+    assert f"missing: {reason}\n" in said
+    assert reason in Path("reports/index.html").read_text() and reason in Path("reports/comparison.md").read_text()
+
+
+def test_no_result_is_an_error(cells, capsys):
+    assert compare.main() == 1
+    assert capsys.readouterr().err == "no cell of grid 'default' has results under runs/default; run: dvc repro\n"
+    assert not Path("reports").exists()

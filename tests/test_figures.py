@@ -1,0 +1,100 @@
+"""Claims about pipeline.figures.
+
+1. The same rows give the same bytes, without a date.
+2. Every figure is well-formed XML, refers to nothing outside itself, and names its backbones and data sets as text.
+3. Names that look like markup or mathematics are shown literally.
+4. Ink follows the page (`currentColor`), and ids of two figures in one page do not collide.
+5. Partial results (one cell, no histories, no baselines, a lambda of zero) still draw.
+6. More backbones than colours stay distinguishable.
+"""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+from grid_results import make_cells, write_grid
+
+from pipeline import figures, tables
+
+LABELS = {"linear_top1": "linear", "knn_top1": "k-NN", "linear_top1_1shot": "1-shot", "linear_top1_10shot": "10-shot"}
+
+
+def draw(root, cells, labels=LABELS):
+    write_grid(root, cells)
+    frame, _ = tables.collect(cells, root)
+    curves, _ = tables.histories(cells, root)
+    points, correlations = frame.to_dict("records"), tables.rank_correlations(frame)
+    return figures.comparison(tables.summarise(frame), points, curves, correlations, labels)
+
+
+@pytest.fixture(scope="module")
+def charts(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("grid"), make_cells())
+
+
+def texts(svg):
+    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")]
+
+
+def test_same_bytes(charts, tmp_path):
+    again = draw(tmp_path, make_cells(datasets=("digits",)))
+    assert all(again[name] == charts[name] for name in ("accuracy-digits", "curves-digits"))
+    assert all(not re.search(r"\b20\d\d-\d\d-\d\d", svg) and "<metadata>" not in svg for svg in charts.values())
+
+
+def test_names(charts):
+    kinds = [f"{kind}-{dataset}" for dataset in ("fashion-mnist-8k", "digits") for kind in ("accuracy", "curves")]
+    assert list(charts) == [*kinds, "loss-accuracy"]
+
+
+def test_self_contained(charts):
+    for svg in charts.values():
+        ElementTree.fromstring(svg)
+        assert set(re.findall(r'href="(.)', svg)) <= {"#"} and "url(h" not in svg and "@import" not in svg
+
+
+def test_what_is_written(charts):
+    shown = texts(charts["accuracy-digits"])
+    assert {"linear", "k-NN", "1-shot", "10-shot", "test_vit", "random init", "raw pixels", "0.02", "0.1"} <= set(shown)
+    shown = texts(charts["curves-digits"])
+    assert {"total", "prediction", "SIGReg", "λ = 0.02", "test_resnet", "epoch"} <= set(shown)
+    shown = texts(charts["loss-accuracy"])
+    titles = [text for text in shown if "Spearman" in text]
+    assert len(titles) == 2 and all(re.search(r"ρ = [+−]\d\.\d\d, n = 8", title) for title in titles)
+
+
+def test_ink_follows_the_page(charts):
+    assert all("currentColor" in svg and figures.INK not in svg.split("</style>")[1] for svg in charts.values())
+
+
+def test_ids_do_not_collide(charts):
+    ids = [identifier for svg in charts.values() for identifier in re.findall(r' id="([^"]+)"', svg)]
+    assert ids and len(set(ids)) == len(ids)
+
+
+def test_strange_names_are_literal(tmp_path):
+    cells = make_cells(datasets=("a$b$<i>&",), backbones=("x$_2$", "y"))
+    charts = draw(tmp_path, cells, {"linear_top1": "linear"})
+    assert "x$_2$" in texts(charts["accuracy-a$b$<i>&"])
+    assert any("a$b$<i>&" in text for text in texts(charts["loss-accuracy"]))
+
+
+@pytest.mark.parametrize("lambdas", [(0.05,), (0, 0.05), (0,)])
+def test_one_cell_draws(tmp_path, lambdas):
+    charts = draw(
+        tmp_path, make_cells(datasets=("digits",), backbones=("a",), lambdas=lambdas), {"linear_top1": "linear"}
+    )
+    assert any("Spearman ρ undefined" in text for text in texts(charts["loss-accuracy"]))
+
+
+def test_no_histories_and_no_baselines():
+    row = {"dataset": "d", "backbone": "b", "lambda": 0.1, "linear_top1": 0.5, "linear_top1_10shot": None}
+    charts = figures.comparison([row], [row | {"train_loss": 1.0}], [], {"d": (None, 1)}, LABELS)
+    assert list(charts) == ["accuracy-d", "loss-accuracy"]
+
+
+def test_more_backbones_than_colours():
+    looks = figures._looks(f"b{i}" for i in range(40))
+    assert len({tuple(look.values()) for look in looks.values()}) == 40

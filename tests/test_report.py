@@ -1,0 +1,191 @@
+"""Claims about pipeline.report, pipeline.sections and pipeline.page.
+
+1. Percentages, points and labels are written as documented; what rounds to zero has no sign.
+2. Every learned number stands with its random-init and raw-pixel number and the difference, in both formats.
+3. The best of a column is marked, baselines included, and the text says so where a baseline wins or ties.
+4. The number of seeds is told, and the meaning of ± follows it.
+5. Missing cells and run ids are shown (as links where the experiment is known), unmeasured numbers as a dash.
+6. index.html is self-contained, escapes every name, and takes further sections.
+"""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from pipeline import page, report, sections
+from pipeline.report import Style
+
+STYLE = Style(1, "http://127.0.0.1:5000/#/experiments/7/runs/{run_id}")
+SCORES = ["linear_top1", "knn_top1"]
+
+
+def row(**changes):
+    base = {"dataset": "digits", "backbone": "test_vit", "lambda": 0.05, "num_seeds": 1, "num_params": 330_000}
+    base |= {"epochs": 12, "train_loss": 0.25, "run_ids": ["0123456789abcdef"]}
+    base |= {"linear_top1": 0.826, "random_init_linear_top1": 0.743, "raw_pixels_linear_top1": 0.801}
+    return base | {"knn_top1": 0.75, "random_init_knn_top1": 0.76, "raw_pixels_knn_top1": 0.745} | changes
+
+
+def gain(dataset="digits"):
+    return {"dataset": dataset, "num_cells": 2, "gains": {"linear_top1": {"mean": 0.032, "num_better": 1, "n": 2}}}
+
+
+def markdown(rows, missing=()):
+    return report.markdown("LeJEPA benchmark", rows, [gain()], SCORES, missing, STYLE)
+
+
+def html(rows, missing=(), charts=None, title="LeJEPA benchmark"):
+    found = sections.comparison(rows, [gain(rows[0]["dataset"])], SCORES, charts or {}, missing, STYLE)
+    return page.page(title, "16 of 16 cells", found)
+
+
+class Reader(HTMLParser):
+    """Collects tags, addresses and ids, and checks that tags nest."""
+
+    VOID = frozenset({"meta", "br", "wbr"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0415, "+4.2"), (-0.0415, "−4.2"), (0.0, "±0.0"), (0.0004, "±0.0"), (-0.0004, "±0.0")]
+)
+def test_points(value, text):
+    assert Style(1).points(value) == text
+
+
+def test_percent():
+    assert [Style(1).percent(v) for v in (0.8264, 1.0, None)] == ["82.6", "100.0", "–"]
+    assert Style(2).percent(0.82647) == "82.65"
+
+
+def test_labels():
+    names = ["linear_top1", "knn_top1", "linear_top1_1shot", "linear_top1_10shot"]
+    assert [report.score_label(name) for name in names] == ["linear", "k-NN", "1-shot", "10-shot"]
+
+
+def test_markdown_row():
+    (line,) = [line for line in markdown([row()]).splitlines() if line.startswith("| test_vit")]
+    assert line == (
+        "| test_vit | 0.05 | **82.6**<br>random 74.3 (+8.3)<br>pixels 80.1 (+2.5) | "
+        "75.0<br>random **76.0** (−1.0)<br>pixels 74.5 (+0.5) | 0.25 | 12 | "
+        "[01234567](http://127.0.0.1:5000/#/experiments/7/runs/0123456789abcdef) |"
+    )
+
+
+def test_every_markdown_row_has_the_columns_of_its_head():
+    lines = [line for line in markdown([row(), row(num_seeds=2)]).splitlines() if line.startswith("|")]
+    assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
+    assert "| λ | n |" in lines[0]
+
+
+def test_html_row():
+    text = html([row()])
+    assert '<span class="score best">82.6</span>' in text
+    assert '<dt>random</dt><dd>74.3<i class="up">+8.3</i></dd>' in text
+    assert '<dt>random</dt><dd><b>76.0</b><i class="down">−1.0</i></dd>' in text
+    assert '<td data-value="0.05">0.05</td>' in text
+    assert 'href="http://127.0.0.1:5000/#/experiments/7/runs/0123456789abcdef"' in text
+
+
+def test_equal_looks_are_equally_best():
+    rows = [row(linear_top1=0.8262), row(linear_top1=0.8258, backbone="b")]
+    assert [report.entry(rows, r, "linear_top1", STYLE).best for r in rows] == [True, True]
+
+
+def test_verdict_names_the_winning_baseline():
+    said = report.verdict([row()], SCORES, STYLE)
+    assert said == (
+        "A baseline is not beaten here. "
+        "k-NN: the best random initialisation beats the best learned backbone, 76.0 against 75.0."
+    )
+    assert said in markdown([row()]) and said in html([row()])
+
+
+def test_verdict_on_a_tie():
+    said = report.verdict([row(raw_pixels_linear_top1=0.826)], ["linear_top1"], STYLE)
+    assert "linear: the probe on raw pixels equals the best learned backbone, 82.6 against 82.6" in said
+
+
+def test_verdict_when_learned_features_win():
+    rows = [row(knn_top1=0.9)]
+    assert report.verdict(rows, SCORES, STYLE) == "In every column the best number is a learned one."
+
+
+def test_number_of_seeds_is_told():
+    assert "(n = 1); ± is the standard deviation over the few-shot draws" in markdown([row()])
+    several = [row(num_seeds=3, linear_top1_std=0.0042)]
+    assert "Means over n training seeds" in markdown(several)
+    assert "| 3 | **82.6 ± 0.4**<br>" in markdown(several)
+    assert "± 0.4" in html(several)
+
+
+def test_what_was_not_measured_is_a_dash():
+    lacking = [row(raw_pixels_linear_top1=None, knn_top1=None, run_ids=[])]
+    (line,) = [line for line in markdown(lacking).splitlines() if line.startswith("| test_vit")]
+    assert "pixels – |" in line and "| –<br>random **76.0**<br>" in line and line.endswith("| – |")
+    Reader(html(lacking))
+
+
+def test_run_without_a_known_experiment_is_plain():
+    text = report.markdown("t", [row()], [gain()], SCORES, [], Style(1))
+    assert "| `01234567` |" in text and "](http" not in text
+
+
+def test_summary_line():
+    said = "digits: learned minus random init, mean over 2 cells: linear +3.2 points (1 of 2 cells gain)"
+    assert report.summary_line(gain(), STYLE) == said
+    assert f"- {said}" in markdown([row()])
+
+
+def test_missing_cells_are_listed():
+    lines = ["digits--a--lambda0.1--seed0: no probe/metrics.json; run: dvc repro"]
+    assert f"## Missing cells\n\n- {lines[0]}\n" in markdown([row()], lines)
+    assert f"<li><code>{lines[0]}</code></li>" in html([row()], lines)
+    assert "Missing cells" not in markdown([row()]) + html([row()])
+
+
+def test_page_is_self_contained():
+    reader = Reader(html([row()], charts={"accuracy-digits": "<svg></svg>", "loss-accuracy": "<svg></svg>"}))
+    assert not {"link", "img", "iframe", "object"} & set(reader.tags) and reader.tags.count("svg") == 2
+    names = {name for name, _ in reader.attributes}
+    assert "src" not in names and "onclick" not in names
+    ids = [value for name, value in reader.attributes if name == "id"]
+    anchors = [value[1:] for name, value in reader.attributes if name == "href" and value.startswith("#")]
+    assert anchors == ids and len(set(ids)) == len(ids) == 3
+    assert "url(" not in page.CSS and "@import" not in page.CSS
+
+
+def test_names_are_escaped():
+    evil = '<script>alert("x")</script>|`*'
+    text = html([row(dataset=evil, backbone=evil, run_ids=[evil])], [evil], title=evil)
+    reader = Reader(text)
+    assert reader.tags.count("script") == 1 and "alert(&quot;x&quot;)" in text
+    written = markdown([row(backbone=evil)], [evil])
+    assert "<script>" not in re.sub(r"\\.", "", written)
+    (line,) = [line for line in written.splitlines() if "alert" in line and line.startswith("|")]
+    assert len(re.findall(r"(?<!\\)\|", line)) == 8
+
+
+def test_further_sections():
+    text = page.page("t", "s", [("Overview", "<p>a</p>"), ("Against the paper", "<p>b</p>"), ("Overview", "<p>c</p>")])
+    reader = Reader(text)
+    assert reader.tags.count("section") == 3
+    assert '<a href="#s1-against-the-paper">Against the paper</a>' in text

@@ -1,0 +1,263 @@
+"""Claims: bundled sets, scikit-learn's digits, arrays and folders give their pictures with the right labels and class
+names, a test split among them; pickles are never loaded; wrong settings and broken data are refused with the setting,
+the value and the remedy; the stage packs, prints counts and clears its transfers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from source_helpers import entry, labels_of, png, read, run_stage, serving
+
+from pipeline import fetch
+from pipeline.datasets import EncodedImages
+from pipeline.fetch import FetchError
+from pipeline.packing import pack
+from pipeline.sources import BUNDLED, open_source
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
+    with serving() as running:
+        yield running
+
+
+# ---- bundled and scikit-learn
+
+
+def test_bundled(tmp_path):
+    classes, splits = read(tmp_path, "fashion-mnist-8k", source="bundled")
+    assert len(classes) == 10 and classes[9] == "Ankle boot"
+    assert np.bincount(labels_of(splits["train"])).tolist() == [600] * 10
+    assert np.bincount(labels_of(splits["test"])).tolist() == [200] * 10
+    with np.load(BUNDLED / "fashion-mnist-8k.npz", allow_pickle=False) as arrays:
+        assert np.array_equal(splits["test"][7].content, arrays["x_test"][7])
+    assert (BUNDLED / "fashion-mnist-8k.npz").stat().st_size < 5e6
+
+
+def test_bundled_unknown_name(tmp_path):
+    with pytest.raises(FetchError, match="no bundled data set 'fashion-mnist-9k'; did you mean 'fashion-mnist-8k'"):
+        read(tmp_path, "fashion-mnist-9k", source="bundled")
+
+
+def test_bundled_checksum(tmp_path):
+    with pytest.raises(FetchError, match=r"sha256: .* params.yaml says 0000"):
+        read(tmp_path, "fashion-mnist-8k", source="bundled", sha256="0" * 64)
+
+
+def test_digits(tmp_path):
+    classes, splits = read(tmp_path, "digits", source="sklearn", test_frac=0.25)
+    assert classes == [str(i) for i in range(10)]
+    assert len(splits["train"]) + len(splits["test"]) == 1797
+    assert np.bincount(labels_of(splits["test"])).tolist() == [
+        round(n / 4) for n in [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    ]
+    stack = np.stack([picture.content for picture in splits["train"]])
+    assert stack.dtype == np.uint8 and stack.shape[1:] == (8, 8) and (stack.min(), stack.max()) == (0, 255)
+    again = read(tmp_path, "digits", source="sklearn", test_frac=0.25)[1]
+    assert [p.where for p in again["test"]] == [p.where for p in splits["test"]]
+
+
+# ---- arrays
+
+
+def save(path, **arrays):
+    if path.suffix == ".npz":
+        np.savez_compressed(path, **arrays)
+    else:
+        with h5py.File(path, "w") as file:
+            for key, value in arrays.items():
+                file[key] = value.astype("S") if value.dtype.kind == "U" else value
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_arrays_with_a_test_split(tmp_path, suffix):
+    x = np.random.default_rng(0).integers(0, 256, (600, 4, 5, 3), dtype=np.uint8)
+    y = np.array(["a", "b"] * 300)
+    path = save(tmp_path / f"my set{suffix}", x_train=x[:500], y_train=y[:500], xt=x[500:], yt=y[500:, None])
+    classes, splits = read(tmp_path, source="arrays", path=path, test_images="xt", test_labels="yt")
+    assert classes == ["a", "b"] and labels_of(splits["test"]) == [0, 1] * 50
+    assert np.array_equal(np.stack([p.content for p in splits["train"]]), x[:500])
+    assert splits["train"][300].where == f"my set{suffix}:x_train[300]"
+
+
+def test_arrays_scaled_and_channels_first(tmp_path):
+    x = np.linspace(0, 1, 4 * 3 * 2 * 5).reshape(4, 3, 2, 5).astype(np.float32)
+    path = save(tmp_path / "a.npz", im=x, lab=np.array([1, 2, 1, 2]))
+    fields = dict(source="arrays", path=path, images="im", labels="lab", channels_first=True, max_value=1)
+    classes, splits = read(tmp_path, **fields, test_frac=0.5)
+    got = {p.where: p.content for split in splits.values() for p in split}
+    assert classes == ["1", "2"] and len(splits["test"]) == 2
+    for i in range(4):
+        assert np.array_equal(got[f"a.npz:im[{i}]"], np.rint(x[i].transpose(1, 2, 0) * 255).astype(np.uint8))
+
+
+def test_arrays_with_class_names(tmp_path):
+    path = save(tmp_path / "a.h5", x_train=np.zeros((4, 2, 2), np.uint8), y_train=np.array([0, 1, 0, 1]))
+    assert read(tmp_path, source="arrays", path=path, classes=["smooth", "spiral"])[0] == ["smooth", "spiral"]
+
+
+GOOD = {"x_train": np.zeros((4, 2, 2), np.uint8), "y_train": np.array([0, 1, 0, 1])}
+WRONG_ARRAYS = {
+    "key": ({"images": "x_trian"}, {}, "unknown key 'x_trian'.*did you mean 'x_train'"),
+    "count": ({}, {"y_train": np.arange(3)}, r"one label a picture, \(4,\), got \(3,\)"),
+    "one-hot": ({}, {"y_train": np.eye(4, dtype=int)}, "one label a picture"),
+    "rank": ({}, {"x_train": np.zeros((4, 4), np.uint8)}, r"got \(4, 4\)"),
+    "channels": ({}, {"x_train": np.zeros((4, 3, 2, 2), np.uint8)}, "channels_first"),
+    "too bright": (
+        {"max_value": 100},
+        {"x_train": np.full((4, 2, 2), 101.0)},
+        "within 0..max_value = 100, got 101..101",
+    ),
+    "negative": ({}, {"x_train": np.full((4, 2, 2), -1)}, "within 0..max_value"),
+    "nan": ({}, {"x_train": np.full((4, 2, 2), np.nan)}, "within 0..max_value"),
+    "text": ({}, {"x_train": np.full((4, 2, 2), "a")}, "must hold numbers"),
+    "names": ({"classes": ["only zero", "one", "two"]}, {"y_train": np.array([0, 3, 0, 3])}, "label 3 is not one of"),
+}
+
+
+@pytest.mark.parametrize("fields, arrays, message", WRONG_ARRAYS.values(), ids=WRONG_ARRAYS)
+@pytest.mark.parametrize("suffix", [".npz", ".h5"])
+def test_wrong_arrays(tmp_path, suffix, fields, arrays, message):
+    path = save(tmp_path / f"a{suffix}", **GOOD | arrays)
+    with pytest.raises((ValueError, FetchError), match=message):
+        read(tmp_path, source="arrays", path=path, **fields)
+
+
+def test_pickles_are_never_loaded(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "boom"),))
+
+    path = tmp_path / "a.npz"
+    np.savez(path, x_train=np.array([Bomb()] * 4), y_train=np.arange(4))
+    with pytest.raises(FetchError, match=r"cannot be used.*save it as plain numbers"):
+        read(tmp_path, source="arrays", path=str(path))
+    assert not (tmp_path / "boom").exists()
+
+
+def test_neither_npz_nor_hdf5(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"hello")
+    with pytest.raises(FetchError, match="neither npz nor HDF5"):
+        read(tmp_path, source="arrays", path=str(tmp_path / "a.npz"))
+
+
+def test_nothing_at_the_path(tmp_path):
+    with pytest.raises(FetchError, match=r"datasets.set: path: there is nothing at /no/where.npz.*params.yaml"):
+        read(tmp_path, source="arrays", path="/no/where.npz")
+
+
+def test_arrays_from_an_address(tmp_path, server):
+    body = Path(save(tmp_path / "a.npz", **GOOD)).read_bytes()
+    server.files["/my set.npz"] = body
+    fields = dict(source="arrays", url=f"{server.url}/my%20set.npz")
+    server.num_cuts = 1
+    assert read(tmp_path, **fields, sha256=hashlib.sha256(body).hexdigest())[0] == ["0", "1"]
+    assert [wanted for _, wanted, _ in server.seen] == [None, f"bytes={len(body) // 2}-"]
+    with pytest.raises(FetchError, match="wrong checksum"):
+        read(tmp_path / "other", **fields, sha256="0" * 64)
+    with pytest.warns(UserWarning, match="used without a checksum"):
+        read(tmp_path / "third", **fields, sha256="unverified")
+
+
+# ---- folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Colour pictures of unequal sizes, Unicode and spaces in names, decomposed accents (as macOS writes them)."""
+    root = tmp_path / "my pictures"
+    for name in ("köt ten", "do\u0308gs"):
+        for i in range(5):
+            path = root / name / f"n° {i}.PNG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(i, 10 + i, 20 - i, 3))
+    (root / "köt ten" / ".DS_Store").touch()
+    return root
+
+
+def test_folder(tmp_path, pictures):
+    classes, splits = read(tmp_path, source="folder", path=str(pictures), test_frac=0.4)
+    assert classes == ["dögs", "köt ten"]
+    assert labels_of(splits["train"]) == [0] * 3 + [1] * 3 and labels_of(splits["test"]) == [0] * 2 + [1] * 2
+    where = {p.where: p.label for split in splits.values() for p in split}
+    assert where["köt ten/n° 0.PNG"] == 1 and len(where) == 10
+
+
+def test_folder_packs_and_loads(tmp_path, pictures):
+    source = open_source("set", entry(source="folder", path=str(pictures)), tmp_path / "scratch")
+    meta = pack(tmp_path / "set", "set", {}, source.classes, source.splits)
+    assert meta["width_px"] == [16, 20] and meta["height_px"] == [10, 14] and meta["channels"] == 3
+    pixels, aspect, _ = EncodedImages(tmp_path / "set", "train", load_px=32)[0]
+    assert pixels.shape == (3, 32, 32) and aspect > 1
+
+
+def zipped(folder, archive):
+    with zipfile.ZipFile(archive, "w") as out:
+        for path in sorted(folder.rglob("*")):
+            out.write(path, path.relative_to(folder.parent))
+    return archive.read_bytes()
+
+
+def test_folder_in_an_archive(tmp_path, server, pictures):
+    body = zipped(pictures, tmp_path / "x.zip")
+    server.files["/x.zip"] = body
+    fields = dict(source="folder", url=f"{server.url}/x.zip", sha256=hashlib.sha256(body).hexdigest())
+    with pytest.raises(FetchError, match="if the classes are in my pictures, set train: my pictures"):
+        read(tmp_path, **fields)
+    from_url = read(tmp_path, **fields, train="my pictures")
+    assert from_url[0] == ["dögs", "köt ten"] and len(server.seen) == 1
+    local = read(tmp_path / "other", source="folder", path=str(tmp_path / "x.zip"), train="my pictures")
+    assert [p.where for p in local[1]["test"]] == [p.where for p in from_url[1]["test"]]
+
+
+def test_folder_with_splits(tmp_path, pictures):
+    (tmp_path / "all").mkdir()
+    pictures.rename(tmp_path / "all" / "train")
+    with pytest.raises(FetchError, match=r"holds splits \(train\), no classes"):
+        read(tmp_path, source="folder", path=str(tmp_path / "all"))
+    test = tmp_path / "all" / "test" / "köt ten"
+    test.mkdir(parents=True)
+    (test / "a.jpg").write_bytes(b"x")
+    with pytest.raises(FetchError, match=r"test: at least 2 class folders are needed in .*, got 1"):
+        read(tmp_path, source="folder", path=str(tmp_path / "all"), train="train", test="test")
+    with pytest.raises(FetchError, match="test: there is no folder"):
+        read(tmp_path, source="folder", path=str(tmp_path / "all"), train="train", test="tset")
+
+
+def test_empty_class_and_other_files(tmp_path, pictures):
+    (pictures / "köt ten" / "notes.txt").touch()
+    with pytest.warns(UserWarning, match=r"left out 1 files without a picture's suffix, as notes.txt"):
+        read(tmp_path, source="folder", path=str(pictures))
+    (pictures / "köt ten" / "notes.txt").unlink()
+    (pictures / "empty").mkdir()
+    with pytest.raises(FetchError, match=r"class folder .*empty has no picture"):
+        read(tmp_path, source="folder", path=str(pictures))
+
+
+# ---- the stage
+
+
+def test_stage_packs_and_prints_counts(tmp_path, pictures):
+    done = run_stage(tmp_path, "pets", {"pets": {"source": "folder", "path": str(pictures)}})
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"pets: 2 classes, 3 channel.*train: 8 images.* 4  dögs.*test: 2 images", done.stdout, re.DOTALL)
+    meta = json.loads((tmp_path / "data" / "pets" / "meta.json").read_text(encoding="utf-8"))
+    assert meta["source"]["path"] == str(pictures) and meta["splits"]["train"]["per_class"] == [4, 4]
+    assert not list((tmp_path / ".scratch" / "downloads").glob("*"))  # raw transfers are gone
+
+
+def test_stage_errors_are_one_message(tmp_path):
+    done = run_stage(tmp_path, "pest", {"pets": {"source": "folder", "path": "x"}})
+    assert done.returncode == 1 and done.stderr == (
+        "error: unknown data set 'pest'; did you mean 'pets'? known: pets; add it under datasets:\n"
+    )

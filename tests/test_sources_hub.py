@@ -1,0 +1,181 @@
+"""Claims: parquet sets are read with class names, locally or from the hub through its own API with the checksums it
+states; a cut transfer resumes; both layouts of hub repositories are understood; a token is sent and never shown; wrong
+splits, columns and revisions are refused with what there is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from source_helpers import entry, labels_of, png, read, run_stage, serving
+
+from pipeline import fetch
+from pipeline.fetch import FetchError
+from pipeline.sources import open_source
+from pipeline.sources_hub import choose_files
+
+TOKEN = "hf_thisIsSecret"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
+    with serving() as running:
+        yield running
+
+
+# ---- parquet and the hub
+
+
+def parquet(path, images, labels, names=None, **columns):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = pa.array(
+        [{"bytes": b, "path": None} for b in images], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    )
+    table = pa.table({"image": image, "label": labels, **columns})
+    if names:
+        features = {
+            "info": {"features": {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}}
+        }
+        table = table.replace_schema_metadata({b"huggingface": json.dumps(features).encode()})
+    pq.write_table(table, path, row_group_size=3)
+    return path.read_bytes()
+
+
+COMMIT = "c" * 40
+
+
+def quoted(text):
+    return text.replace("/", "%2F")
+
+
+@pytest.fixture
+def hub(server, tmp_path, monkeypatch):
+    """The hub's API and files of the set me/cats, with the hub's converted parquet files."""
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    made = tmp_path / "hub"
+    files = {
+        "default/train/0000.parquet": parquet(
+            made / "a", [png(i, 6, 7, 3) for i in range(7)], [0, 1] * 3 + [0], ["cat", "dog"]
+        ),
+        "default/train/0001.parquet": parquet(made / "b", [png(9, 5, 9, 3)], [1], ["cat", "dog"]),
+        "default/test/0000.parquet": parquet(made / "c", [png(i, 6, 7, 3) for i in (20, 21)], [1, 0], ["cat", "dog"]),
+        "default/partial-big/0000.parquet": b"",
+        "README.md": b"#",
+    }
+    publish(server, "me/cats", "refs/convert/parquet", files)
+    return server
+
+
+def publish(server, repo, revision, files):
+    api = f"/api/datasets/{repo}"
+    server.files[f"{api}/revision/{revision}"] = json.dumps({"id": repo, "sha": COMMIT}).encode()
+    tree = []
+    for path, content in files.items():
+        item = {"type": "file", "path": path, "size": len(content), "oid": "0" * 40}
+        if path.endswith(".parquet"):
+            digest = hashlib.sha256(content).hexdigest()
+            item["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 130}
+        tree.append(item)
+        server.files[f"/datasets/{repo}/resolve/{COMMIT}/{path}"] = content
+    server.files[f"{api}/tree/{COMMIT}"] = json.dumps(tree).encode()
+
+
+def test_hub(tmp_path, hub):
+    hub.num_cuts = 2
+    source = open_source("cats", entry(source="huggingface", repo="me/cats"), tmp_path / "scratch")
+    splits = {split: list(pictures) for split, pictures in source.splits.items()}
+    assert source.classes == ["cat", "dog"] and source.origin == f"me/cats at {COMMIT}"
+    assert labels_of(splits["train"]) == [0, 1] * 3 + [0, 1] and labels_of(splits["test"]) == [1, 0]
+    assert splits["train"][7].content == png(9, 5, 9, 3) and splits["test"][0].content == png(20, 6, 7, 3)
+    transfers = [(path, wanted) for path, wanted, _ in hub.seen if "/resolve/" in path]
+    assert sum(wanted is not None for _, wanted in transfers) >= 1  # resumed
+    assert all(sent == f"Bearer {TOKEN}" for _, _, sent in hub.seen)
+
+
+def test_hub_wrong_bytes(tmp_path, hub):
+    path = f"/datasets/me/cats/resolve/{COMMIT}/default/test/0000.parquet"
+    hub.files[path] = hub.files[path][:-1] + b"!"
+    with pytest.raises(FetchError, match="wrong checksum"):
+        read(tmp_path, source="huggingface", repo="me/cats")
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(splits={"train": "trian"}), "splits: unknown split 'trian'; did you mean 'train'"),
+        (dict(splits={"train": "big"}), "only a part of 'big'; try revision: main"),
+        (dict(config="small"), "config: unknown configuration 'small'.*default"),
+        (dict(image_column="img"), "image_column: unknown column 'img'.*image"),
+        (dict(label_column="labels"), "label_column: unknown column 'labels'; did you mean 'label'"),
+        (dict(label_column="image"), "must hold class numbers or names, got struct"),
+        (dict(image_column="label"), "holds no encoded picture"),
+    ],
+)
+def test_hub_wrong_settings(tmp_path, hub, fields, message):
+    with pytest.raises(FetchError, match=message):
+        read(tmp_path, source="huggingface", repo="me/cats", **fields)
+
+
+@pytest.mark.parametrize(
+    "code, message",
+    [
+        ("GatedRepo", "is gated: accept its terms there and log in with `hf auth login`"),
+        ("RepoNotFound", "repo: no data set at .*/datasets/me/cats"),
+        ("RevisionNotFound", "revision: .* has no 'refs/convert/parquet'; try revision: main"),
+    ],
+)
+def test_hub_refusals_never_show_the_token(tmp_path, hub, code, message, capfd):
+    status = 403 if code == "GatedRepo" else 404
+    hub.status["/api/datasets/me/cats/revision/refs/convert/parquet"] = (status, {"X-Error-Code": code})
+    with pytest.raises(FetchError, match=message) as caught:
+        read(tmp_path, source="huggingface", repo="me/cats")
+    assert any(TOKEN in (sent or "") for _, _, sent in hub.seen)  # it was sent
+    assert TOKEN not in str(caught.value) + "".join(capfd.readouterr())
+
+
+def test_hub_out_of_reach(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(FetchError, match=r"cannot be read .*run the same command again"):
+        read(tmp_path, source="huggingface", repo="me/cats")
+
+
+def test_layouts_of_repositories():
+    splits = {"train": "train", "test": "validation"}
+    uploaded = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002-0ab.parquet", "data/validation.parquet"]
+    assert choose_files([*uploaded, "README.md"], config=None, splits=splits) == {
+        "train": uploaded[:2],
+        "test": uploaded[2:],
+    }
+    configs = [f"{c}/{s}-00000-of-00001.parquet" for c in ("small", "large") for s in ("train", "validation")]
+    assert choose_files(configs, config="large", splits=splits) == {"train": configs[2:3], "test": configs[3:]}
+    with pytest.raises(FetchError, match="known: large, small"):
+        choose_files(configs, config=None, splits=splits)
+    with pytest.raises(FetchError, match="no parquet files"):
+        choose_files(["a.csv"], config=None, splits=splits)
+
+
+def test_local_parquet(tmp_path):
+    for split, seed in (("train", 0), ("val", 50)):
+        parquet(tmp_path / f"{split}-0.parquet", [png(seed + i, 4, 4) for i in range(4)], ["b", "a", "b", "a"])
+    fields = dict(source="huggingface", path=str(tmp_path / "{split}-*.parquet"))
+    classes, splits = read(tmp_path, **fields, splits={"train": "train", "test": "val"})
+    assert classes == ["a", "b"] and labels_of(splits["test"]) == [1, 0, 1, 0]
+    assert len(read(tmp_path, **fields, splits={"test": None})[1]["test"]) == 2
+    with pytest.raises(FetchError, match=r"no file matches .*test-"):
+        read(tmp_path, **fields)
+    (tmp_path / "train-0.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(FetchError, match="damaged"):
+        read(tmp_path, **fields, splits={"test": None})
+
+
+def test_stage_never_prints_a_token(tmp_path, hub):
+    hub.status["/api/datasets/me/cats/revision/refs/convert/parquet"] = (403, {"X-Error-Code": "GatedRepo"})
+    entry = {"source": "huggingface", "repo": "me/cats"}
+    done = run_stage(tmp_path, "cats", {"cats": entry}, HF_TOKEN=TOKEN, HF_ENDPOINT=hub.url, HF_DEBUG="1")
+    assert done.returncode == 1 and "is gated" in done.stderr
+    assert TOKEN not in done.stdout + done.stderr

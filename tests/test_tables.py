@@ -1,0 +1,192 @@
+"""Claims about pipeline.tables.
+
+1. The columns of comparison.csv come in the agreed order, few-shot by rising number of shots, extras at the end.
+2. Equal results give equal bytes; floats have six significant digits, lambda twelve.
+3. A cell with an absent, damaged or impossible metric is named with the reason and the command, and has no row.
+4. Metrics that are no scores (timings, learning rates) never reach the table.
+5. Seeds are averaged, with the n - 1 standard deviation; one seed keeps the spread of the few-shot draws.
+6. Gains over random initialisation and rank correlations equal their closed form on hand-made numbers.
+7. Histories come back as lists; a damaged one is named, an unfinished cell is left to `collect`.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+from grid_results import make_cells, pretrain_metrics, probe_metrics, write_cell, write_grid
+
+from pipeline import tables
+
+FRONT = (
+    "grid,dataset,backbone,lambda,seed,num_params,epochs,train_loss,pred_loss,sigreg_loss,linear_top1,knn_top1,"
+    "linear_top1_1shot,linear_top1_10shot,random_init_linear_top1,random_init_knn_top1,mlflow_run_id"
+)
+
+
+def one_cell(**axes):
+    defaults = {"datasets": ("digits",), "backbones": ("test_vit",), "lambdas": (0.05,)}
+    return make_cells(**(defaults | axes))[0]
+
+
+def collected(root, cell, pretrain=None, probe=None):
+    write_cell(root, cell, pretrain or pretrain_metrics(), probe or probe_metrics())
+    return tables.collect([cell], root, run_ids={cell.key: "abc"})
+
+
+def test_columns_in_the_agreed_order(tmp_path):
+    cells = make_cells()
+    write_grid(tmp_path, cells, shots=(10, 1))  # written the other way round
+    frame, missing = tables.collect(cells, tmp_path)
+    assert missing == []
+    columns = list(frame.columns)
+    assert ",".join(columns[:17]) == FRONT
+    assert columns[17:] == [
+        "linear_top1_1shot_std",
+        "linear_top1_10shot_std",
+        "random_init_linear_top1_1shot",
+        "random_init_linear_top1_1shot_std",
+        "random_init_linear_top1_10shot",
+        "random_init_linear_top1_10shot_std",
+        "raw_pixels_linear_top1",
+        "raw_pixels_linear_top1_1shot",
+        "raw_pixels_linear_top1_1shot_std",
+        "raw_pixels_linear_top1_10shot",
+        "raw_pixels_linear_top1_10shot_std",
+        "raw_pixels_knn_top1",
+    ]
+    assert [*zip(frame["dataset"], frame["backbone"], frame["lambda"], strict=True)] == [
+        (cell.dataset, cell.backbone, cell.lamb) for cell in cells
+    ]
+
+
+def test_csv_repeats_to_the_byte(tmp_path):
+    cells = make_cells()
+    write_grid(tmp_path / "a", cells)
+    write_grid(tmp_path / "b", cells)
+    first, second = (tables.to_csv(tables.collect(cells, tmp_path / name)[0]) for name in "ab")
+    assert first == second
+
+
+def test_csv_digits(tmp_path):
+    cell = one_cell(lambdas=(0.0123456789,))
+    frame, _ = collected(tmp_path, cell, pretrain_metrics(train_loss=0.123456789, epochs=3), probe_metrics(knn_top1=1))
+    header, line = tables.to_csv(frame).splitlines()
+    row = dict(zip(header.split(","), line.split(","), strict=True))
+    assert row["lambda"] == "0.0123456789"
+    assert row["train_loss"] == "0.123457"
+    assert (row["epochs"], row["knn_top1"], row["mlflow_run_id"]) == ("3", "1", "abc")
+
+
+def test_unfinished_cells_are_named(tmp_path):
+    cells = make_cells(datasets=("digits",), backbones=("a", "b", "c"), lambdas=(0.05,))
+    write_cell(tmp_path, cells[0], pretrain_metrics(), probe_metrics())
+    write_cell(tmp_path, cells[1], pretrain_metrics(), None)
+    frame, missing = tables.collect(cells, tmp_path, command="dvc repro paper/x/dvc.yaml")
+    assert list(frame["backbone"]) == ["a"]
+    assert missing == [
+        "digits--b--lambda0.05--seed0: no probe/metrics.json; run: dvc repro paper/x/dvc.yaml",
+        "digits--c--lambda0.05--seed0: no pretrain/metrics.json; run: dvc repro paper/x/dvc.yaml",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pretrain", "probe", "reason"),
+    [
+        ({"train_loss": float("nan")}, {}, "pretrain/metrics.json: train_loss must be a finite number, got nan"),
+        ({"epochs": 2.5}, {}, "epochs must be a whole number >= 0, got 2.5"),
+        ({}, {"knn_top1": "0.9"}, "probe/metrics.json: knn_top1 must be a finite number, got '0.9'"),
+        ({}, {"knn_top1": True}, "knn_top1 must be a finite number, got True"),
+        ({}, {"linear_top1": 82.0}, r"linear_top1 must be a fraction in \[0, 1\], got 82.0"),
+        ({}, {"raw_pixels_knn_top1": None}, "raw_pixels_knn_top1 must be a finite number, got None"),
+    ],
+)
+def test_impossible_metrics_are_named(tmp_path, pretrain, probe, reason):
+    frame, missing = collected(tmp_path, one_cell(), pretrain_metrics(**pretrain), probe_metrics(**probe))
+    assert frame.empty
+    assert len(missing) == 1 and re.search(reason, missing[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"linear_top1": 0.8', "is not readable as JSON"),
+        ("[1]", "must be an object, got list"),
+        ('{"linear_top1": 0.8}', "lacks knn_top1, random_init_linear_top1, random_init_knn_top1"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, text, reason):
+    cell = one_cell()
+    write_cell(tmp_path, cell, pretrain_metrics(), probe_metrics())
+    (tmp_path / cell.folder / "probe" / "metrics.json").write_text(text)
+    frame, missing = tables.collect([cell], tmp_path)
+    assert frame.empty
+    assert len(missing) == 1 and missing[0].startswith(cell.key) and reason in missing[0]
+
+
+def test_only_scores_are_shown(tmp_path):
+    frame, _ = collected(tmp_path, one_cell(), pretrain_metrics(wall_s=1.5), probe_metrics(linear_lr=0.1, wall_s=2.5))
+    assert not {"wall_s", "linear_lr", "embed_dim"} & set(frame.columns)
+
+
+def test_seeds_are_averaged(tmp_path):
+    cells = make_cells(datasets=("digits",), backbones=("a",), lambdas=(0.05,), seeds=(0, 1))
+    for cell, linear in zip(cells, (0.8, 0.9), strict=True):
+        write_cell(tmp_path, cell, pretrain_metrics(train_loss=linear), probe_metrics(linear_top1=linear))
+    (row,) = tables.summarise(tables.collect(cells, tmp_path, run_ids={cells[0].key: "r0"})[0])
+    assert row["num_seeds"] == 2 and row["run_ids"] == ["r0"]
+    assert row["linear_top1"] == pytest.approx(0.85) and row["train_loss"] == pytest.approx(0.85)
+    assert row["linear_top1_std"] == pytest.approx(0.1 / 2**0.5)  # n - 1: 0.05 would be the biased one
+
+
+def test_one_seed_keeps_the_spread_of_the_draws(tmp_path):
+    probe = probe_metrics(linear_top1_1shot=0.5, linear_top1_1shot_std=0.03)
+    (row,) = tables.summarise(collected(tmp_path, one_cell(), probe=probe)[0])
+    assert row["linear_top1_1shot_std"] == 0.03
+    assert "linear_top1_std" not in row
+
+
+def test_score_that_a_cell_lacks_is_none(tmp_path):
+    cells = make_cells(datasets=("digits",), backbones=("a", "b"), lambdas=(0.05,))
+    write_cell(tmp_path, cells[0], pretrain_metrics(), probe_metrics(linear_top1_5shot=0.5))
+    write_cell(tmp_path, cells[1], pretrain_metrics(), probe_metrics())
+    first, second = tables.summarise(tables.collect(cells, tmp_path)[0])
+    assert (first["linear_top1_5shot"], second["linear_top1_5shot"]) == (0.5, None)
+
+
+def test_gains_over_random_initialisation(tmp_path):
+    cells = make_cells(datasets=("digits",), backbones=("a", "b"), lambdas=(0.05,))
+    for cell, linear in zip(cells, (0.80, 0.74), strict=True):
+        write_cell(tmp_path, cell, pretrain_metrics(), probe_metrics(linear_top1=linear, random_init_linear_top1=0.75))
+    (found,) = tables.improvements(tables.collect(cells, tmp_path)[0])
+    assert (found["dataset"], found["num_cells"]) == ("digits", 2)
+    assert found["gains"]["linear_top1"] == {"mean": pytest.approx(0.02), "num_better": 1, "n": 2}
+    assert found["gains"]["knn_top1"]["mean"] == pytest.approx(0.10)
+
+
+@pytest.mark.parametrize(
+    ("losses", "scores", "expected"),
+    [
+        ((1, 2, 3, 4), (0.9, 0.8, 0.7, 0.1), -1.0),
+        ((1, 2, 3, 4), (0.1, 0.9, 0.8, 0.95), 0.8),  # 1 - 6 * (0 + 1 + 1 + 0) / (4 * 15)
+        ((1, 2, 3), (0.5, 0.5, 0.5), None),
+        ((1, 2), (0.5, 0.6), None),
+    ],
+)
+def test_rank_correlation(losses, scores, expected):
+    frame = pd.DataFrame({"dataset": "digits", "train_loss": losses, "linear_top1": scores})
+    assert tables.rank_correlations(frame)["digits"] == (expected and pytest.approx(expected), len(losses))
+
+
+def test_histories(tmp_path):
+    cells = make_cells(datasets=("digits",), backbones=("a", "b", "c", "d"), lambdas=(0.05,))
+    for cell in cells[:3]:
+        write_cell(tmp_path, cell, pretrain_metrics(), None, epochs=3)
+    (tmp_path / cells[1].folder / "pretrain" / "history.csv").write_text("epoch,loss\n1,0.5\n")
+    (tmp_path / cells[2].folder / "pretrain" / "history.csv").unlink()
+    curves, missing = tables.histories(cells, tmp_path)
+    assert [curve["backbone"] for curve in curves] == ["a"]
+    assert curves[0]["epoch"] == [1, 2, 3] and len(curves[0]["sigreg_loss"]) == 3
+    assert [line.split(":")[0] for line in missing] == [cells[1].key, cells[2].key]
+    assert all("pretrain/history.csv is absent or damaged" in line and "run: dvc repro" in line for line in missing)
