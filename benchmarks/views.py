@@ -151,7 +151,7 @@ def write_table(results: dict[Size, dict[str, float]], threads: int, rounds: int
         f"- Command: `python -m benchmarks.views --threads {threads} --rounds {rounds}`",
         "- Views a second, from medians; all methods in turn in one process, from uint8 to normalised float32.",
         "- 2 global and 6 local views with all operations; kornia counts in its fastest of four ways, named below.",
-        "- kornia resizes without antialiasing, ours and torchvision with it. Grey sets reach the peers as three channels.",
+        "- kornia resizes without antialiasing, ours and torchvision with it. Peers get grey sets as three channels.",
         "",
         "| batch | ours | kornia | ours / kornia | bar | torchvision, per sample | ours / torchvision | kornia's way |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -18,9 +18,6 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from pipeline.seeds import derive_seed
 
-# Asked of every architecture and dropped, one by one, where its constructor does not know them.
-OPTIONAL_ARGUMENTS = ("img_size", "dynamic_img_size")
-
 
 class BackboneInfo(NamedTuple):
     """What the conformance check found."""
@@ -40,8 +37,8 @@ def known_backbones() -> list[str]:
 
 def is_known(name: str) -> bool:
     """Whether timm has the architecture; a pretrained tag after the first dot must be known as well."""
-    architecture, _, tag = name.partition(".")
-    return timm.is_model(architecture) and (not tag or name in timm.list_pretrained(architecture))
+    architecture = name.partition(".")[0]
+    return timm.is_model(architecture) and (name == architecture or name in timm.list_pretrained(architecture))
 
 
 def backbone_arguments(
@@ -65,7 +62,7 @@ def backbone_arguments(
         kwargs: further arguments, passed on as they are.
 
     Raises:
-        BackboneError: if the architecture refuses an argument that was asked for explicitly.
+        BackboneError: if the architecture refuses an argument that was asked for explicitly, or its value.
     """
     asked = dict(kwargs or {})
     if patch_size is not None:
@@ -78,10 +75,14 @@ def backbone_arguments(
             with torch.device("meta"):
                 create_backbone(name, arguments)
             return arguments
-        except TypeError as error:
-            refused = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        except Exception as error:  # constructors refuse values in many ways
+            # Python names one argument; timm's own check lists them: "argument(s): ['a', 'b']".
+            refused = re.search(r"unexpected keyword argument(?:\(s\): \[)? ?'(\w+)'", str(error))
             if not refused or refused[1] not in arguments:
-                raise
+                raise BackboneError(
+                    f"backbone {name!r} cannot be built with {arguments}: {type(error).__name__}: {error}; "
+                    "change pretrain.backbone or pretrain.views.global_px"
+                ) from error
             if refused[1] in asked:
                 raise BackboneError(
                     f"backbone {name!r} takes no {refused[1]!r}; remove it from pretrain.backbone, "

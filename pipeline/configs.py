@@ -90,7 +90,6 @@ def _cell_configs(cell: Cell, pretrain: Pretrain, probe: Probe, kwargs: dict, em
         probe={
             **common,
             "weights": f"{cell.folder}/pretrain/backbone.safetensors",
-            "pretrain_config": f"{cell.configs}/pretrain.json",
             "out": f"{cell.folder}/probe",
             "device": pretrain.device,
             "precision": pretrain.precision,

@@ -55,10 +55,9 @@ class SlicedMean(torch.autograd.Function):
         grad_a = torch.zeros_like(directions) if wants_a else None
         scale = world_size() / (num_views * num_slices)
 
-        per_knot = directions * grid.spacing
-
         def read(block: _Block, out: Tensor) -> None:
-            torch.mm(per_knot[:, block.columns].t(), projections[block.view, block.rows].t(), out=out)
+            a, z = directions[:, block.columns].t(), projections[block.view, block.rows].t()
+            out.addmm_(a, z, beta=0, alpha=grid.spacing)
 
         def write(block: _Block, slope: Tensor) -> None:
             if wants_z:

@@ -7,8 +7,8 @@ Every harmonic is a product of a coarse and a fine one: with q = 2 h + 1, k = q 
 
 so the sums over samples of all H harmonics are entries of one small matrix product, coarse @ fine^T, and a
 trigonometric polynomial with H harmonics is coarse^T @ (coefficients) @ fine: two batched matrix products per block.
-Only h + M of the H harmonics are ever built, each from the last by one rotation, which is stable: the error grows
-with h + M, about 2 sqrt(H / 2), and not with H as in the three-term recurrence.
+Only h + M of the H harmonics are ever built, by doubling angles and adding the first, which is stable, unlike the
+three-term recurrence near multiples of pi.
 
 Shapes: B columns and R rows of a block, H harmonics, F = 2 h + 1 fine and C = 2 M + 1 coarse factors.
 """
@@ -119,11 +119,14 @@ class FactoredBlock:
             weights: (B, 2 H), of cos(k theta) and then of sin(k theta).
 
         Returns:
-            (B, R).
+            (B, R); overwritten by the next block.
         """
         matrix = (weights.to(self.product.dtype) @ self._table_t).view(-1, self.coarse.shape[1], self.fine.shape[1])
-        torch.bmm(matrix.transpose(1, 2), self.coarse, out=self.product).mul_(self.fine)
-        return self.product.sum(dim=1)
+        torch.bmm(matrix.transpose(1, 2), self.coarse, out=self.product)
+        total, *terms = self.product.unbind(1)
+        for term, factor in zip(terms, self.fine.unbind(1)[1:], strict=True):
+            total.addcmul_(term, factor)
+        return total
 
 
 def _fill_factors(theta: Tensor, coarse: Tensor, fine: Tensor) -> None:
@@ -134,26 +137,37 @@ def _fill_factors(theta: Tensor, coarse: Tensor, fine: Tensor) -> None:
         coarse: (C, B, R), written.
         fine: (F, B, R), written.
     """
-    h, m_max = fine.shape[0] // 2, coarse.shape[0] // 2
-    torch.cos(theta, out=fine[1])
-    torch.sin(theta, out=fine[h + 1])
-    for b in range(2, h + 1):
-        _rotate(fine, b - 1, b, fine[1], fine[h + 1])
+    one, *fine_rows = fine.unbind()
+    h = len(fine_rows) // 2
+    cos, sin = fine_rows[:h], fine_rows[h:]
+    torch.cos(theta, out=cos[0])
+    torch.sin(theta, out=sin[0])
+    _fill_multiples(one, cos, sin)
+    _, *coarse_rows = coarse.unbind()
+    m_max = len(coarse_rows) // 2
     if m_max:
-        # q = 2 h + 1: twice the angle h theta, then once theta. theta is free now and serves as scratch.
-        cos_h, sin_h = fine[h], fine[2 * h]
-        torch.mul(sin_h, sin_h, out=theta).mul_(-2.0).add_(1.0)
-        double = coarse[m_max + 1]
-        torch.mul(sin_h, cos_h, out=double).mul_(2.0)
-        torch.mul(theta, fine[1], out=coarse[1]).addcmul_(double, fine[h + 1], value=-1.0)
-        double.mul_(fine[1]).addcmul_(theta, fine[h + 1])
-    for m in range(2, m_max + 1):
-        _rotate(coarse, m - 1, m, coarse[1], coarse[m_max + 1])
+        # q theta, q = 2 h + 1, is twice h theta and once theta. theta is free now, the last row is not written yet.
+        coarse_cos, coarse_sin = coarse_rows[:m_max], coarse_rows[m_max:]
+        twice_cos, twice_sin = theta, torch.empty_like(theta) if m_max == 1 else coarse_sin[-1]
+        _double(one, cos[-1], sin[-1], twice_cos, twice_sin)
+        _add_angles(twice_cos, twice_sin, cos[0], sin[0], coarse_cos[0], coarse_sin[0])
+        _fill_multiples(one, coarse_cos, coarse_sin)
 
 
-def _rotate(rows: Tensor, source: int, target: int, cos: Tensor, sin: Tensor) -> None:
-    """Turn the (cos, sin) rows of frequency `source` by one more angle into those of `target`."""
-    half = rows.shape[0] // 2
-    torch.mul(rows[source::half][:2], cos, out=rows[target::half][:2])
-    rows[target].addcmul_(rows[half + source], sin, value=-1.0)
-    rows[half + target].addcmul_(rows[source], sin)
+def _fill_multiples(one: Tensor, cos: list[Tensor], sin: list[Tensor]) -> None:
+    """Fill cos and sin of 2, 3, ... times the angle of their first entries."""
+    for place in range(1, len(cos)):
+        if place % 2:
+            _double(one, cos[place // 2], sin[place // 2], cos[place], sin[place])
+        else:
+            _add_angles(cos[place - 1], sin[place - 1], cos[0], sin[0], cos[place], sin[place])
+
+
+def _double(one: Tensor, cos: Tensor, sin: Tensor, out_cos: Tensor, out_sin: Tensor) -> None:
+    torch.addcmul(one, sin, sin, value=-2.0, out=out_cos)
+    torch.mul(sin, cos, out=out_sin).mul_(2.0)
+
+
+def _add_angles(cos: Tensor, sin: Tensor, cos_1: Tensor, sin_1: Tensor, out_cos: Tensor, out_sin: Tensor) -> None:
+    torch.mul(cos, cos_1, out=out_cos).addcmul_(sin, sin_1, value=-1.0)
+    torch.mul(sin, cos_1, out=out_sin).addcmul_(cos, sin_1)

@@ -129,7 +129,8 @@ def epps_pulley(samples: Tensor, *, t_max: float = 3.0, num_knots: int = 17) -> 
     """
     _check_batch("samples", samples, "(..., N, S)")
     x = _at_least_float32(samples)
-    values = PerColumn.apply(x.reshape(-1, *x.shape[-2:]), _knots(t_max, num_knots))
+    with torch.autocast(x.device.type, enabled=False):
+        values = PerColumn.apply(x.reshape(-1, *x.shape[-2:]), _knots(t_max, num_knots))
     return values.reshape(*x.shape[:-2], x.shape[-1])
 
 

@@ -75,8 +75,9 @@ def resolve(params: Params, cell: Cell) -> tuple[Pretrain, Probe]:
 
 
 def grid_name(path: str | Path) -> str:
-    """Return the name of a parameter file's grid: `default` at the root, else the folder (paper/table5 -> table5)."""
-    return Path(path).parent.name or "default"
+    """Return the name of a parameter file's grid: `default` here, else the folder's (paper/table5 -> table5)."""
+    folder = Path(path).resolve().parent
+    return "default" if folder == Path.cwd() else folder.name
 
 
 def reports_folder(grid: str) -> Path:
@@ -101,6 +102,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     except ValidationError as error:
         problems += explain(error, Params)
     problems += list(_unknown_datasets(raw)) + list(_bad_overrides(raw))
+    if not problems:
+        problems += _bad_combinations(params)
     if problems:
         raise ParamsError(str(path), problems)
     return params
@@ -128,6 +131,19 @@ def _bad_overrides(raw: dict) -> Iterator[str]:
             base = _section(raw, name, dict)
             before = set(_problems(model, base, ("overrides", index, name)))
             yield from (p for p in _problems(model, merge(base, change), ("overrides", index, name)) if p not in before)
+
+
+def _bad_combinations(params: Params) -> list[str]:
+    """Check the settings of every cell: overrides that are sound one by one may not be together."""
+    found = []
+    for cell in grid_cells(params, "any"):
+        try:
+            resolve(params, cell)
+        except ValidationError as error:
+            where = f"overrides of {cell.dataset} with {cell.backbone} together give"
+            model, section = (Pretrain, "pretrain") if error.title == "Pretrain" else (Probe, "probe")
+            found += [f"{where} {problem}" for problem in explain(error, model, prefix=(section,))]
+    return list(dict.fromkeys(found))
 
 
 def _problems(model: type[Strict], value: dict, prefix: tuple) -> list[str]:

@@ -47,17 +47,16 @@ def opening_record(config: dict[str, Any], commit: str) -> Record:
     return Record(config["grid"], config["cell"], commit, axes | flatten(settings), artifacts={"pretrain.json": config})
 
 
-def finished_record(pretrain_config: Path, probe_config: Path) -> Record:
+def cell_record(configs: Path) -> Record:
     """Return what the run of a finished cell holds, from the files on disk.
 
     Args:
-        pretrain_config: runs/<grid>/configs/<cell>/pretrain.json; names the folder of its outs.
-        probe_config: the same for the probe.
+        configs: runs/<grid>/configs/<cell>, whose pretrain.json and probe.json name the folders of the results.
 
     Raises:
         ResultError: naming the missing or broken file.
     """
-    config, probe = read_json(pretrain_config), read_json(probe_config)
+    config, probe = read_json(configs / "pretrain.json"), read_json(configs / "probe.json")
     out, probe_out = Path(config["out"]), Path(probe["out"])
     record = opening_record(config, read_json(out / "provenance.json")["commit"])
     record.params.update(flatten({"probe": probe["probe"]}))

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.catalogue import Dataset, DatasetName
 from pipeline.validation import Strict
@@ -15,14 +22,30 @@ Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 Rgb = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
+def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> int | float:
+    """Check a number but leave 1 an int: cell keys spell it as DVC does."""
+    check(value)
+    return value
+
+
+def _plain(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Check one value, with one message instead of one for each type that it might have had."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError(f"must be true, false, a finite number, text or null, got {value!r}") from None
+
+
+Lambda = Annotated[float, Field(ge=0, le=1), WrapValidator(_as_written)]
+Plain = Annotated[bool | int | float | str | None, WrapValidator(_plain)]
+
+
 class Grid(Strict):
     """The axes of the benchmark; every combination is one cell."""
 
     datasets: list[str] = Field(min_length=1, description="names from `datasets`")
     backbones: list[str] = Field(min_length=1, description="timm model names")
-    lambdas: list[Annotated[int | float, Field(ge=0, le=1)]] = Field(
-        min_length=1, description="weight of SIGReg; the prediction loss has 1 - lambda"
-    )
+    lambdas: list[Lambda] = Field(min_length=1, description="weight of SIGReg; the prediction loss has 1 - lambda")
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(min_length=1)
 
     @field_validator("datasets", "backbones", "lambdas", "seeds")
@@ -81,7 +104,7 @@ class Backbone(Strict):
 
     patch_size: int | None = Field(None, ge=1, le=64, description="px; null keeps the architecture's own")
     drop_path_rate: Fraction = Field(0.0, description="stochastic depth; the paper uses 0.1 for ViT")
-    kwargs: dict[str, bool | int | float | str | None] = Field({}, description="further arguments of timm.create_model")
+    kwargs: dict[str, Plain] = Field({}, description="further arguments of timm.create_model")
 
 
 class Projector(Strict):

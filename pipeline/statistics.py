@@ -194,7 +194,8 @@ def statistic_by_name(name: str, *, t_max: float = 3.0, num_knots: int = 17) -> 
 
     def regulariser(projections: Tensor, directions: Tensor) -> Tensor:
         z = gather_samples(_at_least_float32(projections))
-        return statistic(z @ directions.to(z.dtype) if name in UNIVARIATE else z).mean()
+        with torch.autocast(z.device.type, enabled=False):
+            return statistic(z @ directions.to(z.dtype) if name in UNIVARIATE else z).mean()
 
     return regulariser
 

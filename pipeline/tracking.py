@@ -6,6 +6,7 @@ The store is `sqlite:///mlflow.db` in the repository root, so a plain `mlflow ui
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 import time
@@ -27,6 +28,9 @@ STORE = Path("mlflow.db")
 EXPERIMENT = "lejepa-benchmark"
 # MLflow's limits for one log_batch call.
 MAX_METRICS, MAX_PARAMS = 1000, 100
+# Creating the store is announced in dozens of lines otherwise.
+for name in ("mlflow", "alembic"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class Store:
@@ -37,15 +41,15 @@ class Store:
         with Path(f"{path}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             fresh = not path.exists()
+            with closing(sqlite3.connect(path)) as connection:
+                # Fails at once on what is no database; MLflow would try again for two minutes. WAL lets `mlflow ui`
+                # read while stages write.
+                connection.execute("PRAGMA journal_mode=WAL" if fresh else "PRAGMA schema_version")
             self.client = MlflowClient(tracking_uri=f"sqlite:///{path}")
             experiment = self.client.get_experiment_by_name(EXPERIMENT)
             self.experiment_id = (
                 experiment.experiment_id if experiment else self.client.create_experiment(EXPERIMENT, "mlruns")
             )
-            if fresh:
-                # WAL lets `mlflow ui` read while stages write.
-                with closing(sqlite3.connect(path)) as connection:
-                    connection.execute("PRAGMA journal_mode=WAL")
 
     def runs(self, grid: str, cell: str) -> list[Run]:
         """Return the active runs of a cell, newest first."""
@@ -72,11 +76,11 @@ class Store:
 
     def fill(self, run_id: str, record: Record) -> None:
         """Write whatever of the record the run lacks: params, tags, metric points, artifacts."""
-        data = self.client.get_run(run_id).data
+        run = self.client.get_run(run_id)
         tags = {**record.tags, "mlflow.source.git.commit": record.commit.removesuffix("-dirty")}
-        new_tags = [RunTag(name, value) for name, value in tags.items() if data.tags.get(name) != value]
-        new_params = [Param(name, value) for name, value in record.params.items() if name not in data.params]
-        have = self.points(run_id, {name for name, _ in record.metrics})
+        new_tags = [RunTag(name, value) for name, value in tags.items() if run.data.tags.get(name) != value]
+        new_params = [Param(name, value) for name, value in record.params.items() if name not in run.data.params]
+        have = {(point.key, point.step) for point in self.points(run)}
         new_metrics = [
             Metric(name, value, int(time.time() * 1000), step)
             for (name, step), value in record.metrics.items()
@@ -90,10 +94,16 @@ class Store:
         for name, value in record.artifacts.items():
             self.client.log_dict(run_id, value, name)
 
-    def points(self, run_id: str, names: set[str]) -> dict[tuple[str, int], float]:
-        """Return the logged points {(name, step): value} of some metrics."""
-        histories = (self.client.get_metric_history(run_id, name) for name in sorted(names))
-        return {(point.key, point.step): point.value for history in histories for point in history}
+    def finished_runs(self, grid: str) -> dict[str, str]:
+        """Return {cell: id of its FINISHED run} of one grid."""
+        query = f"tags.grid = '{grid}' and attributes.status = 'FINISHED'"
+        runs = self.client.search_runs([self.experiment_id], query, order_by=["start_time ASC"], max_results=50_000)
+        return {run.data.tags["cell"]: run.info.run_id for run in runs}
+
+    def points(self, run: Run) -> list[Metric]:
+        """Return every point of a run's metrics."""
+        names = sorted(run.data.metrics)
+        return [point for name in names for point in self.client.get_metric_history(run.info.run_id, name)]
 
     def publish(self, record: Record) -> str:
         """Bring the cell's run to exactly what a finished record says; return its id.
@@ -107,17 +117,21 @@ class Store:
         return run_id
 
     def contradictions(self, run: Run, record: Record) -> Iterator[str]:
-        """Name every param and point of the run that differs from the record; what is merely absent is not named."""
-        for name, value in record.params.items():
-            logged = run.data.params.get(name, value)
+        """Name every param and point of the run that is not the record's; what it merely lacks is not named."""
+        for name, logged in run.data.params.items():
+            value = record.params.get(name, "absent")
             if logged != value:
                 yield f"param {name} is {logged} in MLflow but {value} on disk"
-        for (name, step), logged in self.points(run.info.run_id, {name for name, _ in record.metrics}).items():
-            value = record.metrics.get((name, step))
-            if value is None:
+        seen = set()
+        for point in self.points(run):
+            name, step, value = point.key, point.step, record.metrics.get((point.key, point.step))
+            if (name, step) in seen:
+                yield f"metric {name} has duplicate points at step {step} in MLflow"
+            elif value is None:
                 yield f"metric {name} has a point at step {step} in MLflow but not on disk"
-            elif value != logged:
-                yield f"metric {name} at step {step} is {logged!r} in MLflow but {value!r} on disk"
+            elif value != point.value:
+                yield f"metric {name} at step {step} is {point.value!r} in MLflow but {value!r} on disk"
+            seen.add((name, step))
 
     def disagreements(self, record: Record) -> Iterator[str]:
         """Name everything in which MLflow is not what the record says: `sync` mends all of it."""
@@ -131,22 +145,9 @@ class Store:
             yield f"run {run.info.run_id} is {run.info.status}, not FINISHED"
         for name in sorted(record.params.keys() - run.data.params.keys()):
             yield f"param {name} is missing in MLflow"
-        names = {name for name, _ in record.metrics}
-        for name, step in sorted(record.metrics.keys() - self.points(run.info.run_id, names).keys()):
+        logged = {(point.key, point.step) for point in self.points(run)}
+        for name, step in sorted(record.metrics.keys() - logged):
             yield f"metric {name} has no point at step {step} in MLflow"
-        for name in names:
-            history = self.client.get_metric_history(run.info.run_id, name)
-            if len(history) != len({point.step for point in history}):
-                yield f"metric {name} has duplicate points in MLflow"
-
-
-def run_ids(grid: str, path: Path = STORE) -> tuple[str, dict[str, str]]:
-    """Return the experiment's id and {cell: id of its newest active run} of one grid."""
-    store = Store(path)
-    runs = store.client.search_runs(
-        [store.experiment_id], f"tags.grid = '{grid}'", order_by=["attributes.start_time ASC"], max_results=50_000
-    )
-    return store.experiment_id, {run.data.tags["cell"]: run.info.run_id for run in runs}
 
 
 class LiveRun:

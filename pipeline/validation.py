@@ -7,16 +7,17 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
 from pipeline.errors import UserError
 
 
 class Strict(BaseModel):
-    """A section of params.yaml: unknown keys are errors and values do not change after validation."""
+    """A section of params.yaml: unknown keys are errors, `"5"` and `true` are no numbers, and nothing changes later."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class ParamsError(UserError):
@@ -30,16 +31,20 @@ class ParamsError(UserError):
 
 
 def read_yaml(path: str | Path) -> dict:
-    """Read a parameter file as plain data.
+    """Read a parameter file as plain data, with the parser of DVC: it and we must see the same values.
+
+    That is YAML 1.2: 1e-3 is a number, `no` is text, 010 is ten, and a key that is written twice is an error.
 
     Raises:
         ParamsError: if it is absent, not YAML, or not a mapping.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raw = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(str(path), ["the file does not exist; run from the repository root"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except MarkedYAMLError as error:
+        raise ParamsError(str(path), [f"not YAML in line {error.problem_mark.line + 1}: {error.problem}"]) from None
+    except (YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(str(path), [f"not readable as YAML: {error}"]) from None
     if not isinstance(raw, dict):
         raise ParamsError(str(path), [f"must be a mapping of sections, got {type(raw).__name__}"])
@@ -73,9 +78,12 @@ def _line(item: dict, model: Any, prefix: tuple) -> str:
         return f"{where}.source: unknown source {given!r}{did_you_mean(given, _tags(item['ctx']['expected_tags']))}"
     if kind == "union_tag_not_found":
         return f"{where}.source is required; add one of the sources the README lists"
-    rule = item["msg"].removeprefix("Value error, ").removeprefix("Input ").replace("should", "must")
+    rule = item["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("List ")
+    rule = rule.replace("should", "must")
     value = "" if kind == "value_error" or isinstance(item["input"], dict) else f", got {item['input']!r}"
-    return f"{where} {rule}{value}" if where else f"{rule}{value}"
+    # A rule over several keys of a section starts with the path, from there, of the one to change.
+    joint = "." if rule.partition(".")[0] in _fields_at(model, loc) else " "
+    return f"{where}{joint}{rule}{value}" if where else f"{rule}{value}"
 
 
 def _tags(text: str) -> list[str]:

@@ -116,6 +116,7 @@ class Multicrop:
         out = torch.empty(num, len(source), 3, size_px, size_px, device=source.device)
         # All views' parameters at once: (num * B, ...), view by view.
         draws = self._draw(aspect.repeat(num), source.shape[2:], scale, generator)
+        host = _host_generator(generator)
         chunk = max(1, CHUNK_BYTES[source.device.type] // (4 * source.shape[1] * size_px**2))
         for view in range(num):
             for start in range(0, len(source), chunk):
@@ -123,7 +124,7 @@ class Multicrop:
                 first = view * len(source) + start
                 some = Draws(*(values[first : first + len(images)] for values in draws))
                 images = crop_resize(images, some.boxes, size_px, flip=some.flip)
-                images = self._recolour(images, some, _random_order(generator))
+                images = self._recolour(images, some, torch.randperm(4, generator=host).tolist())
                 colour.normalise(images, self.mean, self.std, out=out[view, start : start + chunk])
         return out
 
@@ -235,9 +236,9 @@ def _between(uniform: Tensor, low: float, high: float) -> Tensor:
     return uniform * (high - low) + low
 
 
-def _random_order(generator: torch.Generator) -> list[int]:
-    """Draw an order of the four jitter operations that the host knows without waiting for the device."""
-    if generator.device.type != "cpu":  # its seed and offset live on the host; every draw moves the offset
-        state = hashlib.sha256(generator.get_state().numpy().tobytes()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(state[:7], "little"))
-    return torch.randperm(4, generator=generator).tolist()
+def _host_generator(generator: torch.Generator) -> torch.Generator:
+    """Return the generator of what the host must know without waiting for the device: the jitter orders."""
+    if generator.device.type == "cpu":
+        return generator
+    state = hashlib.sha256(generator.get_state().numpy().tobytes()).digest()  # seed and offset, kept on the host
+    return torch.Generator().manual_seed(int.from_bytes(state[:7], "little"))

@@ -6,12 +6,14 @@ Runs on whatever is there; cells without results are named on stderr and in the 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline import figures, report, sections, tables, tracking
 from pipeline.files import write_text
 from pipeline.page import page
-from pipeline.params import grid_cells, grid_name, load_params, reports_folder
+from pipeline.params import Cell, grid_cells, grid_name, load_params, reports_folder
+from pipeline.results import ResultError, cell_record
 from stages import run
 
 RUN_URL = "http://127.0.0.1:5000/#/experiments/{experiment}/runs/{{run_id}}"  # where `make ui` serves
@@ -21,8 +23,8 @@ FOOTER = "The same numbers stand beside this page in comparison.csv and comparis
 def main(params_path: str = "params.yaml") -> int:
     params, grid = load_params(params_path), grid_name(params_path)
     command = "dvc repro" if grid == "default" else f"dvc repro {Path(params_path).with_name('dvc.yaml')}"
-    experiment, run_ids = tracked(grid)
     out, cells = reports_folder(grid), grid_cells(params, grid)
+    experiment, run_ids = tracked(grid, cells)
     frame, missing = tables.collect(cells, Path(), run_ids=run_ids, command=command)
     if frame.empty:
         print(f"no cell of grid {grid!r} has results under runs/{grid}; run: {command}", file=sys.stderr)
@@ -48,9 +50,16 @@ def main(params_path: str = "params.yaml") -> int:
     return 0
 
 
-def tracked(grid: str) -> tuple[str, dict[str, str]]:
+def tracked(grid: str, cells: list[Cell]) -> tuple[str, dict[str, str]]:
+    """Return experiment id and run ids; a cell that DVC restored from its cache gets its run here."""
     try:
-        return tracking.run_ids(grid)
+        store = tracking.Store()
+        run_ids = store.finished_runs(grid)
+        for cell in cells:
+            with suppress(ResultError):
+                if cell.key not in run_ids:
+                    run_ids[cell.key] = store.publish(cell_record(cell.configs))
+        return store.experiment_id, run_ids
     except Exception as error:  # whatever ails the store, the tables are on disk and are shown
         print(f"warning: no run ids, MLflow is out of reach: {type(error).__name__}: {error}", file=sys.stderr)
         return "", {}

@@ -10,7 +10,7 @@ from pipeline.checkpoint import load_weights
 from pipeline.datasets import open_split, read_meta
 from pipeline.devices import choose_autocast, choose_device
 from pipeline.files import write_json
-from pipeline.results import finished_record, read_json
+from pipeline.results import cell_record, read_json
 from pipeline.tracking import publish_or_warn
 from stages import run
 
@@ -51,7 +51,7 @@ def main(config_path: str) -> None:
         found = probes.evaluate(train, test, num_classes=num_classes, settings=settings, seed=seed)
         metrics.update({f"{prefix}{name}": value for name, value in found.items()})
     write_json(Path(config["out"]) / "metrics.json", metrics)
-    publish_or_warn(finished_record(Path(config["pretrain_config"]), Path(config_path)))
+    publish_or_warn(cell_record(Path(config_path).parent))
 
 
 if __name__ == "__main__":

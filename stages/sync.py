@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from pipeline.params import grid_cells, grid_name, load_params
-from pipeline.results import ResultError, finished_record
+from pipeline.results import ResultError, cell_record
 from pipeline.tracking import Store
 from stages import run
 
@@ -15,7 +15,7 @@ def main(params_path: str = "params.yaml") -> int:
     cells = grid_cells(load_params(params_path), grid_name(params_path))
     for cell in cells:
         try:
-            record = finished_record(cell.configs / "pretrain.json", cell.configs / "probe.json")
+            record = cell_record(cell.configs)
         except ResultError as error:
             missing.append(f"{cell.key}: {error}")
             continue

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.lockfile import locked_outputs, unlocked
 from pipeline.params import Cell, grid_cells, grid_name, load_params, reports_folder
-from pipeline.results import ResultError, finished_record, table_disagreements
+from pipeline.results import ResultError, cell_record, table_disagreements
 from pipeline.tracking import Store
 from stages import run
 
@@ -39,7 +39,7 @@ def main(params_path: str = "params.yaml") -> int:
 def check(cell: Cell, row: dict | None, store: Store, locked: dict[str, str], lock: Path) -> Iterator[str]:
     yield from unlocked([cell.folder / name for name in OUTPUTS], locked, lock)
     try:
-        record = finished_record(cell.configs / "pretrain.json", cell.configs / "probe.json")
+        record = cell_record(cell.configs)
     except ResultError as error:
         yield str(error)
         return

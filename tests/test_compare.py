@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -27,7 +28,8 @@ def cells(tmp_path, monkeypatch):
     Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     found = grid_cells(load_params("params.yaml"), "default")
     ids = {cell.key: f"run-of-{cell.backbone}" for cell in found}
-    monkeypatch.setattr(compare.tracking, "run_ids", lambda grid: ("7", ids))
+    store = SimpleNamespace(experiment_id="7", finished_runs=lambda grid: ids)
+    monkeypatch.setattr(compare.tracking, "Store", lambda: store)
     return found
 
 
@@ -65,10 +67,10 @@ def test_repeats_to_the_byte_and_removes_old_figures(cells, tmp_path):
 def test_partial_results(cells, tmp_path, monkeypatch, capsys):
     write_grid(tmp_path, cells[:1])
 
-    def unreachable(grid):
+    def unreachable():
         raise OSError("database is locked")
 
-    monkeypatch.setattr(compare.tracking, "run_ids", unreachable)
+    monkeypatch.setattr(compare.tracking, "Store", unreachable)
     assert compare.main() == 0
     assert [(row["backbone"], row["mlflow_run_id"]) for row in rows()] == [("test_vit", "")]
     said = capsys.readouterr().err

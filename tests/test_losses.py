@@ -149,6 +149,8 @@ def test_low_precision_inputs_are_computed_in_float32(num_samples):
     want.backward()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = sigreg(z, directions)
+        samples = z.detach().double() @ directions.double()
+        assert relative_error(epps_pulley(samples.float()), plain_epps_pulley(samples)) < 1e-5
     got.backward()
     assert got.dtype == torch.float32 and z.grad.dtype == torch.bfloat16
     assert relative_error(got, want) < 1e-5

@@ -259,5 +259,5 @@ def test_stage_packs_and_prints_counts(tmp_path, pictures):
 def test_stage_errors_are_one_message(tmp_path):
     done = run_stage(tmp_path, "pest", {"pets": {"source": "folder", "path": "x"}})
     assert done.returncode == 1 and done.stderr == (
-        "error: unknown data set 'pest'; did you mean 'pets'? known: pets; add it under datasets:\n"
+        "ERROR: unknown data set 'pest'; did you mean 'pets'? known: pets; add it under datasets:\n"
     )

@@ -217,6 +217,14 @@ def test_by_name_fits_the_loss(name):
     assert z.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("name", STATISTICS)
+def test_by_name_is_not_rounded_under_autocast(name):
+    z, directions = gaussian(10, 4).float(), random_directions(4, 5)
+    want = statistic_by_name(name)(z, directions)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert statistic_by_name(name)(z, directions).item() == pytest.approx(want.item(), rel=1e-6)
+
+
 def test_epps_pulley_by_name_keeps_its_grid():
     z, directions = gaussian(10, 4), random_directions(4, 5, dtype=torch.float64)
     got = statistic_by_name("epps_pulley", t_max=5.0, num_knots=9)(z, directions)

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from pipeline import colour
 from pipeline.crops import centre_boxes, crop_resize, random_boxes
-from pipeline.views import IMAGENET_MEAN, IMAGENET_STD, Multicrop, evaluation_view
+from pipeline.views import IMAGENET_MEAN, IMAGENET_STD, Multicrop, _host_generator, evaluation_view
 
 RATIO = (3 / 4, 4 / 3)
 PLAIN = Multicrop(
@@ -152,6 +153,16 @@ def test_jitter_operations_come_in_every_order():
         second = colour.brightness_(colour.contrast_(pixels / 255, factors[:, 1]), factors[:, 0])
         orders |= {name for name, one in (("bc", first), ("cb", second)) if torch.allclose(found, one, atol=1e-5)}
     assert orders == {"bc", "cb"}
+
+
+def test_orders_follow_a_device_generator_that_the_host_can_read():
+    def first_draw(offset: int) -> int:
+        device = SimpleNamespace(device=torch.device("cuda"), get_state=lambda: torch.tensor([7, offset]))
+        return torch.randint(2**31, (1,), generator=_host_generator(device)).item()
+
+    assert first_draw(0) == first_draw(0) != first_draw(4)
+    host = seeded()
+    assert _host_generator(host) is host
 
 
 def test_every_image_and_view_has_its_own_parameters():

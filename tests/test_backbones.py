@@ -1,0 +1,215 @@
+"""Claims about backbones and the projector:
+
+1. Arguments that an architecture does not know are dropped when nobody asked for them and refused when somebody did.
+2. The conformance check finds the size of the embedding, and says which resolution fails and which setting to change.
+3. A backbone that normalises over the batch needs a batch.
+4. A name is known when timm has it, a tag included.
+5. The same seed gives the same initial weights, bit for bit; drawing other numbers before changes nothing.
+6. Saved weights load strictly into plain timm and give the features of this library bit for bit.
+7. The projector is an MLP with BatchNorm of the widths that were asked for.
+"""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from pipeline.backbones import (
+    BackboneError,
+    backbone_arguments,
+    check_backbone,
+    create_backbone,
+    initial_backbone,
+    is_known,
+    known_backbones,
+    make_projector,
+)
+from pipeline.checkpoint import save_weights
+from pipeline.datasets import ImageBatch
+from pipeline.devices import choose_autocast
+from pipeline.features import embeddings
+from pipeline.views import evaluation_view
+
+ZOO = ["test_byobnet", "test_convnext", "test_vit", "test_efficientnet", "test_resnet", "test_mambaout"]
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+# 1. Arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "arguments"),
+    [
+        ("test_resnet", {}, {}),
+        ("test_convnext", {"drop_path_rate": 0.1}, {"drop_path_rate": 0.1}),
+        ("test_byobnet", {}, {"img_size": 32}),
+        ("poolformer_s12", {}, {}),  # timm lists what its constructor refuses
+        ("test_vit", {}, {"img_size": 32, "dynamic_img_size": True}),
+        ("test_vit", {"patch_size": 8}, {"img_size": 32, "dynamic_img_size": True, "patch_size": 8}),
+        ("test_vit", {"kwargs": {"dynamic_img_size": False}}, {"img_size": 32, "dynamic_img_size": False}),
+        ("test_vit", {"kwargs": {"reg_tokens": 2}}, {"img_size": 32, "dynamic_img_size": True, "reg_tokens": 2}),
+    ],
+)
+def test_arguments_that_the_architecture_knows(name, asked, arguments):
+    assert backbone_arguments(name, img_size=32, **asked) == arguments
+    create_backbone(name, arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "message"),
+    [
+        ("test_resnet", {"patch_size": 4}, "'test_resnet' takes no 'patch_size'; remove it from pretrain.backbone"),
+        ("vgg11", {"drop_path_rate": 0.1}, "'vgg11' takes no 'drop_path_rate'"),
+        ("poolformer_s12", {"kwargs": {"reg_tokens": 2}}, "'poolformer_s12' takes no 'reg_tokens'"),
+        ("test_resnet", {"kwargs": {"reg_tokens": 2}}, "takes no 'reg_tokens'.*in overrides"),
+        ("test_resnet", {"kwargs": {"img_size": 64}}, "takes no 'img_size'"),
+        (
+            "test_vit",
+            {"kwargs": {"global_pool": "avgg"}},
+            "cannot be built with .*avgg.*: Assert.*change pretrain",
+        ),
+        ("test_vit", {"kwargs": {"num_classes": 3}}, "multiple values for keyword argument 'num_classes'"),
+        ("test_vit", {"kwargs": {"pretrained": True}}, "multiple values for keyword argument 'pretrained'"),
+    ],
+)
+def test_explicit_arguments_are_refused_not_dropped(name, asked, message):
+    with pytest.raises(BackboneError, match=message):
+        backbone_arguments(name, img_size=32, **asked)
+
+
+# 2. Conformance
+
+
+@pytest.mark.parametrize(("name", "local_px"), [(name, 32 if name == "test_convnext" else 16) for name in ZOO])
+def test_conformance_finds_the_size(name, local_px):
+    arguments = backbone_arguments(name, img_size=32)
+    found = check_backbone(name, arguments, global_px=32, local_px=local_px, batch_size=8)
+    backbone = create_backbone(name, arguments)
+    assert found.num_params == sum(parameter.numel() for parameter in backbone.parameters())
+    assert backbone(torch.zeros(3, 3, 32, 32)).shape == (3, found.embed_dim)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "global_px", "local_px", "message"),
+    [
+        ("test_convnext", {}, 32, 16, r"at 16 px \(pretrain.views.local_px\): .*; raise pretrain.views.local_px"),
+        ("test_convnext", {}, 16, None, r"at 16 px \(pretrain.views.global_px\): .*; raise pretrain.views.global_px"),
+        (
+            "test_vit",
+            {"img_size": 32, "dynamic_img_size": False},
+            32,
+            16,
+            r"at 16 px \(pretrain.views.local_px\): Input",
+        ),
+        ("test_vit", {"img_size": 32, "dynamic_img_size": True}, 32, 24, "divisible by patch size.*patch_size"),
+        ("test_vit", {"img_size": 32, "global_pool": ""}, 32, None, r"one vector an image.*\(2, 5, 64\).*global_pool"),
+    ],
+)
+def test_conformance_names_the_resolution_and_the_remedy(name, arguments, global_px, local_px, message):
+    with pytest.raises(BackboneError, match=f"backbone '{name}'.*{message}"):
+        check_backbone(name, arguments, global_px=global_px, local_px=local_px, batch_size=8)
+
+
+def test_only_local_views_can_be_switched_off():
+    for global_px, local_px, offered in [(32, 16, True), (16, None, False)]:
+        with pytest.raises(BackboneError) as caught:
+            check_backbone("test_convnext", {}, global_px=global_px, local_px=local_px, batch_size=8)
+        assert ("set pretrain.views.num_local to 0" in str(caught.value)) == offered
+
+
+# 3. BatchNorm
+
+
+def test_batchnorm_needs_a_batch():
+    with pytest.raises(BackboneError, match=r"'test_resnet' .* pretrain.batch_size must be >= 4, got 3"):
+        check_backbone("test_resnet", {}, global_px=32, local_px=None, batch_size=3)
+    check_backbone("test_resnet", {}, global_px=32, local_px=None, batch_size=4)
+    check_backbone("test_convnext", {}, global_px=32, local_px=None, batch_size=2)
+
+
+# 4. Names
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("resnet18", True),
+        ("resnet18.a1_in1k", True),
+        ("resnet18.a1_in2k", False),
+        ("resnet18.", False),
+        ("resnet", False),
+        ("ResNet18", False),
+        ("hf-hub:timm/resnet18.a1_in1k", False),
+        ("", False),
+    ],
+)
+def test_known_names(name, known):
+    assert is_known(name) == known
+
+
+def test_known_backbones_are_the_architectures_of_timm():
+    names = known_backbones()
+    assert {"resnet50", *ZOO} <= set(names)
+    assert not any("." in name for name in names)
+
+
+# 5. Initial weights
+
+
+def test_same_seed_same_initial_weights():
+    first = initial_backbone("test_vit", {"img_size": 32}, seed=3)
+    torch.manual_seed(99)
+    torch.rand(7)
+    assert same_weights(first, initial_backbone("test_vit", {"img_size": 32}, seed=3))
+    assert not same_weights(first, initial_backbone("test_vit", {"img_size": 32}, seed=4))
+
+
+# 6. Plain timm
+
+
+PLAIN = [("test_vit", {"patch_size": 8}), ("test_resnet", {}), ("test_convnext", {})]
+
+
+@pytest.mark.parametrize(("name", "asked"), PLAIN)
+def test_saved_weights_give_the_features_in_plain_timm(tmp_path, name, asked):
+    arguments = backbone_arguments(name, img_size=32, **asked)
+    backbone = initial_backbone(name, arguments, seed=0)
+    backbone.train()(torch.rand(8, 3, 32, 32))  # so that running statistics of BatchNorm are not the initial ones
+    pixels = torch.randint(0, 256, (10, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = ImageBatch(pixels, torch.ones(10), torch.zeros(10, dtype=torch.int64))
+    cpu = torch.device("cpu")
+    found = embeddings(
+        backbone, images, size_px=32, mean=MEAN, std=STD, batch_size=10, num_workers=0, device=cpu,
+        autocast=choose_autocast("auto", cpu),
+    )  # fmt: skip
+    save_weights(tmp_path / "backbone.safetensors", backbone, {"backbone": name})
+
+    plain = timm.create_model(name, num_classes=0, **arguments).eval()
+    plain.load_state_dict(load_file(tmp_path / "backbone.safetensors"), strict=True)
+    with torch.inference_mode():
+        wanted = plain(evaluation_view(images.pixels, images.aspect, 32, mean=MEAN, std=STD))
+    assert torch.equal(found, wanted)
+    assert found.std() > 0
+
+
+# 7. Projector
+
+
+@pytest.mark.parametrize(("hidden_dims", "num_linear"), [([], 1), ([24], 2), ([24, 40], 3)])
+def test_projector_widths(hidden_dims, num_linear):
+    projector = make_projector(12, hidden_dims, 7)
+    assert projector(torch.randn(5, 12)).shape == (5, 7)
+    linears = [layer for layer in projector if isinstance(layer, nn.Linear)]
+    assert [layer.out_features for layer in linears] == [*hidden_dims, 7]
+    assert [layer.bias is not None for layer in linears] == [False] * (num_linear - 1) + [True]
+    norms = [layer.num_features for layer in projector if isinstance(layer, nn.BatchNorm1d)]
+    assert norms == hidden_dims
+    assert sum(isinstance(layer, nn.ReLU) for layer in projector) == len(hidden_dims)

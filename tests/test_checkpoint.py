@@ -1,0 +1,212 @@
+"""Claims about files that must survive a crash:
+
+1. A file is written whole or not at all; a failed write leaves the old file and nothing else.
+2. The newest whole state is loaded: a torn or foreign file is passed over, one cut off between two renames is found.
+3. Another setting or another source file means another folder; the order of keys and sources does not.
+4. Equal weights give equal files, with their description inside; loading them is strict.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import stat
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from pipeline import checkpoint
+from pipeline.checkpoint import STATES, Checkpoints, load_weights, save_weights
+from pipeline.files import write_atomically, write_json, write_text
+
+
+class Interrupted(BaseException):
+    """Like KeyboardInterrupt: not an Exception."""
+
+
+@pytest.fixture
+def states(tmp_path) -> Checkpoints:
+    return Checkpoints(tmp_path, {"seed": 0})
+
+
+def number(states: Checkpoints) -> int | None:
+    state = states.load()
+    return None if state is None else int(state["step"])
+
+
+def saved(states: Checkpoints, *steps: int) -> None:
+    for step in steps:
+        states.save({"step": torch.tensor(step), "history": [(1, 0.5)]})
+
+
+# 1. Whole or absent
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), Interrupted()])
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, error):
+    def write(file):
+        file.write(b"half")
+        raise error
+
+    path = tmp_path / "sub" / "file.bin"
+    write_text(path, "old")
+    with pytest.raises(type(error)):
+        write_atomically(path, write)
+    assert path.read_text() == "old" and os.listdir(path.parent) == ["file.bin"]
+
+
+def test_text_and_json(tmp_path):
+    write_json(tmp_path / "a" / "b.json", {"é": [1, 0.1]})
+    assert (tmp_path / "a" / "b.json").read_text(encoding="utf-8") == '{\n  "é": [\n    1,\n    0.1\n  ]\n}\n'
+    assert stat.S_IMODE((tmp_path / "a" / "b.json").stat().st_mode) == 0o644
+
+
+# 2. The newest whole state
+
+
+def test_nothing_before_the_first_state(states):
+    assert states.load() is None and not states.exist()
+
+
+def test_the_newest_state_is_loaded_and_two_are_kept(states):
+    saved(states, 1, 2, 3)
+    assert number(states) == 3 and states.exist()
+    assert sorted(os.listdir(states.folder)) == ["last.pt", "previous.pt"]
+    assert states.load()["history"] == [(1, 0.5)]
+
+
+class Code:
+    def __reduce__(self):
+        return (os.mkdir, ("/nonexistent/never",))
+
+
+WRECKS = {
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "empty": lambda whole: b"",
+    "zeros": lambda whole: bytes(len(whole)),
+    "text": lambda whole: b"not a checkpoint",
+    "code": lambda whole: pickle.dumps(Code()),
+}
+
+
+@pytest.mark.parametrize("wreck", WRECKS.values(), ids=WRECKS)
+def test_a_torn_or_foreign_file_is_passed_over(states, wreck, capsys):
+    saved(states, 1, 2)
+    last = states.folder / "last.pt"
+    last.write_bytes(wreck(last.read_bytes()))
+    assert number(states) == 1
+    assert f"checkpoint {last} is not readable" in capsys.readouterr().out
+    saved(states, 2)
+    assert number(states) == 2
+
+
+def test_only_wrecks_mean_a_fresh_start(states):
+    saved(states, 1)
+    (states.folder / "last.pt").write_bytes(b"torn")
+    assert states.load() is None
+
+
+@pytest.mark.parametrize("num_renames", [0, 1])
+def test_a_crash_between_the_renames_loses_nothing(states, monkeypatch, num_renames):
+    saved(states, 1, 2)
+    renames, replace = [], os.replace
+
+    def dying(source, target):
+        if str(source).endswith("next.pt") or str(target).endswith("previous.pt"):
+            if len(renames) == num_renames:
+                raise Interrupted
+            renames.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(checkpoint.os, "replace", dying)
+    with pytest.raises(Interrupted):
+        saved(states, 3)
+    monkeypatch.undo()
+    assert (states.folder / "next.pt").exists() and number(states) == 3
+    saved(states, 4)
+    assert number(states) == 4 and not (states.folder / "next.pt").exists()
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_any_state_counts_as_one(states, name):
+    saved(states, 1)
+    (states.folder / "last.pt").rename(states.folder / name)
+    assert states.exist() and number(states) == 1
+
+
+def test_a_failed_save_keeps_the_last_state(states):
+    saved(states, 1)
+    with pytest.raises(Exception, match="pickle"):
+        states.save({"step": lambda: None})
+    assert os.listdir(states.folder) == ["last.pt"] and number(states) == 1
+
+
+def test_removed_states_are_gone(states):
+    saved(states, 1, 2)
+    states.remove()
+    assert not states.exist() and states.load() is None and not states.folder.exists()
+    states.remove()
+
+
+# 3. Identity
+
+
+def test_folder_follows_identity_and_sources(tmp_path):
+    first, second = tmp_path / "a.py", tmp_path / "b.py"
+    write_text(first, "x = 1")
+    write_text(second, "y = 1")
+
+    def folder(identity, *sources):
+        return Checkpoints(tmp_path, identity, sources).folder
+
+    base = folder({"lr": 0.1, "seed": 0}, first, second)
+    assert base.parent == tmp_path
+    assert base == folder({"seed": 0, "lr": 0.1}, second, first)
+    others = [folder({"lr": 0.1, "seed": 1}, first, second), folder({"lr": 0.1, "seed": 0}, first)]
+    write_text(second, "y = 2")
+    others.append(folder({"lr": 0.1, "seed": 0}, first, second))
+    assert len({base, *others}) == 4
+
+
+def test_another_identity_does_not_see_the_state(tmp_path, states):
+    saved(states, 1)
+    assert Checkpoints(tmp_path, {"seed": 1}).load() is None
+    assert number(Checkpoints(tmp_path, {"seed": 0})) == 1
+
+
+# 4. Weights
+
+
+def model(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(5, 2))
+
+
+def test_equal_weights_give_equal_files(tmp_path):
+    for name, seed, lr in [("a", 0, 0.1), ("b", 0, 0.1), ("c", 1, 0.1), ("d", 0, 0.2)]:
+        save_weights(tmp_path / name, model(seed), {"name": "test", "lr": lr, "mean": [0.5, 0.5]})
+    blobs = {name: (tmp_path / name).read_bytes() for name in "abcd"}
+    assert blobs["a"] == blobs["b"] and len(set(blobs.values())) == 3
+    with safe_open(tmp_path / "a", "pt") as file:
+        assert json.loads(file.metadata()["lejepa"]) == {"name": "test", "lr": 0.1, "mean": [0.5, 0.5]}
+
+
+def test_weights_come_back_bit_for_bit(tmp_path):
+    first, other = model(0), model(1)
+    first[0] = first[0].to(memory_format=torch.channels_last)
+    save_weights(tmp_path / "weights", first, {})
+    load_weights(tmp_path / "weights", other)
+    assert first.state_dict().keys() == other.state_dict().keys()
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("other", "message"), [(nn.Linear(5, 3), "Unexpected key"), (nn.Sequential(nn.Conv2d(3, 4, 5)), "size mismatch")]
+)
+def test_loading_is_strict(tmp_path, other, message):
+    save_weights(tmp_path / "weights", model(0), {})
+    with pytest.raises(RuntimeError, match=message):
+        load_weights(tmp_path / "weights", other)

@@ -1,0 +1,150 @@
+"""Claims about the settings of the cells:
+
+1. Names that do not exist are reported with the nearest match, and every backbone that does not fit, once each.
+2. The two files of a cell hold all that the stages need and survive JSON unchanged.
+3. A setting changes the files of the stages and cells that it determines, and no others.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline.configs import resolve_grid
+from pipeline.files import write_json
+from pipeline.params import merge
+from pipeline.results import read_json
+from pipeline.schema import Params
+
+BASE = {
+    "grid": {"datasets": ["digits"], "backbones": ["test_vit", "test_resnet"], "lambdas": [0.05, 1], "seeds": [0]},
+    "datasets": {"digits": {"source": "sklearn"}, "new": {"source": "bundled"}},
+    "pretrain": {
+        "epochs": 2,
+        "batch_size": 64,
+        "schedule": {"warmup_epochs": 1},
+        "views": {"global_px": 32, "local_px": 16},
+    },
+}
+
+
+def resolved(change=None, grid="default"):
+    return resolve_grid(Params.model_validate(merge(BASE, change or {})), grid)
+
+
+def files_of(change=None):
+    """Return {cell key: (pretrain.json, probe.json)} as text."""
+    configs, problems = resolved(change)
+    assert problems == []
+    return {cell.key: tuple(json.dumps(part, sort_keys=True) for part in config) for cell, config in configs.items()}
+
+
+# 1. Problems
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        (
+            {"grid": {"backbones": ["test_vitt", "resnet118", "test_vit"]}},
+            [
+                "unknown backbone 'test_vitt' in grid.backbones; did you mean 'test_vit'?",
+                "unknown backbone 'resnet118",
+            ],
+        ),
+        (
+            {"pretrain": {"sigreg": {"statistic": "epps_puley"}}},
+            ["unknown statistic 'epps_puley' in pretrain.sigreg.statistic; did you mean 'epps_pulley'?"],
+        ),
+        (
+            {"overrides": [{"when": {"backbone": "*resnet"}, "pretrain": {"sigreg": {"statistic": "watsen"}}}]},
+            ["unknown statistic 'watsen' in pretrain.sigreg.statistic; did you mean 'watson'?"],
+        ),
+        (
+            {"pretrain": {"backbone": {"patch_size": 8}}},
+            ["backbone 'test_resnet' takes no 'patch_size'"],
+        ),
+        (
+            {"pretrain": {"views": {"global_px": 24, "local_px": 24}, "batch_size": 2}},
+            ["backbone 'test_vit' fails at 24 px", "backbone 'test_resnet' normalises over the batch"],
+        ),
+    ],
+)
+def test_problems_are_named_once_each(change, messages):
+    _, problems = resolved(change)
+    assert len(problems) == len(messages)
+    for problem, message in zip(problems, messages, strict=True):
+        assert problem.startswith(message)
+
+
+# 2. Contents
+
+
+def test_files_are_complete_and_survive_json(tmp_path):
+    configs, problems = resolved(grid="table5")
+    assert problems == [] and len(configs) == 4
+    for cell, config in configs.items():
+        for name, part in zip(("pretrain", "probe"), config, strict=True):
+            write_json(tmp_path / f"{name}.json", part)
+            assert read_json(tmp_path / f"{name}.json") == part
+            assert part["cell"] == cell.key and part["grid"] == "table5" and part["data"] == "data/digits"
+            assert part["out"] == f"runs/table5/{cell.key}/{name}"
+            axes = (part["dataset"], part["backbone"], part["lambda"], part["seed"])
+            assert axes == (cell.dataset, cell.backbone, cell.lamb, cell.seed)
+
+
+def test_files_hold_every_setting_of_their_section():
+    params = Params.model_validate(BASE)
+    config = next(iter(resolved()[0].values()))
+    assert config.pretrain["pretrain"] == params.pretrain.model_dump()
+    assert config.pretrain["embed_dim"] == 64
+    assert config.pretrain["backbone_kwargs"] == config.probe["backbone_kwargs"]
+    assert config.probe["backbone_kwargs"] == {"img_size": 32, "dynamic_img_size": True}
+    assert config.probe["probe"] == params.probe.model_dump(exclude={"batch_size"})
+    assert config.probe["weights"] == f"{config.pretrain['out']}/backbone.safetensors"
+    assert config.probe["reading"] == {
+        "size_px": 32, "load_px": 256, "batch_size": 256, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
+        "memory_gb": 4.0, "num_workers": 2,
+    }  # fmt: skip
+
+
+# 3. What changes what
+
+
+@pytest.mark.parametrize(
+    ("change", "pretrain_changes", "probe_changes"),
+    [
+        ({"probe": {"knn": {"k": 5}}}, False, True),
+        ({"probe": {"batch_size": 32}}, False, True),
+        ({"pretrain": {"sigreg": {"num_slices": 32}}}, True, False),
+        ({"pretrain": {"optimizer": {"lr": 0.1}}}, True, False),
+        ({"pretrain": {"views": {"mean": [0.5, 0.5, 0.5]}}}, True, True),
+        ({"report": {"title": "another"}}, False, False),
+        ({"datasets": {"unused": {"source": "bundled"}}}, False, False),
+    ],
+)
+def test_a_setting_changes_the_stages_that_it_determines(change, pretrain_changes, probe_changes):
+    before, after = files_of(), files_of(change)
+    assert before.keys() == after.keys()
+    assert {(a[0] != b[0], a[1] != b[1]) for a, b in zip(before.values(), after.values(), strict=True)} == {
+        (pretrain_changes, probe_changes)
+    }
+
+
+def test_an_override_changes_the_cells_that_it_matches():
+    before = files_of()
+    after = files_of({"overrides": [{"when": {"backbone": "*vit*"}, "probe": {"knn": {"k": 5}}}]})
+    for key in before:
+        assert after[key][0] == before[key][0]
+        assert (after[key][1] != before[key][1]) == ("test_vit" in key)
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [{"datasets": ["new", "digits"]}, {"backbones": ["test_byobnet", "test_vit", "test_resnet"]}, {"seeds": [1, 0]}],
+)
+def test_a_longer_axis_leaves_the_other_cells_as_they_are(axis):
+    before, after = files_of(), files_of({"grid": axis})
+    assert len(after) > len(before)
+    assert {key: after[key] for key in before} == before

@@ -1,0 +1,228 @@
+"""The real `dvc repro` on a miniature grid in a temporary clone.
+
+Claims: one command fills tables and MLflow; a second one does nothing; weights load into plain timm and give the
+probe's results; the README's example of added data sets works and runs their cells alone; a killed run continues from
+its last epoch, ends with the same bits and has one MLflow run; sync restores a lost store and verify notices a changed
+digit; bad settings stop before any work.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from mlflow import MlflowClient
+from PIL import Image
+from safetensors.torch import load_file
+from workspace import Workspace
+
+from pipeline.datasets import open_split
+from pipeline.features import embeddings
+from pipeline.probes import Split, evaluate
+
+pytestmark = pytest.mark.slow
+
+CELLS = ["digits--test_byobnet--lambda0.05--seed0", "digits--test_vit--lambda0.05--seed0"]
+COLUMNS = [
+    *(
+        "grid",
+        "dataset",
+        "backbone",
+        "lambda",
+        "seed",
+        "num_params",
+        "epochs",
+        "train_loss",
+        "pred_loss",
+        "sigreg_loss",
+    ),
+    *("linear_top1", "knn_top1", "linear_top1_1shot", "random_init_linear_top1", "random_init_knn_top1"),
+    "mlflow_run_id",
+]
+
+
+def readme_example() -> dict:
+    """Return the YAML that the README tells a person to add."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"<!-- executed by tests/test_end_to_end.py -->\n```yaml\n(.*?)```", text, re.DOTALL)
+    return yaml.safe_load(block)
+
+
+def table(workspace: Workspace) -> list[dict]:
+    with (workspace.root / "reports/comparison.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_ids(workspace: Workspace) -> list[dict]:
+    return [{name: value for name, value in row.items() if name != "mlflow_run_id"} for row in table(workspace)]
+
+
+def active_runs(workspace: Workspace) -> dict[str, list]:
+    client = MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    found: dict[str, list] = {}
+    for run in client.search_runs([e.experiment_id for e in client.search_experiments()]):
+        found.setdefault(run.data.tags["cell"], []).append(run)
+    return found
+
+
+def points(workspace: Workspace, run_id: str, name: str) -> list[int]:
+    client = MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    return [point.step for point in client.get_metric_history(run_id, name)]
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Workspace:
+    made = Workspace(tmp_path_factory.mktemp("clone"))
+    stages = made.repro()
+    assert [stage for stage in stages if stage.startswith(("pretrain", "probe"))] != []
+    assert stages[0] == "configure", "nothing may run before params.yaml is validated"
+    return made
+
+
+def test_tables_and_runs(workspace):
+    rows = table(workspace)
+    assert list(rows[0])[: len(COLUMNS)] == COLUMNS
+    assert [f"{r['dataset']}--{r['backbone']}--lambda{r['lambda']}--seed{r['seed']}" for r in rows] == CELLS
+    runs = active_runs(workspace)
+    assert {cell: len(found) for cell, found in runs.items()} == dict.fromkeys(CELLS, 1)
+    for row, cell in zip(rows, CELLS, strict=True):
+        (run,) = runs[cell]
+        assert row["mlflow_run_id"] == run.info.run_id and run.info.status == "FINISHED"
+        assert {name: run.data.params[name] for name in ("lambda", "dataset", "backbone", "seed")} == {
+            "lambda": "0.05",
+            "dataset": "digits",
+            "backbone": row["backbone"],
+            "seed": "0",
+        }
+        assert float(row["linear_top1"]) == pytest.approx(run.data.metrics["probe/linear_top1"], rel=1e-5)
+        for name in ("train/loss", "train/pred_loss", "train/sigreg_loss"):
+            assert points(workspace, run.info.run_id, name) == [1, 2]
+    assert (workspace.root / "reports/comparison.md").exists() and (workspace.root / "reports/index.html").exists()
+
+
+def test_again_does_nothing_and_status_is_clean(workspace):
+    assert workspace.repro() == []
+    assert "up to date" in workspace.run("dvc", "status")
+    assert "linear_top1" in workspace.run("dvc", "metrics", "show")
+    assert "index.html" in workspace.run("dvc", "plots", "show")
+    assert "0 disagreements" in workspace.run("python", "-m", "stages.verify")
+
+
+def test_weights_load_into_plain_timm_and_give_the_same_results(workspace):
+    for cell in CELLS:
+        config = json.loads((workspace.root / "runs/default/configs" / cell / "probe.json").read_text())
+        reading = config["reading"]
+        plain = timm.create_model(config["backbone"], num_classes=0, **config["backbone_kwargs"])
+        plain.load_state_dict(load_file(workspace.root / config["weights"]), strict=True)
+        splits = []
+        for name in ("train", "test"):
+            images = open_split(workspace.root / config["data"], name, load_px=reading["load_px"], memory_gb=1)
+            features = embeddings(
+                plain,
+                images,
+                size_px=reading["size_px"],
+                mean=reading["mean"],
+                std=reading["std"],
+                batch_size=reading["batch_size"],
+                num_workers=0,
+                device=torch.device("cpu"),
+                autocast=torch.autocast("cpu", enabled=False),
+            )
+            splits.append(Split(features, images.labels))
+        found = evaluate(*splits, num_classes=10, settings=config["probe"], seed=config["seed"])
+        reported = json.loads((workspace.root / "runs/default" / cell / "probe/metrics.json").read_text())
+        assert found == {name: reported[name] for name in found}
+
+
+def test_added_data_sets_run_their_cells_alone(workspace):
+    random = np.random.default_rng(0)
+    arrays = {"images": random.integers(0, 255, (600, 20, 24), dtype=np.uint8), "labels": np.arange(600) % 3}
+    np.savez(workspace.root / "my-arrays.npz", **arrays)
+    for label in range(2):
+        folder = workspace.root / "my pictures" / f"class {label}"
+        folder.mkdir(parents=True)
+        for index in range(170):
+            size = (int(random.integers(20, 70)), int(random.integers(20, 70)))
+            pixels = random.integers(label * 100, label * 100 + 155, (size[1], size[0], 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"bild ä {index}.png")
+    before = without_ids(workspace)
+    entries = readme_example()["datasets"]
+    assert set(entries) == {"my-arrays", "my-pictures"}
+    grid = {"datasets": ["digits", *entries], "backbones": ["test_byobnet"]}
+    workspace.change_params({"datasets": entries, "grid": grid})
+    ran = workspace.repro()
+    assert sorted(ran) == sorted(
+        ["configure", "compare"]
+        + [f"data/dvc.yaml:download@{name}" for name in entries]
+        + [f"{stage}@{name}-test_byobnet-0.05-0" for stage in ("pretrain", "probe") for name in entries]
+    )
+    assert [row["dataset"] for row in table(workspace)] == ["digits", "my-arrays", "my-pictures"]
+    assert without_ids(workspace)[0] == before[0]
+    workspace.change_params({"grid": {"datasets": ["digits"], "backbones": ["test_byobnet", "test_vit"]}})
+    assert sorted(workspace.repro()) == ["compare", "configure"]
+    assert without_ids(workspace) == before
+
+
+def test_killed_run_continues_and_ends_with_the_same_bits(workspace):
+    workspace.change_params({"pretrain": {"epochs": 30}, "grid": {"backbones": ["test_byobnet"]}})
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
+    repro = subprocess.Popen(["dvc", "repro"], cwd=workspace.root, env=workspace.environment, **silent)
+    checkpoints = workspace.root / ".scratch/checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("*/previous.pt")):
+        assert time.monotonic() < deadline and repro.poll() is None, "no second epoch was saved"
+        time.sleep(0.01)
+    os.killpg(repro.pid, signal.SIGKILL)
+    repro.wait()
+    (saved,) = checkpoints.glob("*/last.pt")
+    done = len(torch.load(saved, weights_only=True)["history"])
+    assert 2 <= done < 30, "the run was to be killed in its middle"
+
+    workspace.repro()
+    folder = workspace.root / "runs/default" / CELLS[0]
+    (run,) = active_runs(workspace)[CELLS[0]]
+    assert run.info.status == "FINISHED" and points(workspace, run.info.run_id, "train/loss") == list(range(1, 31))
+    resumed = {name: (folder / "pretrain" / name).read_bytes() for name in ("backbone.safetensors", "history.csv")}
+    rows = without_ids(workspace)
+    assert not list(checkpoints.glob("*")), "the state of a finished run is removed"
+
+    workspace.repro("--force", "--single-item", "pretrain@digits-test_byobnet-0.05-0")
+    again = {name: (folder / "pretrain" / name).read_bytes() for name in resumed}
+    assert again == resumed
+    workspace.repro()
+    assert without_ids(workspace) == rows
+    assert len(active_runs(workspace)[CELLS[0]]) == 1
+    assert "0 disagreements" in workspace.run("python", "-m", "stages.verify")
+
+
+def test_sync_restores_a_lost_store_and_verify_sees_a_changed_digit(workspace):
+    for leftover in workspace.root.glob("mlflow.db*"):
+        leftover.unlink()
+    assert "runs instead of one" in workspace.run("python", "-m", "stages.verify", code=1)
+    workspace.run("python", "-m", "stages.sync")
+    workspace.run("python", "-m", "stages.compare")
+    assert "0 disagreements" in workspace.run("python", "-m", "stages.verify")
+    metrics = workspace.root / "runs/default" / CELLS[0] / "probe/metrics.json"
+    text = metrics.read_text()
+    metrics.write_text(text.replace('"knn_top1": 0.', '"knn_top1": 0.0', 1))
+    assert str(metrics.relative_to(workspace.root)) in workspace.run("python", "-m", "stages.verify", code=1)
+
+
+def test_bad_settings_stop_before_any_work(workspace):
+    workspace.change_params({"pretrain": {"epochs": 0}, "grid": {"backbones": ["test_vitt"]}})
+    output = workspace.run("dvc", "repro", code=None)
+    assert (
+        "pretrain.epochs must be greater than or equal to 1, got 0" in output
+        and "Running stage 'pretrain" not in output
+    )

@@ -1,0 +1,399 @@
+"""Claims about params.yaml:
+
+1. The committed file is valid; the defaults of `pretrain.views` are those of the views themselves.
+2. Every broken rule is refused, in a line that has the path, the rule and the value; unknown names come with the
+   nearest match; all problems of a file are reported at once.
+3. Overrides are applied in order to the cells that they match and change nothing else; a mistake in one has its path.
+4. A cell's key, and so its folder, is spelled as DVC spells it in dvc.yaml, however the number is written.
+5. The name of a grid and the folder of its reports follow from where its file lies, absolute or not.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from pipeline.params import Cell, grid_cells, grid_name, load_params, merge, reports_folder, resolve
+from pipeline.schema import Views
+from pipeline.validation import ParamsError, did_you_mean
+from pipeline.views import Multicrop
+
+ROOT = Path(__file__).parents[1]
+BASE = {
+    "grid": {"datasets": ["digits"], "backbones": ["test_vit"], "lambdas": [0.05], "seeds": [0]},
+    "datasets": {"digits": {"source": "sklearn"}, "dtd": {"source": "bundled"}},
+    "pretrain": {"epochs": 20, "batch_size": 64},
+}
+
+PRETRAIN = {"pretrain": BASE["pretrain"]}
+
+
+def written(path: Path, change: dict | None = None) -> Path:
+    path.write_text(yaml.safe_dump(merge(BASE, change or {})), encoding="utf-8")
+    return path
+
+
+def load(tmp_path, change=None):
+    return load_params(written(tmp_path / "params.yaml", change))
+
+
+def problems(path: Path) -> list[str]:
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    assert str(path) in str(caught.value)
+    assert all(f"  - {problem}" in str(caught.value) for problem in caught.value.problems)
+    return caught.value.problems
+
+
+def nested(path: str, value: object) -> dict:
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value
+
+
+# 1. The committed file and the defaults
+
+
+def test_committed_params_are_valid():
+    params = load_params(ROOT / "params.yaml")
+    axes = params.grid
+    cells = grid_cells(params, "default")
+    assert len({cell.key for cell in cells}) == len(cells)
+    assert len(cells) == len(axes.datasets) * len(axes.backbones) * len(axes.lambdas) * len(axes.seeds)
+
+
+def test_views_have_the_defaults_of_multicrop():
+    defaults = {field.name: field.default for field in fields(Multicrop)}
+    assert Multicrop(**Views().model_dump()) == Multicrop()
+    assert set(Views.model_fields) == set(defaults)
+
+
+def test_cells_come_in_the_order_of_the_file(tmp_path):
+    grid = {"datasets": ["dtd", "digits"], "lambdas": [0.5, 0.1], "seeds": [3, 0]}
+    cells = grid_cells(load(tmp_path, {"grid": grid}), "g")
+    assert cells[0] == Cell("g", "dtd", "test_vit", 0.5, 3)
+    assert [(c.dataset, c.lamb, c.seed) for c in cells[:3]] == [("dtd", 0.5, 3), ("dtd", 0.5, 0), ("dtd", 0.1, 3)]
+    assert len(cells) == 8
+
+
+# 2. One line for every broken rule
+
+UNKNOWN_KEYS = {
+    "grids": "unknown key grids; did you mean 'grid'?",
+    "grid.lambda": "unknown key grid.lambda; did you mean 'lambdas'?",
+    "datasets.digits.dataste": "unknown key datasets.digits.dataste; did you mean 'dataset'?",
+    "pretrain.epoch": "unknown key pretrain.epoch; did you mean 'epochs'?",
+    "pretrain.views.globl_px": "unknown key pretrain.views.globl_px; did you mean 'global_px'?",
+    "pretrain.backbone.patch": "unknown key pretrain.backbone.patch; did you mean 'patch_size'?",
+    "pretrain.projector.proj_dims": "unknown key pretrain.projector.proj_dims; did you mean 'proj_dim'?",
+    "pretrain.sigreg.num_slice": "unknown key pretrain.sigreg.num_slice; did you mean 'num_slices'?",
+    "pretrain.optimizer.weight_dacay": "unknown key pretrain.optimizer.weight_dacay; did you mean 'weight_decay'?",
+    "pretrain.schedule.warmup": "unknown key pretrain.schedule.warmup; did you mean 'warmup_epochs'?",
+    "pretrain.loader.workers": "unknown key pretrain.loader.workers; did you mean 'num_workers'?",
+    "probe.linears": "unknown key probe.linears; did you mean 'linear'?",
+    "probe.linear.lr": "unknown key probe.linear.lr; known: batch_size, epochs, learning_rates, weight_decay",
+    "probe.knn.temprature": "unknown key probe.knn.temprature; did you mean 'temperature'?",
+    "probe.few_shot.shot": "unknown key probe.few_shot.shot; did you mean 'shots'?",
+    "report.decimal": "unknown key report.decimal; did you mean 'decimals'?",
+}
+
+
+@pytest.mark.parametrize("path", UNKNOWN_KEYS)
+def test_unknown_key_comes_with_the_nearest_match(tmp_path, path):
+    (problem,) = problems(written(tmp_path / "params.yaml", nested(path, 1)))
+    assert problem.startswith(UNKNOWN_KEYS[path])
+
+
+OUT_OF_RANGE = {
+    "grid.datasets": ([], "grid.datasets must have at least 1 item"),
+    "grid.backbones": ([], "grid.backbones must have at least 1 item"),
+    "grid.lambdas": ([0.1, 1.5], "grid.lambdas.1 must be less than or equal to 1, got 1.5"),
+    "grid.seeds": ([-1], "grid.seeds.0 must be greater than or equal to 0, got -1"),
+    "pretrain.epochs": (0, "greater than or equal to 1, got 0"),
+    "pretrain.batch_size": (1, "greater than or equal to 2, got 1"),
+    "pretrain.load_px": (5000, "less than or equal to 4096, got 5000"),
+    "pretrain.precision": ("float16", "pretrain.precision must be 'auto', 'float32' or 'bfloat16', got 'float16'"),
+    "pretrain.device": ("gpu", "pretrain.device must be 'auto', 'cpu' or 'cuda', got 'gpu'"),
+    "pretrain.views.num_global": (0, "pretrain.views.num_global must be greater than or equal to 1, got 0"),
+    "pretrain.views.num_local": (-1, "greater than or equal to 0, got -1"),
+    "pretrain.views.local_px": (4, "greater than or equal to 8, got 4"),
+    "pretrain.views.global_scale": ([0.3, 1.5], "must not exceed the whole image (1.0), got [0.3, 1.5]"),
+    "pretrain.views.local_scale": ([0.3, 0.1], "[low, high] with 0 < low <= high, got [0.3, 0.1]"),
+    "pretrain.views.ratio": ([0, 1], "[low, high] with 0 < low <= high"),
+    "pretrain.views.blur_sigma": ([1.0], "pretrain.views.blur_sigma must have at least 2 items"),
+    "pretrain.views.flip_prob": (1.1, "less than or equal to 1, got 1.1"),
+    "pretrain.views.hue": (0.6, "less than or equal to 0.5, got 0.6"),
+    "pretrain.views.std": ([0.2, 0.2, 0], "must be > 0 in each channel, got [0.2, 0.2, 0"),
+    "pretrain.views.mean": ([0.5, 0.5], "pretrain.views.mean must have at least 3 items"),
+    "pretrain.backbone.patch_size": (0, "greater than or equal to 1, got 0"),
+    "pretrain.backbone.drop_path_rate": (2, "less than or equal to 1, got 2"),
+    "pretrain.projector.hidden_dims": ([256, 0], "pretrain.projector.hidden_dims.1 must be greater than or equal to 1"),
+    "pretrain.projector.proj_dim": (1, "greater than or equal to 2, got 1"),
+    "pretrain.sigreg.t_max": (0, "pretrain.sigreg.t_max must be greater than 0, got 0"),
+    "pretrain.sigreg.num_knots": (1, "greater than or equal to 2, got 1"),
+    "pretrain.optimizer.lr": (0, "pretrain.optimizer.lr must be greater than 0, got 0"),
+    "pretrain.optimizer.betas": ([0.9, 1], "pretrain.optimizer.betas.1 must be less than 1, got 1"),
+    "pretrain.schedule.warmup_epochs": (20, "pretrain.schedule.warmup_epochs must be < epochs, got 20 of 20"),
+    "pretrain.schedule.final_lr_frac": (-1, "greater than or equal to 0, got -1"),
+    "pretrain.loader.num_workers": (-1, "greater than or equal to 0, got -1"),
+    "probe.holdout_frac": (1, "probe.holdout_frac must be less than 1, got 1"),
+    "probe.linear.learning_rates": ([], "probe.linear.learning_rates must have at least 1 item"),
+    "probe.knn.k": (0, "greater than or equal to 1, got 0"),
+    "probe.few_shot.shots": ([0], "probe.few_shot.shots.0 must be greater than or equal to 1, got 0"),
+    "probe.few_shot.ridge": (0, "probe.few_shot.ridge must be greater than 0, got 0"),
+    "report.decimals": (5, "less than or equal to 4, got 5"),
+}
+
+
+@pytest.mark.parametrize("path", OUT_OF_RANGE)
+def test_value_out_of_range(tmp_path, path):
+    value, message = OUT_OF_RANGE[path]
+    (problem,) = problems(written(tmp_path / "params.yaml", nested(path, value)))
+    assert path in problem and message in problem
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("grid", 3, "grid must be a valid dictionary"),
+        ("grid.datasets", "digits", "grid.datasets must be a valid list, got 'digits'"),
+        ("grid.datasets", [10], "grid.datasets.0 must be a valid string, got 10"),
+        ("grid.lambdas", ["0.1"], "grid.lambdas.0 must be a valid number, got '0.1'"),
+        ("grid.lambdas", [True], "grid.lambdas.0 must be a valid number, got True"),
+        ("grid.lambdas", [float("nan")], "grid.lambdas.0 must be a finite number"),
+        ("grid.seeds", [0.0], "grid.seeds.0 must be a valid integer, got 0.0"),
+        ("grid.seeds", [True], "grid.seeds.0 must be a valid integer, got True"),
+        ("pretrain.epochs", "5", "pretrain.epochs must be a valid integer, got '5'"),
+        ("pretrain.epochs", 2.5, "pretrain.epochs must be a valid integer"),
+        ("pretrain.optimizer.lr", True, "pretrain.optimizer.lr must be a valid number, got True"),
+        ("pretrain.optimizer.lr", float("inf"), "pretrain.optimizer.lr must be a finite number"),
+        ("pretrain.views", None, "pretrain.views must be a valid dictionary"),
+        ("pretrain.backbone.kwargs", {"depths": [2, 2]}, "pretrain.backbone.kwargs.depths must be true, false, a fini"),
+        ("probe.few_shot.shots", [None], "probe.few_shot.shots.0 must be a valid integer, got None"),
+        ("overrides", {"when": {}}, "overrides must be a valid list"),
+    ],
+)
+def test_wrong_type(tmp_path, path, value, message):
+    (problem,) = problems(written(tmp_path / "params.yaml", nested(path, value)))
+    assert problem.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("axis", "values", "copy"),
+    [
+        ("datasets", ["digits", "dtd", "digits"], "digits"),
+        ("backbones", ["a", "a"], "a"),
+        ("lambdas", [0.1, 0.1], "0.1"),
+        ("lambdas", [1, 1.0], "1, 1.0"),
+        ("seeds", [0, 1, 0], "0"),
+    ],
+)
+def test_grid_refuses_copies(tmp_path, axis, values, copy):
+    (problem,) = problems(written(tmp_path / "params.yaml", {"grid": {axis: values}}))
+    assert problem == f"grid.{axis} must not repeat a value, got {copy} more than once; remove the copies"
+
+
+def test_unknown_data_set_comes_with_the_nearest_match_and_the_remedy(tmp_path):
+    (problem,) = problems(written(tmp_path / "params.yaml", {"grid": {"datasets": ["dtdd", "digits"]}}))
+    assert problem == (
+        "unknown data set 'dtdd' in grid.datasets; did you mean 'dtd'? known: digits, dtd; add it under datasets:"
+    )
+
+
+@pytest.mark.parametrize("section", ["grid", "datasets", "pretrain"])
+def test_missing_section(tmp_path, section):
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in BASE.items() if key != section}))
+    assert f"{section} is required; add it" in problems(path)
+
+
+@pytest.mark.parametrize(("section", "key"), [("pretrain", "epochs"), ("pretrain", "batch_size"), ("grid", "seeds")])
+def test_missing_key(tmp_path, section, key):
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump({**BASE, section: {k: v for k, v in BASE[section].items() if k != key}}))
+    assert problems(path) == [f"{section}.{key} is required; add it"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"source": "kagle"}, "datasets.new.source: unknown source 'kagle'; known: arrays, bundled"),
+        ({"source": "foldr"}, "datasets.new.source: unknown source 'foldr'; did you mean 'folder'?"),
+        ({"path": "x"}, "datasets.new.source is required"),
+        ({"source": "folder"}, "datasets.new needs exactly one of path (local) and url (download)"),
+        ({"source": "sklearn", "test_frac": "0.2"}, "datasets.new.test_frac must be a valid number, got '0.2'"),
+    ],
+)
+def test_broken_data_set(tmp_path, entry, message):
+    (problem,) = problems(written(tmp_path / "params.yaml", {"datasets": {"new": entry}}))
+    assert problem.startswith(message)
+
+
+def test_all_problems_are_reported_at_once(tmp_path):
+    change = {
+        "grid": {"datasets": ["dtdd"], "lambdas": [2]},
+        "pretrain": {"epochs": 0, "views": {"globl_px": 3}},
+        "overrides": [{"when": {}, "pretrain": {"batch_size": 0}}, {"when": {}, "probe": {"knn": {"k": 0}}}],
+    }
+    found = problems(written(tmp_path / "params.yaml", change))
+    assert len(found) == 6
+    for words in ("dtdd", "lambdas.0", "pretrain.epochs", "globl_px", "0.pretrain.batch_size", "1.probe.knn.k"):
+        assert sum(words in problem for problem in found) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "not YAML in line 1"),
+        ("grid: 1\ngrid: 2", 'not YAML in line 2: found duplicate key "grid"'),
+        ("a: !!python/name:os.system", "not YAML in line 1"),
+        ("a: \x01", "not readable as YAML: unacceptable character"),
+        ("- grid", "must be a mapping of sections, got list"),
+        ("", "must be a mapping of sections, got NoneType"),
+    ],
+)
+def test_not_a_parameter_file(tmp_path, text, message):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    (problem,) = problems(path)
+    assert problem.startswith(message)
+
+
+def test_missing_file_says_where_to_run(tmp_path):
+    assert problems(tmp_path / "params.yaml") == ["the file does not exist; run from the repository root"]
+
+
+def test_did_you_mean_shows_at_most_forty_names():
+    assert did_you_mean("x", []) == "; known: none"
+    assert did_you_mean("name07", [f"name{i:02}" for i in range(50)]).endswith("name39, ... (50 in all)")
+
+
+# 3. Overrides
+
+
+def test_overrides_apply_in_order_to_the_cells_they_match(tmp_path):
+    params = load(
+        tmp_path,
+        {
+            "grid": {"datasets": ["digits", "dtd"], "backbones": ["test_vit", "test_resnet"]},
+            "overrides": [
+                {"when": {"backbone": "*vit*"}, "pretrain": {"batch_size": 8, "views": {"num_local": 0}}},
+                {"when": {"dataset": "digits", "backbone": "*vit"}, "pretrain": {"batch_size": 16}},
+                {"when": {"dataset": "d[ti]*"}, "probe": {"knn": {"k": 3}}},
+                {"when": {"dataset": "DIGITS"}, "probe": {"knn": {"k": 99}}},
+            ],
+        },
+    )
+    found = {(c.dataset, c.backbone): resolve(params, c) for c in grid_cells(params, "g")}
+    assert {key: value[0].batch_size for key, value in found.items()} == {
+        ("digits", "test_vit"): 16,
+        ("digits", "test_resnet"): 64,
+        ("dtd", "test_vit"): 8,
+        ("dtd", "test_resnet"): 64,
+    }
+    assert {value[1].knn.k for value in found.values()} == {3}
+    changed = params.pretrain.model_dump() | {"batch_size": 16}
+    assert found["digits", "test_vit"][0].model_dump() == merge(changed, {"views": {"num_local": 0}})
+    assert found["dtd", "test_resnet"][0] == params.pretrain
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"when": {"data": "x"}}, "unknown key overrides.0.when.data; did you mean 'dataset'?"),
+        ({"when": {"dataset": 3}}, "overrides.0.when.dataset must be a valid string, got 3"),
+        ({"pretrain": {}}, "overrides.0.when is required; add it"),
+        ({"when": {}, "grid": {}}, "unknown key overrides.0.grid"),
+        (
+            {"when": {}, "pretrain": {"views": {"num_globl": 1}}},
+            "unknown key overrides.0.pretrain.views.num_globl; did you mean 'num_global'?",
+        ),
+        ({"when": {}, "probe": {"lineer": {}}}, "unknown key overrides.0.probe.lineer; did you mean 'linear'?"),
+        (
+            {"when": {}, "pretrain": {"epochs": 5}},
+            "overrides.0.pretrain.schedule.warmup_epochs must be < epochs, got 10 of 5",
+        ),
+        ({"when": {}, "pretrain": {"views": 3}}, "overrides.0.pretrain.views must be a valid dictionary"),
+        ({"when": {}, "pretrain": [1]}, "overrides.0.pretrain must be a valid dictionary"),
+        ("all", "overrides.0 must be a valid dictionary"),
+    ],
+)
+def test_broken_override(tmp_path, override, message):
+    (problem,) = problems(written(tmp_path / "params.yaml", {"overrides": [override]}))
+    assert problem.startswith(message)
+
+
+def test_overrides_that_contradict_each_other_name_the_cells(tmp_path):
+    long, short = {"pretrain": {"schedule": {"warmup_epochs": 15}}}, {"pretrain": {"epochs": 12}}
+    change = {
+        "grid": {"datasets": ["digits", "dtd"], "seeds": [0, 1]},
+        "overrides": [{"when": {"dataset": "d*"}, **long}, {"when": {"dataset": "dtd"}, **short}],
+    }
+    assert problems(written(tmp_path / "params.yaml", change)) == [
+        "overrides of dtd with test_vit together give pretrain.schedule.warmup_epochs must be < epochs, got 15 of 12"
+    ]
+
+
+def test_merge_replaces_leaves_and_leaves_its_arguments_alone():
+    base, change = {"a": {"b": 1, "c": [1, 2]}, "d": 2}, {"a": {"c": [3]}, "d": {"e": 4}}
+    assert merge(base, change) == {"a": {"b": 1, "c": [3]}, "d": {"e": 4}}
+    assert base == {"a": {"b": 1, "c": [1, 2]}, "d": 2}
+
+
+# 4. Keys of cells
+
+
+@pytest.mark.parametrize("lambdas", ["0.05, 0.10, .5, 1, 0, 1e-3, 1E-5, 0.1e-6", "1.0, 0.0"])
+def test_keys_are_spelled_as_in_dvc_yaml(tmp_path, monkeypatch, lambdas):
+    settings = {"datasets": {"digits": {"source": "sklearn"}, "a-b_2": {"source": "bundled"}}, **PRETRAIN}
+    grid = f"grid: {{datasets: [digits, a-b_2], backbones: [test_vit], lambdas: [{lambdas}], seeds: [0, 010, 7]}}\n"
+    (tmp_path / "params.yaml").write_text(grid + yaml.safe_dump(settings), encoding="utf-8")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    commands = [stage.cmd for stage in Repo.init(no_scm=True).index.stages]
+    for name in ("pretrain", "probe"):
+        cells = grid_cells(load_params("params.yaml"), grid_name("params.yaml"))
+        assert [command.split()[-1] for command in commands if f"stages.{name} " in command] == [
+            str(cell.configs / f"{name}.json") for cell in cells
+        ]
+
+
+def test_key_and_folders_of_a_cell():
+    cell = Cell("table5", "digits", "test_vit", 0.05, 0)
+    assert cell.key == "digits--test_vit--lambda0.05--seed0"
+    assert cell.folder == Path("runs/table5/digits--test_vit--lambda0.05--seed0")
+    assert cell.configs == Path("runs/table5/configs/digits--test_vit--lambda0.05--seed0")
+    row = {"grid": "table5", "dataset": "digits", "backbone": "test_vit", "lambda": "0.05", "seed": "0", "epochs": "3"}
+    assert Cell.of_row(row).key == cell.key
+
+
+# 5. Names of grids
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("params.yaml", "default"),
+        ("./params.yaml", "default"),
+        ("paper/../params.yaml", "default"),
+        ("paper/table5/params.yaml", "table5"),
+        ("../elsewhere/params.yaml", "elsewhere"),
+        ("../params.yaml", "above"),
+    ],
+)
+@pytest.mark.parametrize("absolute", [False, True])
+def test_name_of_a_grid(tmp_path, monkeypatch, path, name, absolute):
+    root = tmp_path / "above" / "repo"
+    root.mkdir(parents=True)
+    monkeypatch.chdir(root)
+    assert grid_name(root / path if absolute else path) == name
+
+
+@pytest.mark.parametrize(("grid", "folder"), [("default", "reports"), ("table5", "reports/table5")])
+def test_folder_of_the_reports(grid, folder):
+    assert reports_folder(grid) == Path(folder)

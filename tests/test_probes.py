@@ -1,0 +1,283 @@
+"""Claims about probes:
+
+1. Standardising shifts and scales each dimension of the reference; a constant one is not divided by zero.
+2. The held-out part is a seeded, stratified part of the training set; a class of one image is refused.
+3. The linear probe solves what can be solved and no more; learning rates trained at once are trained as if alone;
+   the choice follows the training set alone.
+4. k-NN equals a plain weighted vote, and scikit-learn's where all votes count the same.
+5. Few-shot ridge is the closed form, primal and dual, as scikit-learn has it; draws are seeded and balanced.
+6. The order of the test images changes nothing; the same seed gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsClassifier
+
+from pipeline import probes
+from pipeline.errors import UserError
+from pipeline.probes import (
+    Split,
+    evaluate,
+    few_shot_probe,
+    knn_probe,
+    linear_probe,
+    ridge_weights,
+    standardise,
+    stratified_holdout,
+)
+
+NUM_CLASSES = 3
+LINEAR = {"learning_rates": [1e-3, 1e-2, 0.1], "weight_decay": 1e-6, "epochs": 15, "batch_size": 32}
+
+
+def blobs(num: int, spread: float, seed: int = 0, dim: int = 6) -> Split:
+    """Draw C Gaussian clouds around fixed centres, `num` images in random order."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num)[torch.randperm(num, generator=random)] % NUM_CLASSES
+    centres = torch.eye(NUM_CLASSES, dim) * 5
+    return Split(centres[labels] + spread * torch.randn(num, dim, generator=random), labels)
+
+
+def linear(train: Split, test: Split, seed: int = 0, **changes):
+    return linear_probe(train, test, num_classes=NUM_CLASSES, holdout_frac=0.2, seed=seed, **{**LINEAR, **changes})
+
+
+def fit_and_score(train: Split, test: Split, learning_rates: list[float], **changes):
+    settings = {**LINEAR, "num_classes": NUM_CLASSES, "seed": 0, "learning_rates": learning_rates, **changes}
+    return probes._fit_and_score(train, test, **settings)
+
+
+# 1. Standardising
+
+
+def test_standardise():
+    reference, other = torch.randn(50, 4) * torch.tensor([1.0, 10.0, 0.1, 3.0]) + 7, torch.randn(5, 4)
+    first, second = standardise(reference, reference, other)
+    torch.testing.assert_close(first.mean(0), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(first.std(0, correction=0), torch.ones(4))
+    wanted = (other.numpy() - reference.numpy().mean(0)) / reference.numpy().std(0)
+    torch.testing.assert_close(second, torch.from_numpy(wanted), rtol=1e-4, atol=1e-4)
+
+
+def test_a_constant_feature_stays_finite_and_harmless():
+    train, test = blobs(120, 0.5), blobs(60, 0.5, seed=1)
+    train, test = (
+        Split(torch.cat((s.features, torch.full((len(s.labels), 1), 3.0)), 1), s.labels) for s in (train, test)
+    )
+    assert standardise(train.features, test.features)[0][:, -1].abs().max() == 0
+    assert linear(train, test).top1 == 1
+    assert few_shot_probe(train, test, num_classes=3, shots=5, num_draws=2, ridge=1.0, seed=0)[0] == 1
+
+
+# 2. Held-out part
+
+
+@pytest.mark.parametrize("frac", [0.01, 0.2, 0.5, 0.99])
+def test_holdout_is_a_stratified_partition(frac):
+    labels = torch.cat([torch.full((num,), label) for label, num in enumerate([2, 10, 37])])
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    fit, held = stratified_holdout(labels, frac, seed=0)
+    assert sorted(torch.cat((fit, held)).tolist()) == list(range(len(labels)))
+    for label, num in enumerate([2, 10, 37]):
+        num_held = int((labels[held] == label).sum())
+        assert num_held == min(max(round(frac * num), 1), num - 1)
+
+
+def test_holdout_follows_the_seed_and_not_the_random_state():
+    labels = torch.arange(60) % 3
+    first = stratified_holdout(labels, 0.2, seed=0)
+    torch.manual_seed(5)
+    assert all(torch.equal(a, b) for a, b in zip(first, stratified_holdout(labels, 0.2, seed=0), strict=True))
+    assert not torch.equal(first[1], stratified_holdout(labels, 0.2, seed=1)[1])
+
+
+def test_one_image_in_a_class():
+    with pytest.raises(UserError, match=r"class 2 has one training image.*add images or remove the class"):
+        stratified_holdout(torch.tensor([0, 0, 1, 1, 2]), 0.2, seed=0)
+
+
+# 3. Linear probe
+
+
+def test_linear_probe_separates_what_is_separable():
+    found = linear(blobs(300, 0.5), blobs(150, 0.5, seed=1))
+    assert found.top1 == 1 and found.holdout_top1 == 1 and found.lr in LINEAR["learning_rates"]
+
+
+def test_linear_probe_is_at_chance_on_noise():
+    random = torch.Generator().manual_seed(0)
+    train, test = (
+        Split(torch.randn(num, 6, generator=random), torch.randint(0, NUM_CLASSES, (num,), generator=random))
+        for num in (300, 1500)
+    )
+    assert linear(train, test).top1 == pytest.approx(1 / NUM_CLASSES, abs=0.06)  # 5 standard deviations: 0.061
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_learning_rates_at_once_are_as_if_alone(weight_decay):
+    train, test = blobs(150, 4.0), blobs(900, 4.0, seed=1)
+    rates = [1e-4, 1e-3, 1e-2, 0.1, 1.0]
+    together = fit_and_score(train, test, rates, weight_decay=weight_decay)
+    alone = torch.cat([fit_and_score(train, test, [lr], weight_decay=weight_decay) for lr in rates])
+    torch.testing.assert_close(together, alone, atol=2 / 900, rtol=0)  # an image on the border may change sides
+    assert len(set(together.tolist())) > 2
+    torch.testing.assert_close(
+        fit_and_score(train, test, rates[::-1], weight_decay=weight_decay), together.flip(0), atol=2 / 900, rtol=0
+    )
+
+
+def test_linear_probe_equals_a_plain_loop():
+    train, test = blobs(100, 4.0), blobs(500, 4.0, seed=1)
+    x, x_test = standardise(train.features, train.features, test.features)
+    model = torch.nn.Linear(6, NUM_CLASSES)
+    torch.nn.init.zeros_(model.weight)
+    torch.nn.init.zeros_(model.bias)
+    adamw = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=1e-6)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adamw, T_max=7)
+    for _ in range(8):
+        adamw.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), train.labels).backward()
+        adamw.step()
+        cosine.step()
+    wanted = (model(x_test).argmax(1) == test.labels).double().mean()
+    found = fit_and_score(train, test, [0.01], epochs=8, batch_size=100)
+    assert found.item() == pytest.approx(wanted.item(), abs=1 / 500)
+
+
+def test_the_choice_ignores_the_test_set():
+    train, test = blobs(150, 4.0), blobs(200, 4.0, seed=1)
+    found = linear(train, test)
+    shuffled = Split(test.features, test.labels[torch.randperm(200, generator=torch.Generator().manual_seed(3))])
+    other = linear(train, shuffled)
+    assert (other.lr, other.holdout_top1) == (found.lr, found.holdout_top1) and other.top1 < found.top1
+    nothing = linear(train, Split(test.features * 0 + 9, test.labels))
+    assert (nothing.lr, nothing.holdout_top1) == (found.lr, found.holdout_top1)
+
+
+def test_the_choice_is_the_best_on_the_held_out_part():
+    train, test = blobs(150, 4.0), blobs(900, 4.0, seed=1)
+    fit, held = stratified_holdout(train.labels, 0.2, seed=0)
+    tuning = fit_and_score(
+        *(Split(train.features[part], train.labels[part]) for part in (fit, held)), [1e-5, 1e-2, 0.1]
+    )
+    found = linear(train, test, learning_rates=[1e-5, 1e-2, 0.1])
+    assert found.holdout_top1 == tuning.max() and found.lr == [1e-5, 1e-2, 0.1][int(tuning.argmax())]
+    assert found.top1 == fit_and_score(train, test, [found.lr]).item()
+
+
+# 4. k-NN
+
+
+def plain_knn(train: Split, test: Split, k: int, temperature: float) -> float:
+    x, q = (s.features.double().numpy() for s in (train, test))
+    similarity = (q / np.linalg.norm(q, axis=1, keepdims=True)) @ (x / np.linalg.norm(x, axis=1, keepdims=True)).T
+    num_correct = 0
+    for row, label in zip(similarity, test.labels.tolist(), strict=True):
+        votes = np.zeros(NUM_CLASSES)
+        for index in np.argsort(-row)[:k]:
+            votes[train.labels[index]] += np.exp(row[index] / temperature)
+        num_correct += votes.argmax() == label
+    return num_correct / len(test.labels)
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (5, 0.07), (20, 0.07), (20, 1.0), (1000, 0.2)])
+def test_knn_is_a_weighted_vote(monkeypatch, k, temperature):
+    train, test = blobs(120, 4.0), blobs(200, 4.0, seed=1)
+    found = knn_probe(train, test, num_classes=NUM_CLASSES, k=k, temperature=temperature)
+    assert found == pytest.approx(plain_knn(train, test, k, temperature), abs=1e-12)
+    monkeypatch.setattr(probes, "KNN_BLOCK", 33)
+    assert knn_probe(train, test, num_classes=NUM_CLASSES, k=k, temperature=temperature) == found
+    assert 0.4 < found < 1
+
+
+@pytest.mark.parametrize("k", [1, 7])
+def test_knn_equals_scikit_learn_where_votes_count_the_same(k):
+    train, test = blobs(120, 4.0), blobs(200, 4.0, seed=1)
+    found = knn_probe(train, test, num_classes=2, k=k, temperature=1e6) if k == 0 else None
+    two_train, two_test = (Split(s.features[s.labels < 2], s.labels[s.labels < 2]) for s in (train, test))  # no ties
+    found = knn_probe(two_train, two_test, num_classes=2, k=k, temperature=1e6)
+    reference = KNeighborsClassifier(k, metric="cosine").fit(two_train.features.numpy(), two_train.labels.numpy())
+    assert found == pytest.approx(reference.score(two_test.features.numpy(), two_test.labels.numpy()), abs=1e-12)
+
+
+# 5. Few-shot
+
+
+@pytest.mark.parametrize(("n", "dim"), [(5, 12), (12, 12), (12, 5)])
+def test_ridge_is_the_closed_form_of_scikit_learn(n, dim):
+    random = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(n, width, generator=random, dtype=torch.float64) for width in (dim, 4))
+    found = ridge_weights(x, y, 0.7)
+    reference = Ridge(alpha=0.7, fit_intercept=False).fit(x.numpy(), y.numpy()).coef_.T
+    torch.testing.assert_close(found, torch.from_numpy(reference))
+    dual = x.T @ torch.linalg.inv(x @ x.T + 0.7 * torch.eye(n, dtype=torch.float64)) @ y
+    primal = torch.linalg.inv(x.T @ x + 0.7 * torch.eye(dim, dtype=torch.float64)) @ x.T @ y
+    torch.testing.assert_close(found, dual)
+    torch.testing.assert_close(found, primal)
+
+
+def test_few_shot_is_ridge_on_balanced_draws(monkeypatch):
+    train, test = blobs(90, 2.0), blobs(300, 2.0, seed=1)
+    calls = []
+
+    def recorded(x, targets, penalty):
+        calls.append((x, targets, penalty))
+        return ridge_weights(x, targets, penalty)
+
+    monkeypatch.setattr(probes, "ridge_weights", recorded)
+    mean, std = few_shot_probe(train, test, num_classes=3, shots=4, num_draws=5, ridge=0.5, seed=0)
+    x_test = standardise(train.features, test.features)[0]
+    scores = []
+    for x, targets, penalty in calls:
+        assert x.shape == (12, 6) and penalty == 3.0
+        assert (targets > 0).sum(0).tolist() == [4, 4, 4]
+        torch.testing.assert_close(targets.sum(1), torch.zeros(12), atol=1e-6, rtol=0)
+        model = Ridge(alpha=penalty, fit_intercept=False).fit(x.double().numpy(), targets.double().numpy())
+        scores.append((model.predict(x_test.double().numpy()).argmax(1) == test.labels.numpy()).mean())
+    assert mean == pytest.approx(np.mean(scores), abs=1e-9) and std == pytest.approx(np.std(scores), abs=1e-9)
+    assert len({tuple(x.flatten().tolist()) for x, _, _ in calls}) == 5
+
+
+def test_few_shot_draws_follow_the_seed():
+    train, test = blobs(90, 4.0), blobs(300, 4.0, seed=1)
+    settings = {"num_classes": 3, "shots": 2, "num_draws": 3, "ridge": 1.0}
+    first, again, other = (few_shot_probe(train, test, seed=seed, **settings) for seed in (0, 0, 1))
+    assert first == again != other
+    more = few_shot_probe(train, test, seed=0, **{**settings, "shots": 30})
+    assert more[0] > first[0] and more[1] == 0  # all 90 images in every draw
+
+
+def test_more_shots_than_images():
+    with pytest.raises(UserError, match=r"shots asks for 31 images a class but the smallest class has 30; lower it"):
+        few_shot_probe(blobs(90, 1.0), blobs(9, 1.0), num_classes=3, shots=31, num_draws=1, ridge=1.0, seed=0)
+
+
+# 6. All together
+
+SETTINGS = {
+    "holdout_frac": 0.2,
+    "linear": LINEAR,
+    "knn": {"k": 5, "temperature": 0.07},
+    "few_shot": {"shots": [1, 10], "num_draws": 2, "ridge": 1.0},
+}
+
+
+def test_evaluate_gives_every_number_and_the_same_again():
+    train, test = blobs(120, 3.0), blobs(200, 3.0, seed=1)
+    found = evaluate(train, test, num_classes=3, settings=SETTINGS, seed=0)
+    assert list(found) == [
+        "linear_top1", "linear_lr", "linear_holdout_top1", "knn_top1", "linear_top1_1shot", "linear_top1_1shot_std",
+        "linear_top1_10shot", "linear_top1_10shot_std",
+    ]  # fmt: skip
+    assert all(0 <= value <= 1 for value in found.values())
+    torch.manual_seed(9)
+    assert evaluate(train, test, num_classes=3, settings=SETTINGS, seed=0) == found
+    assert SETTINGS["few_shot"]["shots"] == [1, 10]
+    assert found["knn_top1"] == knn_probe(train, test, num_classes=3, **SETTINGS["knn"])
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    turned = evaluate(train, Split(test.features[order], test.labels[order]), num_classes=3, settings=SETTINGS, seed=0)
+    assert turned == pytest.approx(found, abs=1 / 200 + 1e-9)

@@ -1,0 +1,395 @@
+"""Claims about pretraining:
+
+1. The learning rate rises linearly to its peak and falls along a cosine to the last fraction.
+2. Biases, norms and what timm exempts do not decay; all parameters are trained.
+3. Views are projected global ones first, grouped by resolution, each image at its place.
+4. One step is a hand-written LeJEPA step; the loss falls on real pictures.
+5. The same seed gives the same bits, from memory, from disk and from loader workers; another seed gives others.
+6. An interrupted run that is continued equals an uninterrupted one bit for bit: weights, optimiser and history.
+7. A loss that is not finite stops the run and names step, epoch and images; nothing of that epoch is kept.
+8. Too few images, a missing device and other settings that cannot work are refused with the remedy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from pipeline.backbones import initial_backbone, make_projector
+from pipeline.checkpoint import Checkpoints
+from pipeline.datasets import EncodedImages, ImageBatch, batches, in_memory
+from pipeline.devices import choose_autocast, choose_device
+from pipeline.errors import UserError
+from pipeline.losses import LeJEPALoss, directions_for_step
+from pipeline.packing import pack
+from pipeline.pictures import Picture
+from pipeline.schedule import lr_factor
+from pipeline.seeds import derive_seed, generator
+from pipeline.training import (
+    Epoch,
+    Learner,
+    NonFiniteLossError,
+    lejepa_objective,
+    make_learner,
+    pretrain,
+    project_views,
+    summary,
+)
+from pipeline.views import Multicrop
+
+CPU = torch.device("cpu")
+PROJ_DIM, NUM_GLOBAL, LAMB = 8, 2, 0.1
+VIEWS = Multicrop(
+    num_global=NUM_GLOBAL, num_local=1, global_px=16, local_px=8, flip_prob=0, mean=[0.5] * 3, std=[0.5] * 3
+)
+VIT = {"img_size": 16, "patch_size": 8, "dynamic_img_size": True}
+SETTINGS = {
+    "make_views": VIEWS,
+    "seed": 0,
+    "epochs": 3,
+    "batch_size": 16,
+    "lr": 3e-3,
+    "warmup_epochs": 0.5,
+    "final_lr_frac": 1e-3,
+    "device": CPU,
+    "num_workers": 0,
+}
+
+
+def digits(num: int = 40) -> np.ndarray:
+    return (load_digits().images[:num] * 15.9).astype(np.uint8)
+
+
+def in_a_batch(pictures: np.ndarray) -> ImageBatch:
+    pixels = torch.from_numpy(pictures)[:, None]
+    return ImageBatch(pixels, torch.ones(len(pixels)), torch.zeros(len(pixels), dtype=torch.int64))
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageBatch:
+    return in_a_batch(digits())
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory) -> EncodedImages:
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    splits = {name: [Picture(image, i % 2, str(i)) for i, image in enumerate(digits())] for name in ("train", "test")}
+    pack(folder, "digits", {"source": "sklearn"}, ["a", "b"], splits)
+    return EncodedImages(folder, "train", load_px=64)
+
+
+def new_learner(seed: int = 0, backbone: str = "test_vit", arguments: dict | None = None) -> Learner:
+    model = initial_backbone(backbone, VIT if arguments is None else arguments, seed=seed)
+    with torch.no_grad():
+        dim = model.eval()(torch.zeros(1, 3, 16, 16)).shape[1]
+    projector = make_projector(dim, [16], PROJ_DIM)
+    return make_learner(model, projector, CPU, {"lr": 1e-3, "weight_decay": 0.05, "betas": [0.9, 0.999]})
+
+
+def objective(seed: int = 0, lamb: float = LAMB, statistic: str = "epps_pulley"):
+    return lejepa_objective(
+        lamb=lamb, num_global=NUM_GLOBAL, seed=seed, proj_dim=PROJ_DIM, statistic=statistic, num_slices=16, t_max=3.0,
+        num_knots=17,
+    )  # fmt: skip
+
+
+def start(learner: Learner, images, folder, **changes) -> Iterator[Epoch]:
+    changes = {"objective": objective(changes.get("seed", 0)), "autocast": choose_autocast("auto", CPU), **changes}
+    return pretrain(learner, images, checkpoints=Checkpoints(folder, "run"), **{**SETTINGS, **changes})
+
+
+def bits(value) -> object:
+    """Return a state as nested plain data, so that == compares every bit."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.detach().numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: bits(item) for key, item in value.items()}
+    return [bits(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+# 1. Schedule
+
+
+@pytest.mark.parametrize(
+    ("step", "num_steps", "num_warmup_steps", "final_frac", "factor"),
+    [
+        (0, 100, 9, 0.001, 0.1),
+        (8, 100, 9, 0.001, 0.9),
+        (9, 100, 9, 0.001, 1.0),
+        (99, 100, 9, 0.001, 0.001),
+        (54, 100, 9, 0.001, (1 + 0.001) / 2),
+        (0, 11, 0, 0.5, 1.0),
+        (10, 11, 0, 0.5, 0.5),
+        (10, 41, 0, 0.0, (1 + math.cos(math.pi / 4)) / 2),
+        (0, 1, 0, 0.1, 1.0),
+    ],
+)
+def test_learning_rate_has_its_closed_form(step, num_steps, num_warmup_steps, final_frac, factor):
+    found = lr_factor(step, num_steps=num_steps, num_warmup_steps=num_warmup_steps, final_frac=final_frac)
+    assert found == pytest.approx(factor, abs=1e-12)
+
+
+def test_learning_rate_rises_then_falls():
+    factors = [lr_factor(step, num_steps=50, num_warmup_steps=10, final_frac=0.01) for step in range(50)]
+    assert factors[:11] == sorted(factors[:11]) and factors[10:] == sorted(factors[10:], reverse=True)
+    assert max(factors) == factors[10] == 1 and len(set(factors)) == 50
+
+
+def test_history_has_the_learning_rate_of_the_last_step(images, tmp_path):
+    history = list(start(new_learner(), images, tmp_path))
+    wanted = [3e-3 * lr_factor(step, num_steps=6, num_warmup_steps=1, final_frac=1e-3) for step in (1, 3, 5)]
+    assert [record.lr for record in history] == wanted
+    assert wanted[-1] == pytest.approx(3e-6)
+    assert [record.epoch for record in history] == [1, 2, 3]
+
+
+# 2. Decay
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet"])
+def test_decay_groups(name):
+    learner = new_learner(backbone=name, arguments=VIT if name == "test_vit" else {})
+    decays = {id(p): group["weight_decay"] for group in learner.optimizer.param_groups for p in group["params"]}
+    exempt = {"pos_embed", "cls_token"} if name == "test_vit" else set()
+    for module in (learner.backbone, learner.projector):
+        assert module.training
+        norms = {
+            f"{owner}.{kind}" for owner, part in module.named_modules() for kind in ("weight", "bias")
+            if isinstance(part, nn.LayerNorm | nn.BatchNorm1d | nn.BatchNorm2d)
+        }  # fmt: skip
+        for path, parameter in module.named_parameters():
+            free = path in norms or path.endswith("bias") or path in exempt or parameter.ndim < 2
+            assert decays.pop(id(parameter)) == (0.0 if free else 0.05), path
+    assert decays == {}
+
+
+# 3. Views
+
+
+def test_views_keep_their_place():
+    """The 'backbone' averages pixels, so a projection says which view and image it came from."""
+    seen = []
+
+    def backbone(x):
+        seen.append(tuple(x.shape))
+        return x.mean((2, 3))
+
+    large = torch.arange(2 * 4.0).reshape(2, 4, 1, 1, 1).expand(2, 4, 3, 16, 16)
+    small = 100 + torch.arange(3 * 4.0).reshape(3, 4, 1, 1, 1).expand(3, 4, 3, 8, 8)
+    found = project_views(backbone, nn.Identity(), [large, small])
+    assert seen == [(8, 3, 16, 16), (12, 3, 8, 8)]
+    assert torch.equal(found, torch.cat((large, small.mean((3, 4), keepdim=True).expand(3, 4, 3, 16, 16)))[..., 0, 0])
+    assert torch.equal(project_views(backbone, nn.Identity(), [large]), large[..., 0, 0])
+
+
+def test_projections_leave_autocast_as_float32():
+    learner = new_learner()
+    with choose_autocast("bfloat16", CPU):
+        found = project_views(learner.backbone, learner.projector, [torch.rand(2, 4, 3, 16, 16)])
+    assert found.dtype == torch.float32 and found.shape == (2, 4, PROJ_DIM)
+
+
+# 4. The loss
+
+
+def plain_loss(z: torch.Tensor, directions: torch.Tensor, lamb: float) -> LeJEPALoss:
+    """The paper's loss, loop by loop and in float64."""
+    z, t = z.double(), torch.linspace(0, 3, 17, dtype=torch.float64)
+    centre = sum(z[view] for view in range(NUM_GLOBAL)) / NUM_GLOBAL
+    pred = torch.stack([(centre - view).square().mean() for view in z]).mean()
+    normal, parts = torch.exp(-t.square() / 2), []
+    for view in z:
+        angles = (view @ directions.double())[..., None] * t
+        gap = (angles.cos().mean(0) - normal).square() + angles.sin().mean(0).square()
+        parts.append((2 * len(view) * torch.trapezoid(gap * normal, t)).mean())
+    sigreg = torch.stack(parts).mean()
+    return LeJEPALoss((1 - lamb) * pred + lamb * sigreg, pred, sigreg)
+
+
+def test_one_step_is_a_hand_written_step(images, tmp_path):
+    batch_size, lr = len(images.labels), 0.01
+    learner, other = new_learner(), new_learner()
+    changes = {"epochs": 1, "warmup_epochs": 0.0, "batch_size": batch_size, "lr": lr}
+    (record,) = start(learner, images, tmp_path, **changes)
+
+    order = torch.randperm(batch_size, generator=generator(0, "order"))
+    (batch,) = batches(images, order, batch_size)
+    large, small = VIEWS(batch.pixels, batch.aspect, generator=generator(0, "views"))
+    embeddings = [other.backbone(view) for views in (large, small) for view in views]
+    projections = other.projector(torch.cat(embeddings)).unflatten(0, (3, batch_size))
+    loss = plain_loss(projections, directions_for_step(0, 0, PROJ_DIM, 16), LAMB)
+    loss.loss.backward()
+
+    assert record[1:4] == pytest.approx([float(part.detach()) for part in loss], rel=1e-5)
+    for ours, theirs in zip(learner.optimizer.param_groups, other.optimizer.param_groups, strict=True):
+        for after, before in zip(ours["params"], theirs["params"], strict=True):
+            torch.testing.assert_close(after.grad, before.grad, rtol=1e-3, atol=1e-5)
+            # AdamW's first step: decay, then one learning rate along the sign of the gradient.
+            kept = before * (1 - lr * ours["weight_decay"])
+            torch.testing.assert_close(after, kept - lr * after.grad / (after.grad.abs() + 1e-8), rtol=1e-4, atol=1e-6)
+
+
+def test_other_statistics_take_the_place_of_sigreg():
+    z = torch.randn(3, 16, PROJ_DIM, generator=generator(0, "test"))
+    first, other = objective()(z, 0), objective(statistic="vcreg")(z, 0)
+    assert first.pred_loss == other.pred_loss and first.sigreg_loss != other.sigreg_loss
+    assert other.loss == pytest.approx((1 - LAMB) * other.pred_loss.item() + LAMB * other.sigreg_loss.item())
+
+
+def test_directions_are_fresh_at_every_step():
+    z = torch.randn(3, 16, PROJ_DIM, generator=generator(0, "test"))
+    found = {objective(seed)(z, step).sigreg_loss.item() for seed in (0, 1) for step in (0, 1, 2)}
+    assert len(found) == 6
+    assert objective(1)(z, 2) == objective(1)(z, 2)
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("test_vit", VIT), ("test_byobnet", {})])
+def test_loss_falls_on_real_pictures(tmp_path, name, arguments):
+    changes = {"epochs": 8, "batch_size": 80, "lr": 1e-2}
+    history = list(start(new_learner(0, name, arguments), in_a_batch(digits(160)), tmp_path, **changes))
+    assert history[-1].loss < 0.7 * history[0].loss
+    for record in history:
+        assert record.loss == pytest.approx((1 - LAMB) * record.pred_loss + LAMB * record.sigreg_loss, rel=1e-5)
+
+
+# 5. Seeds
+
+
+def outcome(learner: Learner, images, folder, **changes):
+    history = list(start(learner, images, folder, **changes))
+    return bits(learner.state(history))
+
+
+def test_same_seed_same_bits_from_memory_and_disk(images, encoded, tmp_path):
+    assert torch.equal(in_memory(encoded).pixels, images.pixels)
+    first = outcome(new_learner(), images, tmp_path / "a")
+    torch.manual_seed(123)
+    torch.rand(5)
+    assert outcome(new_learner(), images, tmp_path / "b") == first
+    assert outcome(new_learner(), encoded, tmp_path / "c") == first
+    assert outcome(new_learner(), images, tmp_path / "d", seed=1) != first
+
+
+def test_loader_workers_change_nothing(encoded, tmp_path):
+    alone, helped = (outcome(new_learner(), encoded, tmp_path / str(n), num_workers=n, epochs=1) for n in (0, 1))
+    assert alone == helped
+
+
+def test_dropout_follows_the_seed_alone(images, tmp_path):
+    arguments = {**VIT, "drop_path_rate": 0.5}
+    runs = []
+    for disturbance in (1, 2):
+        torch.manual_seed(disturbance)
+        runs.append(outcome(new_learner(arguments=arguments), images, tmp_path / str(disturbance), epochs=1))
+    assert runs[0] == runs[1] != outcome(new_learner(), images, tmp_path / "none", epochs=1)
+
+
+def test_derived_seeds_are_the_same_everywhere_and_differ_by_purpose():
+    seeds = [derive_seed(*draw) for draw in [(0, "views", 0), (1, "views", 0), (0, "order", 0), (0, "views", 1)]]
+    assert seeds[0] == int(hashlib.sha256(b"0/views/0").hexdigest()[:16], 16) // 2
+    assert len(set(seeds)) == 4 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+# 6. Resuming
+
+
+@pytest.mark.parametrize("stop_after", [1, 2])
+@pytest.mark.parametrize(("name", "arguments"), [("test_vit", {**VIT, "drop_path_rate": 0.2}), ("test_resnet", {})])
+def test_resumed_equals_uninterrupted(images, tmp_path, name, arguments, stop_after):
+    whole = outcome(new_learner(0, name, arguments), images, tmp_path / "whole")
+
+    interrupted = start(new_learner(0, name, arguments), images, tmp_path / "parts")
+    seen = list(islice(interrupted, stop_after))
+    interrupted.close()
+    assert [record.epoch for record in seen] == list(range(1, stop_after + 1))
+    torch.manual_seed(77)  # the new process has another random state and other initial weights
+    assert outcome(new_learner(5, name, arguments), images, tmp_path / "parts") == whole
+
+
+def test_a_finished_run_is_not_trained_again(images, tmp_path):
+    whole = outcome(new_learner(), images, tmp_path)
+    learner = new_learner(5)
+    history = list(start(learner, images, tmp_path, objective=lambda *_: pytest.fail("trained again")))
+    assert bits(learner.state(history)) == whole
+
+
+# 7. Losses that are not finite
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_names_step_and_images(images, tmp_path, bad):
+    def broken(projections, step):
+        found = objective()(projections, step)
+        return found._replace(loss=found.loss * bad) if step == 3 else found
+
+    learner = new_learner()
+    run = start(learner, images, tmp_path, objective=broken)
+    kept = bits(learner.state([next(run)]))
+    members = torch.randperm(40, generator=generator(0, "order", 1))[16:32].tolist()
+    with pytest.raises(NonFiniteLossError) as caught:
+        next(run)
+    message = str(caught.value)
+    assert message.startswith("the loss is not finite at step 3 (epoch 2, batch 2, training images [")
+    assert str(members[:8])[1:-1] in message and "lower pretrain.optimizer.lr" in message
+    assert bits(Checkpoints(tmp_path, "run").load()) == kept
+
+
+# 8. What cannot work
+
+
+def test_fewer_images_than_a_batch(images, tmp_path):
+    with pytest.raises(UserError, match=r"pretrain.batch_size must be <= the 40 training images, got 41; lower it"):
+        next(start(new_learner(), images, tmp_path, batch_size=41))
+
+
+def test_the_last_partial_batch_is_left_out(images, tmp_path):
+    steps = []
+
+    def counted(projections, step):
+        steps.append((step, projections.shape[1]))
+        return objective()(projections, step)
+
+    learner = new_learner()
+    history = list(start(learner, images, tmp_path, objective=counted, batch_size=15, epochs=2))
+    assert steps == [(0, 15), (1, 15), (2, 15), (3, 15)]
+    numbers = summary(learner.backbone, 64, 40, {"epochs": 2, "batch_size": 15}, [r._asdict() for r in history])
+    assert numbers["images_seen"] == 60 and numbers["num_images"] == 40 and numbers["embed_dim"] == 64
+    assert (numbers["train_loss"], numbers["pred_loss"], numbers["sigreg_loss"]) == history[-1][1:4]
+    assert numbers["num_params"] == sum(p.numel() for p in learner.backbone.parameters())
+
+
+def test_local_views_take_part_at_their_own_resolution(images, tmp_path):
+    shapes = []
+
+    def watched(pixels, aspect, *, generator):
+        found = views(pixels, aspect, generator=generator)
+        shapes.append([None if part is None else tuple(part.shape) for part in found])
+        return found
+
+    for views in (VIEWS, replace(VIEWS, num_local=0)):
+        list(start(new_learner(), images, tmp_path / str(views.num_local), make_views=watched, epochs=1, batch_size=32))
+    assert shapes == [[(2, 32, 3, 16, 16), (1, 32, 3, 8, 8)], [(2, 32, 3, 16, 16), None]]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_where_there_is_none():
+    with pytest.raises(UserError, match=r"pretrain.device is 'cuda' but no CUDA device is visible; set it to 'auto'"):
+        choose_device("cuda")
+    assert choose_device("auto") == CPU
+
+
+@pytest.mark.parametrize(("precision", "enabled"), [("auto", False), ("float32", False), ("bfloat16", True)])
+def test_precision_on_a_cpu(precision, enabled):
+    assert choose_device("cpu") == CPU
+    with choose_autocast(precision, CPU):
+        found = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert (found.dtype == torch.bfloat16) == enabled
