@@ -124,7 +124,7 @@ def time_all(size: Size, device: str) -> dict:
         values[name] = step(z).item()
         slowest = max(slowest, seconds(step, z))
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(max(3, min(41, int(15 / slowest)))):
+    for _ in range(max(3, min(101, int(15 / slowest)))):
         for name, step in steps.items():
             times[name].append(1e3 * seconds(step, z))
     rounds = len(times["ours"])

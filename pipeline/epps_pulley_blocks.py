@@ -56,14 +56,14 @@ class SlicedMean(torch.autograd.Function):
         scale = world_size() / (num_views * num_slices)
 
         def read(block: _Block, out: Tensor) -> None:
-            a, z = directions[:, block.columns].t(), projections[block.view, block.rows].t()
+            a, z = directions[:, block.columns].t(), projections[block.view][block.rows].t()
             out.addmm_(a, z, beta=0, alpha=grid.spacing)
 
         def write(block: _Block, slope: Tensor) -> None:
             if wants_z:
-                grad_z[block.view, block.rows].addmm_(slope.t(), directions[:, block.columns].t(), alpha=scale)
+                grad_z[block.view][block.rows].addmm_(slope.t(), directions[:, block.columns].t(), alpha=scale)
             if wants_a:
-                grad_a[:, block.columns].addmm_(projections[block.view, block.rows].t(), slope.t(), alpha=scale)
+                grad_a[:, block.columns].addmm_(projections[block.view][block.rows].t(), slope.t(), alpha=scale)
 
         shape = (num_views, num_samples, num_slices)
         values = _sweep(shape, read, write if wants_z or wants_a else None, grid, projections)
@@ -124,7 +124,7 @@ def _sweep(
     column_slices = [slice(i, min(i + num_columns, num_slices)) for i in range(0, num_slices, num_columns)]
     stacks = [(v, columns) for v in range(num_views) for columns in column_slices]
     block = engine(grid.num_harmonics, num_rows * num_columns, like)
-    values = like.new_empty((num_views, num_slices), dtype=torch.float64)
+    values = []
 
     def load(view: int, rows: slice, columns: slice) -> None:
         block.load(columns.stop - columns.start, rows.stop - rows.start, partial(read, _Block(view, rows, columns)))
@@ -145,12 +145,13 @@ def _sweep(
         count = sum_over_ranks(all_sums, num_samples)
 
     for view, columns in stacks:
-        values[view, columns], weights = grid.formula(all_sums[view, columns] if shared else sums(view, columns), count)
+        value, weights = grid.formula(all_sums[view, columns] if shared else sums(view, columns), count)
+        values.append(value)
         for rows in row_slices if write is not None else []:
             if shared or len(row_slices) > 1:  # else the block is still loaded
                 load(view, rows, columns)
             write(_Block(view, rows, columns), block.polynomial(weights))
-    return values
+    return torch.cat(values).view(num_views, num_slices)
 
 
 def _engine(like: Tensor):

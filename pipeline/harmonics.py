@@ -7,15 +7,21 @@ Every harmonic is a product of a coarse and a fine one: with q = 2 h + 1, k = q 
 
 so the sums over samples of all H harmonics are entries of one small matrix product, coarse @ fine^T, and a
 trigonometric polynomial with H harmonics is coarse^T @ (coefficients) @ fine: two batched matrix products per block.
-Only h + M of the H harmonics are ever built, by doubling angles and adding the first, which is stable, unlike the
-three-term recurrence near multiples of pi.
+Only h + M of the H harmonics are ever built, each from two of half its frequency with one fused multiply-add:
+
+    cos((a + b) theta) = cos((a - b) theta) - 2 sin(a theta) sin(b theta),                a - b in {0, 1}
+    sin((a + b) theta) = sin((a - b) theta) + 2 cos(a theta) sin(b theta)
+
+No chain of steps is longer than log2 of the frequency, unlike in the three-term recurrence, and near theta = 0, where
+most samples are, only small products of sines are added. Sines are stored up to a constant factor, which spares
+a pass for the 2 and which the table of products takes out again.
 
 Shapes: B columns and R rows of a block, H harmonics, F = 2 h + 1 fine and C = 2 M + 1 coarse factors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -35,8 +41,8 @@ def split(num_harmonics: int) -> tuple[int, int]:
     options = []
     for fine in range(1, num_harmonics + 1):
         coarse = max(0, -(-(num_harmonics - fine) // (2 * fine + 1)))
-        # A pass over memory costs about as much as 8 multiply-adds of the products (measured: reports/LOG.md).
-        options.append(((2 * fine + 1) * (2 * coarse + 1) + 16 * (fine + coarse), fine, coarse))
+        # One more frequency costs as much as 3 more products of factors (measured: reports/LOG.md).
+        options.append(((2 * fine + 1) * (2 * coarse + 1) + 3 * (fine + coarse), fine, coarse))
     _, fine, coarse = min(options)
     return fine, coarse
 
@@ -51,24 +57,39 @@ def product_table(num_harmonics: int, device: torch.device, dtype: torch.dtype) 
         dtype: a floating dtype.
 
     Returns:
-        (C * F, 2 H) with entries 0, 1, -1: column k - 1 makes cos(k theta), column H + k - 1
+        (C * F, 2 H), sparse: column k - 1 makes cos(k theta), column H + k - 1
         makes sin(k theta), from the products coarse_c * fine_f at row c * F + f.
     """
     h, m_max = split(num_harmonics)
     stride = 2 * h + 1
-    table = torch.zeros(2 * m_max + 1, stride, 2, num_harmonics, dtype=dtype)
+    # Rows of the coarse factors: cosines, sines, ones; of the fine ones: ones, cosines, sines.
+    table = torch.zeros(2 * m_max + 1, stride, 2, num_harmonics, dtype=torch.float64)
     for k in range(1, num_harmonics + 1):
         m = (k + h) // stride
         b = k - m * stride
         fine_cos, fine_sin, sign = abs(b), h + abs(b), 1.0 if b > 0 else -1.0
-        table[m, fine_cos, 0, k - 1] = 1.0
+        coarse_cos, coarse_sin = m - 1, m_max + m - 1  # m = 0 makes coarse_cos the last row, ones
+        table[coarse_cos, fine_cos, 0, k - 1] = 1.0
         if m:
-            table[m_max + m, fine_cos, 1, k - 1] = 1.0
+            table[coarse_sin, fine_cos, 1, k - 1] = 1.0
         if b:
-            table[m, fine_sin, 1, k - 1] = sign
+            table[coarse_cos, fine_sin, 1, k - 1] = sign
         if m and b:
-            table[m_max + m, fine_sin, 0, k - 1] = -sign
-    return table.reshape(-1, 2 * num_harmonics).to(device)
+            table[coarse_sin, fine_sin, 0, k - 1] = -sign
+    stored = torch.ones(2 * m_max + 1, stride, dtype=torch.float64)
+    stored[:, h + 1 :] *= torch.tensor(_sine_scales(h, 1.0), dtype=torch.float64)
+    stored[m_max:-1] *= torch.tensor(_sine_scales(m_max, -1.0), dtype=torch.float64).unsqueeze(1)
+    table /= stored[..., None, None]
+    return table.reshape(-1, 2 * num_harmonics).to(device, dtype)
+
+
+@lru_cache(maxsize=64)
+def _sine_scales(count: int, first: float) -> tuple[float, ...]:
+    """Return by what the stored sines of 1, 2, ... times an angle exceed the true ones, the first by `first`."""
+    scales: list[float] = []
+    for multiple in range(1, count + 1):
+        scales.append(first if multiple % 2 else scales[multiple // 2 - 1] / 2)
+    return tuple(scales)
 
 
 class FactoredBlock:
@@ -82,14 +103,14 @@ class FactoredBlock:
 
     def __init__(self, num_harmonics: int, size: int, like: Tensor) -> None:
         """Allocate for blocks of up to `size` elements, with the dtype and device of `like`."""
-        self.h, self.m_max = split(num_harmonics)
+        h, m_max = split(num_harmonics)
         self._table = product_table(num_harmonics, like.device, torch.float64)
         self._table_t = product_table(num_harmonics, like.device, like.dtype).t()
-        self._coarse = like.new_empty(2 * self.m_max + 1, size)
-        self._fine = like.new_empty(2 * self.h + 1, size)
-        self._coarse[0].fill_(1.0)
-        self._fine[0].fill_(1.0)
-        self._product = like.new_empty(self._fine.numel())
+        self._num_coarse, self._num_fine = 2 * m_max + 1, 2 * h + 1
+        self._rows = like.new_empty(self._num_coarse - 1 + self._num_fine, size)
+        # The last coarse and the first fine row are the same ones.
+        self._rows[self._num_coarse - 1].fill_(1.0)
+        self._product = like.new_empty(self._num_fine * size)
 
     def load(self, num_columns: int, num_rows: int, read: Callable[[Tensor], None]) -> None:
         """Take the angles of a block.
@@ -100,17 +121,20 @@ class FactoredBlock:
             read: fills a tensor (B, R) with the angles, in radians.
         """
         count = num_columns * num_rows
-        coarse, fine = (rows[:, :count].view(-1, num_columns, num_rows) for rows in (self._coarse, self._fine))
-        scratch = self._product[: fine.numel()]
-        angles = scratch[:count].view(num_columns, num_rows)
+        rows = self._rows[:, :count].view(-1, num_columns, num_rows)
+        self._product_of_block = self._product[: self._num_fine * count].view(num_columns, -1, num_rows)
+        angles = self._product[:count].view(num_columns, num_rows)
         read(angles)
-        _fill_factors(angles, coarse, fine)
-        self.coarse, self.fine = coarse.transpose(0, 1), fine.transpose(0, 1)
-        self.product = scratch.view(num_columns, -1, num_rows)
+        coarse, fine = self._num_coarse - 1, self._num_coarse
+        separate = rows.unbind()
+        self._fine_rows = separate[fine:]
+        _fill_factors(angles, separate[:coarse], separate[coarse], separate[fine:])
+        self._coarse = rows[: self._num_coarse].transpose(0, 1)
+        self._fine_t = rows[coarse:].permute(1, 2, 0)
 
     def sums(self) -> Tensor:
         """Sum cos(k theta), then sin(k theta), over the rows of the loaded block: (B, 2 H) float64."""
-        return torch.bmm(self.coarse, self.fine.transpose(1, 2)).flatten(1).double() @ self._table
+        return torch.bmm(self._coarse, self._fine_t).flatten(1).double() @ self._table
 
     def polynomial(self, weights: Tensor) -> Tensor:
         """Evaluate a trigonometric polynomial per column at the loaded angles.
@@ -121,53 +145,53 @@ class FactoredBlock:
         Returns:
             (B, R); overwritten by the next block.
         """
-        matrix = (weights.to(self.product.dtype) @ self._table_t).view(-1, self.coarse.shape[1], self.fine.shape[1])
-        torch.bmm(matrix.transpose(1, 2), self.coarse, out=self.product)
-        total, *terms = self.product.unbind(1)
-        for term, factor in zip(terms, self.fine.unbind(1)[1:], strict=True):
+        product = self._product_of_block
+        matrix = (weights.to(product.dtype) @ self._table_t).view(-1, self._num_coarse, self._num_fine)
+        torch.bmm(matrix.transpose(1, 2), self._coarse, out=product)
+        total, *terms = product.unbind(1)
+        for term, factor in zip(terms, self._fine_rows, strict=True):
             total.addcmul_(term, factor)
         return total
 
 
-def _fill_factors(theta: Tensor, coarse: Tensor, fine: Tensor) -> None:
-    """Write the factors of a block: below row 0, which is ones, the cosines and then the sines of the frequencies.
+def _fill_factors(theta: Tensor, coarse: Sequence[Tensor], one: Tensor, fine: Sequence[Tensor]) -> None:
+    """Write the cosines and then the sines of a block's coarse and fine frequencies.
 
     Args:
         theta: (B, R), angles in radians; overwritten.
-        coarse: (C, B, R), written.
-        fine: (F, B, R), written.
+        coarse: C - 1 tensors (B, R), written; sines scaled by _sine_scales(M, -1).
+        one: (B, R), ones.
+        fine: F - 1 tensors (B, R), written; sines scaled by _sine_scales(h, 1).
     """
-    one, *fine_rows = fine.unbind()
-    h = len(fine_rows) // 2
-    cos, sin = fine_rows[:h], fine_rows[h:]
+    h = len(fine) // 2
+    cos, sin = fine[:h], fine[h:]
     torch.cos(theta, out=cos[0])
     torch.sin(theta, out=sin[0])
-    _fill_multiples(one, cos, sin)
-    _, *coarse_rows = coarse.unbind()
-    m_max = len(coarse_rows) // 2
-    if m_max:
-        # q theta, q = 2 h + 1, is twice h theta and once theta. theta is free now, the last row is not written yet.
-        coarse_cos, coarse_sin = coarse_rows[:m_max], coarse_rows[m_max:]
-        twice_cos, twice_sin = theta, torch.empty_like(theta) if m_max == 1 else coarse_sin[-1]
-        _double(one, cos[-1], sin[-1], twice_cos, twice_sin)
-        _add_angles(twice_cos, twice_sin, cos[0], sin[0], coarse_cos[0], coarse_sin[0])
-        _fill_multiples(one, coarse_cos, coarse_sin)
+    scales = _sine_scales(h + 1, 1.0)
+    _fill_multiples(one, cos, sin, scales)
+    if coarse:
+        coarse_cos, coarse_sin = coarse[: len(coarse) // 2], coarse[len(coarse) // 2 :]
+        # q theta = (h + 1) theta + h theta; theta is free now and takes the sine of (h + 1) theta.
+        _multiple_of_sine(cos, sin, h + 1, scales, theta)
+        torch.addcmul(cos[0], theta, sin[-1], value=-2 / (scales[h] * scales[h - 1]), out=coarse_cos[0])
+        torch.addcmul(sin[0], theta, cos[-1], value=-2 / scales[h], out=coarse_sin[0])
+        _fill_multiples(one, coarse_cos, coarse_sin, _sine_scales(len(coarse_sin), -1.0))
 
 
-def _fill_multiples(one: Tensor, cos: list[Tensor], sin: list[Tensor]) -> None:
+def _fill_multiples(one: Tensor, cos: Sequence[Tensor], sin: Sequence[Tensor], scales: Sequence[float]) -> None:
     """Fill cos and sin of 2, 3, ... times the angle of their first entries."""
-    for place in range(1, len(cos)):
-        if place % 2:
-            _double(one, cos[place // 2], sin[place // 2], cos[place], sin[place])
-        else:
-            _add_angles(cos[place - 1], sin[place - 1], cos[0], sin[0], cos[place], sin[place])
+    for multiple in range(2, len(cos) + 1):
+        a, b = (multiple + 1) // 2 - 1, multiple // 2 - 1
+        value = -2 / (scales[a] * scales[b])
+        torch.addcmul(one if a == b else cos[0], sin[a], sin[b], value=value, out=cos[multiple - 1])
+        _multiple_of_sine(cos, sin, multiple, scales, sin[multiple - 1])
 
 
-def _double(one: Tensor, cos: Tensor, sin: Tensor, out_cos: Tensor, out_sin: Tensor) -> None:
-    torch.addcmul(one, sin, sin, value=-2.0, out=out_cos)
-    torch.mul(sin, cos, out=out_sin).mul_(2.0)
-
-
-def _add_angles(cos: Tensor, sin: Tensor, cos_1: Tensor, sin_1: Tensor, out_cos: Tensor, out_sin: Tensor) -> None:
-    torch.mul(cos, cos_1, out=out_cos).addcmul_(sin, sin_1, value=-1.0)
-    torch.mul(sin, cos_1, out=out_sin).addcmul_(cos, sin_1)
+def _multiple_of_sine(
+    cos: Sequence[Tensor], sin: Sequence[Tensor], multiple: int, scales: Sequence[float], out: Tensor
+) -> None:
+    a, b = (multiple + 1) // 2 - 1, multiple // 2 - 1
+    if a == b:
+        torch.mul(cos[a], sin[a], out=out)
+    else:
+        torch.addcmul(sin[0], cos[a], sin[b], value=2 * scales[0] / scales[b], out=out)

@@ -232,18 +232,21 @@ def _knots(t_max: float, num_knots: int) -> Grid:
     weight = 2 * spacing * normal
     weight[-1] /= 2
 
+    # d value / d x_j = 2 sum_k weight_k t_k (imaginary_k cos(t_k x_j) - real_k sin(t_k x_j)), where real and imaginary
+    # are the gaps between the characteristic functions; the factor N of the value cancels the 1 / N of the means.
+    slope = torch.diag(2 * weight * t)
+    zero = torch.zeros_like(slope)
+    slopes = torch.cat([torch.cat([zero, -slope], dim=1), torch.cat([slope, zero], dim=1)])
+    targets = torch.cat([normal, torch.zeros_like(normal)])
+
     @lru_cache(maxsize=4)
     def constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        zero_for_sines = torch.stack([normal, torch.zeros_like(normal)]).flatten()
-        return zero_for_sines.to(device), weight.repeat(2).to(device), (2 * weight * t).to(device)
+        return targets.to(device), weight.repeat(2).to(device), slopes.to(device)
 
     def formula(sums: Tensor, num_samples: Tensor | int) -> tuple[Tensor, Tensor]:
-        target, weights, slopes = constants(sums.device)
-        gap = sums / num_samples - target
-        value = num_samples * (gap.square() @ weights)
-        # d value / d x_j = 2 sum_k weight_k t_k (imaginary_k cos(t_k x_j) - real_k sin(t_k x_j)); N cancels.
-        real, imaginary = gap.chunk(2, dim=1)
-        return value, torch.cat([imaginary * slopes, real * -slopes], dim=1)
+        targets, weights, slopes = constants(sums.device)
+        gap = sums / num_samples - targets
+        return num_samples * (gap.square() @ weights), gap @ slopes
 
     return Grid(spacing, num_knots - 1, formula)
 

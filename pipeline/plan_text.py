@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.catalogue import ByHand, Dataset
 from pipeline.costs import Measured, around_s, cost_left
 from pipeline.planning import Pipeline, Task
+from pipeline.speed import STAND_IN
 
 UNKNOWN = "unknown until downloaded"
 COLUMNS = ("data set", "backbone", "lambda", "seed", "pretrain", "probe", "images seen", "views embedded", "time left")
@@ -55,8 +56,10 @@ def totals(pipeline: Pipeline, measured: Measured) -> Iterator[str]:
     to_train = [task for task in left if not task.pretrain_done]
     seen = [(task.images_seen, task.num_views) for task in to_train if task.images_seen is not None]
     at_least = "" if len(seen) == len(to_train) else "at least "
-    yield f"images seen      {at_least}{sum(images for images, _ in seen):,}"
-    yield f"views embedded   {at_least}{sum(images * views for images, views in seen):,}"
+    numbers = sum(images for images, _ in seen), sum(images * views for images, views in seen)
+    shown = [UNKNOWN] * 2 if to_train and not seen else [f"{at_least}{number:,}" for number in numbers]
+    yield f"images seen      {shown[0]}"
+    yield f"views embedded   {shown[1]}"
     yield f"time left        {_time_left(pipeline, left, measured)}"
     yield f"disk             {_disk(pipeline, to_train, measured)}"
     downloads, by_hand = needs(pipeline.entries())
@@ -67,13 +70,15 @@ def totals(pipeline: Pipeline, measured: Measured) -> Iterator[str]:
 
 def _time_left(pipeline: Pipeline, left: list[Task], measured: Measured) -> str:
     costs = [cost for cost in (cost_left(task, measured) for task in left) if cost]
+    if not costs:
+        return "unknown: no cell has both its data set and a backbone that runs here"
     around = around_s(pipeline, measured)
     training, probing = sum(cost.pretrain_s for cost in costs), sum(cost.probe_s for cost in costs)
     overhead = sum(cost.overhead_s for cost in costs) + around
     total = training + probing + overhead
     parts = f"training {duration(training)}, probes {duration(probing)}, starting and tracking {duration(overhead)}"
     unknown = f"; without {len(left) - len(costs)} cells of unknown cost" * (len(costs) < len(left))
-    return f"{total / 3600:.2f} h on this machine ({parts}{unknown})"
+    return f"{total / 3600:,.2f} h on this machine ({parts}{unknown})"
 
 
 def _disk(pipeline: Pipeline, to_train: list[Task], measured: Measured) -> str:
@@ -82,13 +87,13 @@ def _disk(pipeline: Pipeline, to_train: list[Task], measured: Measured) -> str:
     weights = f"weights {at_least}{size(2 * sum(one.num_params * 4 for one in found))}"
     checkpoints = f"checkpoints {size(3 * max((one.checkpoint_bytes for one in found), default=0))} while a cell trains"
     facts = {task.cell.dataset: task.facts for task in pipeline.tasks}
-    to_pack = {name: known for name, known in facts.items() if known is None or not known.is_packed}
-    here = sum(known.num_bytes for known in facts.values() if known and known.is_packed)
-    most = f"at most {size(2 * sum(known.num_bytes for known in to_pack.values() if known))}"
-    unknown = ", ".join(name for name, known in to_pack.items() if known is None)
-    parts = [f"{size(2 * here)} there already"] if here else []
-    parts += [f"{most} to come"] if len(to_pack) > unknown.count(",") + bool(unknown) else []
-    parts += [f"{UNKNOWN} for {unknown}"] if unknown else []
+    unknown = [name for name, one in facts.items() if one is None]
+    known = [one for one in facts.values() if one]
+    packed = sum(one.num_bytes for one in known if one.is_packed)
+    to_pack = sum(one.num_bytes for one in known) - packed
+    parts = [f"{size(2 * packed)} there already"] if packed else []
+    parts += [f"at most {size(2 * to_pack)} to come"] if to_pack else []
+    parts += [f"{UNKNOWN} for {', '.join(unknown)}"] if unknown else []
     return f"{weights}; {checkpoints}; packed data {', '.join(parts)} (DVC's cache counted as a second copy)"
 
 
@@ -130,14 +135,23 @@ def measurements(tasks: list[Task], measured: Measured) -> Iterator[str]:
             continue
         batch_size = task.pretrain.batch_size
         scaled |= found.measured_batch < batch_size
-        batch = f"{batch_size}" if found.measured_batch == batch_size else f"{batch_size} from {found.measured_batch}"
-        rates = f"{batch_size / found.step_s:,.1f}", f"{1 / found.embed_image_s:,.1f}"
-        rows.append([load.backbone, f"{load.canvas[1]}x{load.canvas[2]}", f"{found.num_params:,}", batch, *rates])
+        timed = f" from {found.measured_batch or STAND_IN}" * (found.measured_batch != batch_size)
+        rates = rate(batch_size / found.step_s), rate(1 / found.embed_image_s)
+        rows.append(
+            [
+                load.backbone,
+                f"{load.canvas[1]}x{load.canvas[2]}",
+                f"{found.num_params:,}",
+                f"{batch_size}{timed}",
+                *rates,
+            ]
+        )
     if rows:
         yield "Measured on this machine (an image is trained on with all its views):"
         yield aligned(MEASURED_COLUMNS, rows, num_left=2)
     if scaled:
-        yield "A batch '512 from 4' means that steps of 4 images were timed and scaled."
+        yield "'512 from 4': steps of 4 images were timed and scaled. '512 from <name>': too large for a short"
+        yield "measurement; <name> was timed and scaled by the ratio of floating point operations."
 
 
 def problems(tasks: Sequence[Task], measured: Measured) -> list[str]:
@@ -162,6 +176,11 @@ def aligned(columns: Sequence[str], rows: list[list[str]], *, num_left: int) -> 
         return "  ".join(f"{text:{'<' if i < num_left else '>'}{w}}" for i, (text, w) in enumerate(cells)).rstrip()
 
     return "\n".join(line(row) for row in table)
+
+
+def rate(per_second: float) -> str:
+    """Return a rate with three significant digits."""
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
 
 
 def duration(seconds: float) -> str:

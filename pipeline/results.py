@@ -146,5 +146,12 @@ def table_disagreements(record: Record, row: dict[str, str] | None, run_ids: lis
         yield f"comparison.csv names run {row['mlflow_run_id'] or 'none'}, MLflow has {', '.join(run_ids) or 'none'}"
     for column, text in row.items():
         value = record.metrics.get((TABLE_METRICS.get(column, f"probe/{column}"), 0))
-        if value is not None and not math.isclose(float(text or "nan"), value, rel_tol=1e-5):
+        if value is not None and not _reads_as(text, value):
             yield f"comparison.csv has {column} {text}, the files say {value!r}; run: python -m stages.compare"
+
+
+def _reads_as(text: str, value: float) -> bool:
+    try:
+        return math.isclose(float(text), value, rel_tol=1e-5)
+    except ValueError:
+        return False

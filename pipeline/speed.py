@@ -1,4 +1,4 @@
-"""How fast this machine works: short measurements of training steps, embeddings, probes, decoding and imports.
+"""How fast this machine trains and embeds with a backbone, from a few steps.
 
 Everything measured is the code of a real run on random images; nothing is written to disk.
 
@@ -8,11 +8,6 @@ Legend: B images a step, V views, N images of a split, D embedding, C channels, 
 from __future__ import annotations
 
 import json
-import os
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,21 +15,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline import backbones, features, probes, training
-from pipeline.datasets import EncodedImages, ImageBatch
+from pipeline import backbones, features, training
+from pipeline.datasets import ImageBatch
 from pipeline.devices import choose_autocast, choose_device
 from pipeline.errors import UserError
 from pipeline.seeds import generator
+from pipeline.timing import seconds, seconds_a_call
 from pipeline.validation import did_you_mean
 from pipeline.views import Multicrop
 
-FIRST_BATCH = 2  # the smallest over which a BatchNorm has a spread
 BYTES_A_PARAM = 16  # float32 weight, gradient and the two moments of AdamW
-SAMPLE_TRAIN, SAMPLE_TEST = 8192, 2048  # features that stand for larger splits in the measurement of the probes
-SAMPLE_DECODED = 64
-PATIENCE_S = 2.0
-ROOT = Path(__file__).parents[1]
+# On a CPU a backbone with more parameters is not run: minutes would pass and much memory be taken for one step. Its
+# speed is that of the stand-in, for the same views, divided by the ratio of their floating point operations.
+LARGEST_MEASURED_PARAMS, STAND_IN = 150_000_000, "vit_base_patch16_224"
+STAND_IN_KWARGS = {"dynamic_img_pad": True}  # it must take views that 16 px patches do not divide
 
 
 class SpeedError(UserError):
@@ -65,7 +61,8 @@ class Speed(NamedTuple):
     """What was measured of one load.
 
     step_s: one training step of B images, all views. embed_image_s: one image through the frozen backbone.
-    measured_batch: images a step in the measurement; B is scaled from it where it is smaller.
+    measured_batch: images a step in the measurement; B is scaled from it where it is smaller; 0 if another backbone
+    was measured in its stead.
     """
 
     num_params: int
@@ -74,6 +71,11 @@ class Speed(NamedTuple):
     measured_batch: int
     embed_image_s: float
     checkpoint_bytes: int
+
+    def quicker(self, other: Speed) -> Speed:
+        """Return the better of two measurements of one load, part by part."""
+        steps = min(self, other, key=lambda speed: speed.step_s)
+        return steps._replace(embed_image_s=min(self.embed_image_s, other.embed_image_s))
 
 
 def measure(load: Load, budget_s: float) -> Speed:
@@ -95,6 +97,8 @@ def measure(load: Load, budget_s: float) -> Speed:
     arguments = backbones.backbone_arguments(load.backbone, img_size=global_px, **settings["backbone"])
     num_params = count_params(load.backbone, arguments)
     _stop_if_too_large(load.backbone, num_params, device)
+    if device.type == "cpu" and num_params > LARGEST_MEASURED_PARAMS:
+        return _by_operations(load, settings, arguments, num_params, budget_s)
     try:
         return _measure(load, settings, arguments, num_params, device, budget_s)
     except torch.OutOfMemoryError:
@@ -115,20 +119,53 @@ def count_params(name: str, arguments: dict[str, Any]) -> int:
 
 
 def _stop_if_too_large(name: str, num_params: int, device: torch.device) -> None:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free_bytes()
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _memory_bytes()
     if free is not None and num_params * BYTES_A_PARAM > free:
         raise SpeedError(
             f"backbone {name!r} needs more than {num_params * BYTES_A_PARAM / 1e9:.0f} GB to train; "
-            f"{free / 1e9:.0f} GB of {device} memory are free"
+            f"{device} has {free / 1e9:.0f} GB"
         )
 
 
-def _free_bytes() -> int | None:
+def _memory_bytes() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal")), None)
+
+
+def _by_operations(load: Load, settings: dict, arguments: dict, num_params: int, budget_s: float) -> Speed:
+    views = settings["views"]
+    plain = {**settings, "backbone": {"patch_size": None, "drop_path_rate": 0.0, "kwargs": STAND_IN_KWARGS}}
+    stand_in = measure(Load(STAND_IN, load.canvas, json.dumps(plain, sort_keys=True), load.probe_batch_size), budget_s)
+    stand_in_arguments = backbones.backbone_arguments(STAND_IN, img_size=views["global_px"], kwargs=STAND_IN_KWARGS)
+
+    def ratio(num_global: int, num_local: int) -> float:
+        sizes = {views["global_px"]: num_global} | ({views["local_px"]: num_local} if num_local else {})
+        large, small = (
+            sum(count * operations(name, given, px)[0] for px, count in sizes.items())
+            for name, given in ((load.backbone, arguments), (STAND_IN, stand_in_arguments))
+        )
+        return large / small
+
+    return Speed(
+        num_params,
+        operations(load.backbone, arguments, views["global_px"])[1],
+        stand_in.step_s * ratio(views["num_global"], views["num_local"]),
+        0,
+        stand_in.embed_image_s * ratio(1, 0),
+        num_params * 12,
+    )
+
+
+def operations(name: str, arguments: dict[str, Any], size_px: int) -> tuple[int, int]:
+    """Return floating point operations of a forward pass of one image, and D, without computing anything."""
+    with torch.device("meta"):
+        backbone = backbones.create_backbone(name, arguments).eval()
+        with FlopCounterMode(display=False) as counter:
+            embedding: torch.Tensor = backbone(torch.empty(1, 3, size_px, size_px))
+    return counter.get_total_flops(), embedding.shape[-1]
 
 
 def _measure(
@@ -149,7 +186,7 @@ def _measure(
     learner = training.make_learner(backbone, projector, device, settings["optimizer"])
     step = _training_step(learner, load, settings, device, autocast)
     step_s, measured = seconds_a_call(step, batch_size, budget_s, device)
-    update_s = _seconds(lambda _: learner.optimizer.step(), 0, device)  # does not grow with the batch
+    update_s = seconds(lambda _: learner.optimizer.step(), 0, device)  # does not grow with the batch
     if measured < batch_size:
         step_s = max(step_s - update_s, 0.0) * batch_size / measured + update_s
     state_bytes = sum(p.numel() for module in (backbone, projector) for p in module.parameters()) * 12
@@ -187,100 +224,3 @@ def random_images(num_images: int, canvas: tuple[int, int, int], device: torch.d
     """Return (num_images, C, H, W) uint8 noise."""
     pixels = torch.randint(0, 256, (num_images, *canvas), dtype=torch.uint8, device=device)
     return ImageBatch(pixels, torch.ones(num_images, device=device), torch.zeros(num_images, dtype=torch.int64))
-
-
-def seconds_a_call(work: Callable[[int], Any], full: int, budget_s: float, device: torch.device) -> tuple[float, int]:
-    """Time work(batch) with the largest batch, at most `full`, of which three calls fit into the budget.
-
-    Args:
-        work: processes so many images.
-        full: batch of the real run.
-        budget_s: of all timed calls; one call of FIRST_BATCH images is made however long it takes, and if that is
-            less than PATIENCE_S, so are two more.
-        device: waited for before the clock is read.
-
-    Returns:
-        Median seconds a call, and its batch.
-    """
-    batch = min(full, FIRST_BATCH)
-    cold = _seconds(work, batch, device)  # allocations, kernels chosen on first use
-    if cold > PATIENCE_S:
-        return cold, batch
-    while True:
-        times = [_seconds(work, batch, device) for _ in range(2)]
-        larger = min(full, int(batch * budget_s / (3 * min(times))))
-        if larger < min(2 * batch, full) or batch == full:
-            break
-        batch = larger  # small batches are slow for their size, so what seemed to be the limit may not be
-        _seconds(work, batch, device)
-    while sum(times) + times[-1] < budget_s:
-        times.append(_seconds(work, batch, device))
-    return statistics.median(times), batch
-
-
-def _seconds(work: Callable[[int], Any], argument: int, device: torch.device) -> float:
-    started = time.perf_counter()
-    work(argument)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
-def probe_seconds(num_train: int, num_test: int, dim: int, num_classes: int, settings: dict[str, Any]) -> float:
-    """Estimate how long `probes.evaluate` takes on one kind of features.
-
-    Few epochs of the linear probe and one draw a shot are measured, on at most SAMPLE_TRAIN and SAMPLE_TEST random
-    features, and scaled: everything by the number of images, k-NN by the product of both splits' numbers.
-
-    Args:
-        num_train, num_test: images of the splits.
-        dim: D of the features.
-        num_classes: of the set.
-        settings: the `probe` section of params.yaml, without batch_size.
-    """
-    few = max(min(num_train, SAMPLE_TRAIN), 2 * num_classes)
-    few_test = min(num_test, SAMPLE_TEST)
-    train, test = (probes.Split(torch.randn(num, dim), torch.arange(num) % num_classes) for num in (few, few_test))
-    growth = num_train / few
-    shots = sorted({min(shots, few // num_classes) for shots in settings["few_shot"]["shots"]})
-
-    def evaluate(epochs: int, num_draws: int) -> float:
-        short = {
-            **settings,
-            "linear": {**settings["linear"], "epochs": epochs},
-            "few_shot": {**settings["few_shot"], "shots": shots, "num_draws": num_draws},
-        }
-        started = time.perf_counter()
-        probes.evaluate(train, test, num_classes=num_classes, settings=short, seed=0)
-        return time.perf_counter() - started
-
-    started = time.perf_counter()
-    probes.knn_probe(train, test, num_classes=num_classes, **settings["knn"])
-    knn = time.perf_counter() - started
-    evaluate(1, 1)  # a first call also chooses kernels
-    once, epochs, draws = evaluate(1, 1), evaluate(3, 1), evaluate(1, 3)
-    an_epoch, a_draw = max(epochs - once, 0) / 2, max(draws - once, 0) / 2
-    linear = once + an_epoch * (settings["linear"]["epochs"] - 1) + a_draw * (settings["few_shot"]["num_draws"] - 1)
-    return max(linear - knn, 0) * growth + knn * growth * num_test / few_test
-
-
-def decode_seconds(folder: Path, load_px: int) -> float:
-    """Return the seconds that one thread takes to read and decode an image of a packed data set."""
-    images = EncodedImages(folder, "train", load_px=load_px)
-    chosen = torch.linspace(0, len(images) - 1, min(SAMPLE_DECODED, len(images))).long().tolist()
-    started = time.perf_counter()
-    for index in chosen:
-        images.decode(index)
-    return (time.perf_counter() - started) / len(chosen)
-
-
-def start_seconds() -> float:
-    """Return how long a program of the pipeline takes until its libraries are loaded, measured on pretraining's."""
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import stages.pretrain"], cwd=ROOT, check=True)
-    return time.perf_counter() - started
-
-
-def num_cpus() -> int:
-    """Return the cores that decode."""
-    return os.cpu_count() or 1

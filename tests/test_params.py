@@ -3,51 +3,23 @@
 1. The committed file is valid; the defaults of `pretrain.views` are those of the views themselves.
 2. Every broken rule is refused, in a line that has the path, the rule and the value; unknown names come with the
    nearest match; all problems of a file are reported at once.
-3. Overrides are applied in order to the cells that they match and change nothing else; a mistake in one has its path.
-4. A cell's key, and so its folder, is spelled as DVC spells it in dvc.yaml, however the number is written.
-5. The name of a grid and the folder of its reports follow from where its file lies, absolute or not.
 """
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
-from dvc.repo import Repo
+from params_file import BASE, problems, written
 
-from pipeline.params import Cell, grid_cells, grid_name, load_params, merge, reports_folder, resolve
+from pipeline.params import grid_cells, load_params
 from pipeline.schema import Views
-from pipeline.validation import ParamsError, did_you_mean
+from pipeline.validation import did_you_mean
 from pipeline.views import Multicrop
 
 ROOT = Path(__file__).parents[1]
-BASE = {
-    "grid": {"datasets": ["digits"], "backbones": ["test_vit"], "lambdas": [0.05], "seeds": [0]},
-    "datasets": {"digits": {"source": "sklearn"}, "dtd": {"source": "bundled"}},
-    "pretrain": {"epochs": 20, "batch_size": 64},
-}
-
-PRETRAIN = {"pretrain": BASE["pretrain"]}
-
-
-def written(path: Path, change: dict | None = None) -> Path:
-    path.write_text(yaml.safe_dump(merge(BASE, change or {})), encoding="utf-8")
-    return path
-
-
-def load(tmp_path, change=None):
-    return load_params(written(tmp_path / "params.yaml", change))
-
-
-def problems(path: Path) -> list[str]:
-    with pytest.raises(ParamsError) as caught:
-        load_params(path)
-    assert str(path) in str(caught.value)
-    assert all(f"  - {problem}" in str(caught.value) for problem in caught.value.problems)
-    return caught.value.problems
 
 
 def nested(path: str, value: object) -> dict:
@@ -71,14 +43,6 @@ def test_views_have_the_defaults_of_multicrop():
     defaults = {field.name: field.default for field in fields(Multicrop)}
     assert Multicrop(**Views().model_dump()) == Multicrop()
     assert set(Views.model_fields) == set(defaults)
-
-
-def test_cells_come_in_the_order_of_the_file(tmp_path):
-    grid = {"datasets": ["dtd", "digits"], "lambdas": [0.5, 0.1], "seeds": [3, 0]}
-    cells = grid_cells(load(tmp_path, {"grid": grid}), "g")
-    assert cells[0] == Cell("g", "dtd", "test_vit", 0.5, 3)
-    assert [(c.dataset, c.lamb, c.seed) for c in cells[:3]] == [("dtd", 0.5, 3), ("dtd", 0.5, 0), ("dtd", 0.1, 3)]
-    assert len(cells) == 8
 
 
 # 2. One line for every broken rule
@@ -271,129 +235,3 @@ def test_missing_file_says_where_to_run(tmp_path):
 def test_did_you_mean_shows_at_most_forty_names():
     assert did_you_mean("x", []) == "; known: none"
     assert did_you_mean("name07", [f"name{i:02}" for i in range(50)]).endswith("name39, ... (50 in all)")
-
-
-# 3. Overrides
-
-
-def test_overrides_apply_in_order_to_the_cells_they_match(tmp_path):
-    params = load(
-        tmp_path,
-        {
-            "grid": {"datasets": ["digits", "dtd"], "backbones": ["test_vit", "test_resnet"]},
-            "overrides": [
-                {"when": {"backbone": "*vit*"}, "pretrain": {"batch_size": 8, "views": {"num_local": 0}}},
-                {"when": {"dataset": "digits", "backbone": "*vit"}, "pretrain": {"batch_size": 16}},
-                {"when": {"dataset": "d[ti]*"}, "probe": {"knn": {"k": 3}}},
-                {"when": {"dataset": "DIGITS"}, "probe": {"knn": {"k": 99}}},
-            ],
-        },
-    )
-    found = {(c.dataset, c.backbone): resolve(params, c) for c in grid_cells(params, "g")}
-    assert {key: value[0].batch_size for key, value in found.items()} == {
-        ("digits", "test_vit"): 16,
-        ("digits", "test_resnet"): 64,
-        ("dtd", "test_vit"): 8,
-        ("dtd", "test_resnet"): 64,
-    }
-    assert {value[1].knn.k for value in found.values()} == {3}
-    changed = params.pretrain.model_dump() | {"batch_size": 16}
-    assert found["digits", "test_vit"][0].model_dump() == merge(changed, {"views": {"num_local": 0}})
-    assert found["dtd", "test_resnet"][0] == params.pretrain
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ({"when": {"data": "x"}}, "unknown key overrides.0.when.data; did you mean 'dataset'?"),
-        ({"when": {"dataset": 3}}, "overrides.0.when.dataset must be a valid string, got 3"),
-        ({"pretrain": {}}, "overrides.0.when is required; add it"),
-        ({"when": {}, "grid": {}}, "unknown key overrides.0.grid"),
-        (
-            {"when": {}, "pretrain": {"views": {"num_globl": 1}}},
-            "unknown key overrides.0.pretrain.views.num_globl; did you mean 'num_global'?",
-        ),
-        ({"when": {}, "probe": {"lineer": {}}}, "unknown key overrides.0.probe.lineer; did you mean 'linear'?"),
-        (
-            {"when": {}, "pretrain": {"epochs": 5}},
-            "overrides.0.pretrain.schedule.warmup_epochs must be < epochs, got 10 of 5",
-        ),
-        ({"when": {}, "pretrain": {"views": 3}}, "overrides.0.pretrain.views must be a valid dictionary"),
-        ({"when": {}, "pretrain": [1]}, "overrides.0.pretrain must be a valid dictionary"),
-        ("all", "overrides.0 must be a valid dictionary"),
-    ],
-)
-def test_broken_override(tmp_path, override, message):
-    (problem,) = problems(written(tmp_path / "params.yaml", {"overrides": [override]}))
-    assert problem.startswith(message)
-
-
-def test_overrides_that_contradict_each_other_name_the_cells(tmp_path):
-    long, short = {"pretrain": {"schedule": {"warmup_epochs": 15}}}, {"pretrain": {"epochs": 12}}
-    change = {
-        "grid": {"datasets": ["digits", "dtd"], "seeds": [0, 1]},
-        "overrides": [{"when": {"dataset": "d*"}, **long}, {"when": {"dataset": "dtd"}, **short}],
-    }
-    assert problems(written(tmp_path / "params.yaml", change)) == [
-        "overrides of dtd with test_vit together give pretrain.schedule.warmup_epochs must be < epochs, got 15 of 12"
-    ]
-
-
-def test_merge_replaces_leaves_and_leaves_its_arguments_alone():
-    base, change = {"a": {"b": 1, "c": [1, 2]}, "d": 2}, {"a": {"c": [3]}, "d": {"e": 4}}
-    assert merge(base, change) == {"a": {"b": 1, "c": [3]}, "d": {"e": 4}}
-    assert base == {"a": {"b": 1, "c": [1, 2]}, "d": 2}
-
-
-# 4. Keys of cells
-
-
-@pytest.mark.parametrize("lambdas", ["0.05, 0.10, .5, 1, 0, 1e-3, 1E-5, 0.1e-6", "1.0, 0.0"])
-def test_keys_are_spelled_as_in_dvc_yaml(tmp_path, monkeypatch, lambdas):
-    settings = {"datasets": {"digits": {"source": "sklearn"}, "a-b_2": {"source": "bundled"}}, **PRETRAIN}
-    grid = f"grid: {{datasets: [digits, a-b_2], backbones: [test_vit], lambdas: [{lambdas}], seeds: [0, 010, 7]}}\n"
-    (tmp_path / "params.yaml").write_text(grid + yaml.safe_dump(settings), encoding="utf-8")
-    shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    commands = [stage.cmd for stage in Repo.init(no_scm=True).index.stages]
-    for name in ("pretrain", "probe"):
-        cells = grid_cells(load_params("params.yaml"), grid_name("params.yaml"))
-        assert [command.split()[-1] for command in commands if f"stages.{name} " in command] == [
-            str(cell.configs / f"{name}.json") for cell in cells
-        ]
-
-
-def test_key_and_folders_of_a_cell():
-    cell = Cell("table5", "digits", "test_vit", 0.05, 0)
-    assert cell.key == "digits--test_vit--lambda0.05--seed0"
-    assert cell.folder == Path("runs/table5/digits--test_vit--lambda0.05--seed0")
-    assert cell.configs == Path("runs/table5/configs/digits--test_vit--lambda0.05--seed0")
-    row = {"grid": "table5", "dataset": "digits", "backbone": "test_vit", "lambda": "0.05", "seed": "0", "epochs": "3"}
-    assert Cell.of_row(row).key == cell.key
-
-
-# 5. Names of grids
-
-
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("params.yaml", "default"),
-        ("./params.yaml", "default"),
-        ("paper/../params.yaml", "default"),
-        ("paper/table5/params.yaml", "table5"),
-        ("../elsewhere/params.yaml", "elsewhere"),
-        ("../params.yaml", "above"),
-    ],
-)
-@pytest.mark.parametrize("absolute", [False, True])
-def test_name_of_a_grid(tmp_path, monkeypatch, path, name, absolute):
-    root = tmp_path / "above" / "repo"
-    root.mkdir(parents=True)
-    monkeypatch.chdir(root)
-    assert grid_name(root / path if absolute else path) == name
-
-
-@pytest.mark.parametrize(("grid", "folder"), [("default", "reports"), ("table5", "reports/table5")])
-def test_folder_of_the_reports(grid, folder):
-    assert reports_folder(grid) == Path(folder)

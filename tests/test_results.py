@@ -1,0 +1,149 @@
+"""Claims about the files behind a run:
+
+1. A finished cell's files become the contents of its MLflow run.
+2. What is missing or broken is named with the command that makes it.
+3. Histories read back exactly; nested settings become flat params.
+4. comparison.csv and dvc.lock are compared with the files, value by value and hash by hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cell_record import CONFIG, OPENING, PROBE, ROWS, finished
+
+from pipeline.lockfile import locked_outputs, unlocked
+from pipeline.results import (
+    ResultError,
+    cell_record,
+    flatten,
+    read_history,
+    read_json,
+    table_disagreements,
+    write_history,
+)
+
+
+def write_cell(root: Path) -> Path:
+    for name, config in (("pretrain", CONFIG), ("probe", PROBE)):
+        (root / "configs").mkdir(exist_ok=True)
+        (root / "configs" / f"{name}.json").write_text(json.dumps({**config, "out": str(root / name)}))
+        (root / name).mkdir()
+    write_history(root / "pretrain" / "history.csv", ROWS)
+    (root / "pretrain" / "metrics.json").write_text('{"num_params": 5, "train_loss": 0.5}')
+    (root / "pretrain" / "provenance.json").write_text('{"commit": "abc"}')
+    (root / "probe" / "metrics.json").write_text('{"linear_top1": 0.9, "knn_top1": 0.30000000000000004}')
+    return root / "configs"
+
+
+def test_record_of_a_finished_cell(tmp_path):
+    record = cell_record(write_cell(tmp_path))
+    metrics = {("pretrain/num_params", 0): 5.0, ("pretrain/train_loss", 0): 0.5}
+    metrics |= finished().metrics
+    assert record.metrics == metrics and all(type(value) is float for value in record.metrics.values())
+    assert record.params == finished().params
+    assert (record.grid, record.cell, record.commit) == ("default", OPENING.cell, "abc")
+    assert set(record.artifacts) == {"pretrain.json", "probe.json"}
+
+
+FILES = ["configs/pretrain.json", "configs/probe.json", "pretrain/provenance.json", "pretrain/history.csv"]
+FILES += ["pretrain/metrics.json", "probe/metrics.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_result_names_file_and_command(tmp_path, name):
+    configs = write_cell(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(ResultError, match=rf"no .*{name}; make it with: dvc repro"):
+        cell_record(configs)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "\udcff"])
+def test_broken_json_is_named(tmp_path, text):
+    path = tmp_path / "metrics.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ResultError, match=r"metrics.json (is broken|must hold a JSON object).*run: dvc repro"):
+        read_json(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "epoch,loss,pred_loss,sigreg_loss,lr\n",
+        "epoch,loss\n1,0.5\n",
+        "epoch,loss,pred_loss,sigreg_loss,lr\n1,x,1,1,1\n",
+        "epoch,loss,pred_loss,sigreg_loss,lr\n1,1,1\n",
+        "epoch,loss,pred_loss,sigreg_loss,lr\n1,1,1,1,1,1\n",
+    ],
+)
+def test_a_broken_history_is_named(tmp_path, text):
+    (tmp_path / "history.csv").write_text(text)
+    with pytest.raises(ResultError, match=r"history.csv (is broken|must have the columns epoch, loss, pred_loss)"):
+        read_history(tmp_path / "history.csv")
+
+
+def test_history_reads_back_exactly(tmp_path):
+    rows = [{"epoch": 1, "loss": 0.1 + 0.2, "pred_loss": 1e-17, "sigreg_loss": math.pi * 1e5, "lr": 1 / 3}]
+    write_history(tmp_path / "history.csv", rows)
+    assert read_history(tmp_path / "history.csv") == rows
+    assert (tmp_path / "history.csv").read_text().splitlines()[0] == "epoch,loss,pred_loss,sigreg_loss,lr"
+
+
+def test_flatten():
+    nested = {"a": {"b": {"c": [1, 2]}, "d": None}, "e": True, "f": {}, "g": "x"}
+    assert flatten(nested, "p.") == {"p.a.b.c": "[1, 2]", "p.a.d": "null", "p.e": "true", "p.f": "{}", "p.g": '"x"'}
+
+
+# 4. Tables and the lock
+
+RECORD = replace(finished(), metrics={**finished().metrics, ("pretrain/train_loss", 0): 0.123456789})
+ROW = {"grid": "default", "lambda": "0.1", "train_loss": "0.123457", "linear_top1": "0.9", "mlflow_run_id": "run1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        ({}, []),
+        ({"train_loss": "0.12346"}, ["comparison.csv has train_loss 0.12346, the files say 0.123456789"]),
+        ({"linear_top1": ""}, ["comparison.csv has linear_top1 , the files say 0.9"]),
+        ({"linear_top1": "0.9%"}, ["comparison.csv has linear_top1 0.9%, the files say 0.9"]),
+        ({"mlflow_run_id": "run2"}, ["comparison.csv names run run2, MLflow has run1"]),
+        ({"mlflow_run_id": ""}, ["comparison.csv names run none, MLflow has run1"]),
+        ({"linear_top1": "0.8", "mlflow_run_id": ""}, ["names run none", "linear_top1 0.8"]),
+    ],
+)
+def test_table_is_compared_with_files_and_runs(change, messages):
+    found = list(table_disagreements(RECORD, {**ROW, **change}, ["run1"]))
+    assert len(found) == len(messages)
+    assert all(message in problem for message, problem in zip(messages, found, strict=True))
+
+
+def test_a_cell_without_a_row():
+    assert list(table_disagreements(RECORD, None, [])) == ["no row in comparison.csv; run: python -m stages.compare"]
+
+
+def test_files_are_compared_with_the_lock(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [Path(name) for name in ("good", "changed", "gone", "unknown")]
+    for path in paths:
+        path.write_text(path.name)
+    md5 = {str(path): hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for path in paths[:3]}
+    outs = "".join(f"    - path: {name}\n      md5: {value}\n" for name, value in md5.items())
+    lock = Path("dvc.lock")
+    lock.write_text(f"schema: '2.0'\nstages:\n  none:\n    cmd: x\n  some:\n    cmd: y\n    outs:\n{outs}")
+    Path("changed").write_text("other")
+    Path("gone").unlink()
+    locked = locked_outputs(lock)
+    assert locked == md5
+    assert list(unlocked(paths, locked, lock)) == [
+        "changed differs from what dvc.lock recorded; run: dvc repro",
+        "gone is missing; run: dvc repro",
+        "unknown is not in dvc.lock; run: dvc repro",
+    ]
+    assert locked_outputs(Path("absent.lock")) == {}

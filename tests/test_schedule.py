@@ -1,0 +1,71 @@
+"""Claims about what a run draws, where and how fast it learns:
+
+1. The learning rate rises linearly to its peak and falls along a cosine to the last fraction.
+2. A seed depends on run, purpose and index alone, on every machine.
+3. Device and precision are what was asked for; what a machine lacks is refused with the remedy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import pytest
+import torch
+
+from pipeline.devices import choose_autocast, choose_device
+from pipeline.errors import UserError
+from pipeline.schedule import lr_factor
+from pipeline.seeds import derive_seed, generator
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("step", "num_steps", "num_warmup_steps", "final_frac", "factor"),
+    [
+        (0, 100, 9, 0.001, 0.1),
+        (8, 100, 9, 0.001, 0.9),
+        (9, 100, 9, 0.001, 1.0),
+        (99, 100, 9, 0.001, 0.001),
+        (54, 100, 9, 0.001, (1 + 0.001) / 2),
+        (0, 11, 0, 0.5, 1.0),
+        (10, 11, 0, 0.5, 0.5),
+        (10, 41, 0, 0.0, (1 + math.cos(math.pi / 4)) / 2),
+        (0, 1, 0, 0.1, 1.0),
+    ],
+)
+def test_learning_rate_has_its_closed_form(step, num_steps, num_warmup_steps, final_frac, factor):
+    found = lr_factor(step, num_steps=num_steps, num_warmup_steps=num_warmup_steps, final_frac=final_frac)
+    assert found == pytest.approx(factor, abs=1e-12)
+
+
+def test_learning_rate_rises_then_falls():
+    factors = [lr_factor(step, num_steps=50, num_warmup_steps=10, final_frac=0.01) for step in range(50)]
+    assert factors[:11] == sorted(factors[:11]) and factors[10:] == sorted(factors[10:], reverse=True)
+    assert max(factors) == factors[10] == 1 and len(set(factors)) == 50
+
+
+def test_derived_seeds_are_the_same_everywhere_and_differ_by_purpose():
+    seeds = [derive_seed(*draw) for draw in [(0, "views", 0), (1, "views", 0), (0, "order", 0), (0, "views", 1)]]
+    assert seeds[0] == int(hashlib.sha256(b"0/views/0").hexdigest()[:16], 16) // 2
+    assert len(set(seeds)) == 4 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_generator_repeats_its_draws():
+    assert torch.equal(torch.rand(3, generator=generator(1, "x", 2)), torch.rand(3, generator=generator(1, "x", 2)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_where_there_is_none():
+    with pytest.raises(UserError, match=r"pretrain.device is 'cuda' but no CUDA device is visible; set it to 'auto'"):
+        choose_device("cuda")
+    assert choose_device("auto") == CPU
+
+
+@pytest.mark.parametrize(("precision", "enabled"), [("auto", False), ("float32", False), ("bfloat16", True)])
+def test_precision_on_a_cpu(precision, enabled):
+    assert choose_device("cpu") == CPU
+    with choose_autocast(precision, CPU):
+        found = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert (found.dtype == torch.bfloat16) == enabled
