@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +25,7 @@ from pipeline.planning import Pipeline, Task
 DVC_STAGE_S, TRACKED_RUN_S, TRACKED_EPOCH_S, NEW_STORE_S = 1.2, 1.0, 0.015, 2.0
 CHECKPOINT_BYTES_A_S = 2e8  # a modest disk; a checkpoint is waited for at the end of every epoch
 # Seconds that measuring may take in all, and for one backbone; many backbones get less each.
-BUDGET_S, MOST_S = 20.0, 0.4
-ROUNDS = 3
+BUDGET_S, MOST_S = 20.0, 0.6
 
 
 class Cost(NamedTuple):
@@ -48,6 +47,7 @@ class Measured:
 
     probes: for each kind of probe, seconds at its smallest and its largest D: [(D, s), (D, s)].
     decode: seconds that a thread takes to decode an image, for sets on disk.
+    crowded: whether other programs kept the cores busy, so that one thread was measured.
     """
 
     start_s: float
@@ -55,6 +55,7 @@ class Measured:
     failures: dict[speed.Load, str]
     probes: dict[str, list[tuple[int, float]]]
     decode: dict[tuple[str, int], float]
+    crowded: bool
 
 
 def measure(tasks: Iterable[Task], note: Callable[[str], None]) -> Measured:
@@ -65,7 +66,7 @@ def measure(tasks: Iterable[Task], note: Callable[[str], None]) -> Measured:
         note: called with a line of progress.
     """
     left = [task for task in tasks if not task.done]
-    speeds, failures = _measure_speeds(list(dict.fromkeys(task.load for task in left)), note)
+    speeds, failures, crowded = _measure_speeds(list(dict.fromkeys(task.load for task in left)), note)
     decode = {}
     for task in left:
         key = task.cell.dataset, task.pretrain.load_px
@@ -73,27 +74,23 @@ def measure(tasks: Iterable[Task], note: Callable[[str], None]) -> Measured:
             decode[key] = timing.decode_seconds(Path("data") / key[0], key[1])
     known = [task for task in left if task.load in speeds and task.facts]
     probes = dict(_measure_probes(known, speeds))
-    return Measured(timing.start_seconds() if left else 0.0, speeds, failures, probes, decode)
+    return Measured(timing.start_seconds() if left else 0.0, speeds, failures, probes, decode, crowded)
 
 
-def _measure_speeds(loads: list[speed.Load], note: Callable[[str], None]) -> tuple[dict, dict]:
-    """Measure every load once, and again while there is time: another program may have been busy for a moment."""
+def _measure_speeds(loads: list[speed.Load], note: Callable[[str], None]) -> tuple[dict, dict, bool]:
     speeds: dict[speed.Load, speed.Speed] = {}
     failures: dict[speed.Load, str] = {}
-    until = time.perf_counter() + BUDGET_S
-    for attempt in range(ROUNDS):
-        for number, load in enumerate(loads, 1):
-            if load in failures or (attempt and time.perf_counter() > until):
-                continue
-            if not attempt:
-                note(f"measuring {number} of {len(loads)}: {load.backbone}, images of {load.canvas[1]} px")
-            try:
-                found = speed.measure(load, min(MOST_S, BUDGET_S / len(loads)))
-            except UserError as error:
-                failures[load] = str(error)
-            else:
-                speeds[load] = found.quicker(speeds.get(load, found))
-    return speeds, failures
+    ever_crowded = False
+    for number, load in enumerate(loads, 1):
+        note(f"measuring {number} of {len(loads)}: {load.backbone}, images of {load.canvas[1]} px")
+        budget_s = min(MOST_S, BUDGET_S / len(loads))
+        try:
+            speeds[load], crowded = timing.undisturbed(partial(speed.measure, load, budget_s))
+        except UserError as error:
+            failures[load] = str(error)
+        else:
+            ever_crowded |= crowded
+    return speeds, failures, ever_crowded
 
 
 def _measure_probes(tasks: list[Task], speeds: dict) -> Iterator[tuple[str, list[tuple[int, float]]]]:
@@ -102,7 +99,13 @@ def _measure_probes(tasks: list[Task], speeds: dict) -> Iterator[tuple[str, list
         dims.setdefault(_probe_key(task), set()).update((_raw_dim(task), speeds[task.load].embed_dim))
     for key, found in dims.items():
         numbers, settings = json.loads(key)
-        yield key, [(dim, timing.probe_seconds(dim=dim, settings=settings, **numbers)) for dim in _ends(found)]
+        yield (
+            key,
+            [
+                (dim, timing.undisturbed(partial(timing.probe_seconds, dim=dim, settings=settings, **numbers))[0])
+                for dim in _ends(found)
+            ],
+        )
 
 
 def _ends(values: set[int]) -> list[int]:

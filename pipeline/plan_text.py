@@ -149,6 +149,8 @@ def measurements(tasks: list[Task], measured: Measured) -> Iterator[str]:
     if rows:
         yield "Measured on this machine (an image is trained on with all its views):"
         yield aligned(MEASURED_COLUMNS, rows, num_left=2)
+    if rows and measured.crowded:
+        yield "Other programs keep the cores busy, so one thread was measured: when they end, training is faster."
     if scaled:
         yield "'512 from 4': steps of 4 images were timed and scaled. '512 from <name>': too large for a short"
         yield "measurement; <name> was timed and scaled by the ratio of floating point operations."

@@ -72,11 +72,6 @@ class Speed(NamedTuple):
     embed_image_s: float
     checkpoint_bytes: int
 
-    def quicker(self, other: Speed) -> Speed:
-        """Return the better of two measurements of one load, part by part."""
-        steps = min(self, other, key=lambda speed: speed.step_s)
-        return steps._replace(embed_image_s=min(self.embed_image_s, other.embed_image_s))
-
 
 def measure(load: Load, budget_s: float) -> Speed:
     """Measure training and embedding of one load.
@@ -138,7 +133,9 @@ def _memory_bytes() -> int | None:
 def _by_operations(load: Load, settings: dict, arguments: dict, num_params: int, budget_s: float) -> Speed:
     views = settings["views"]
     plain = {**settings, "backbone": {"patch_size": None, "drop_path_rate": 0.0, "kwargs": STAND_IN_KWARGS}}
-    stand_in = measure(Load(STAND_IN, load.canvas, json.dumps(plain, sort_keys=True), load.probe_batch_size), budget_s)
+    stand_in = _stand_in(
+        Load(STAND_IN, load.canvas, json.dumps(plain, sort_keys=True), load.probe_batch_size), budget_s
+    )
     stand_in_arguments = backbones.backbone_arguments(STAND_IN, img_size=views["global_px"], kwargs=STAND_IN_KWARGS)
 
     def ratio(num_global: int, num_local: int) -> float:
@@ -157,6 +154,11 @@ def _by_operations(load: Load, settings: dict, arguments: dict, num_params: int,
         stand_in.embed_image_s * ratio(1, 0),
         num_params * 12,
     )
+
+
+@lru_cache
+def _stand_in(load: Load, budget_s: float) -> Speed:
+    return measure(load, budget_s)
 
 
 def operations(name: str, arguments: dict[str, Any], size_px: int) -> tuple[int, int]:

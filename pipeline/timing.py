@@ -8,9 +8,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,7 +23,9 @@ PATIENCE_S = 2.0  # work whose first call took longer is not called again
 SAMPLE_TRAIN, SAMPLE_TEST = 8192, 2048  # features that stand for larger splits in the measurement of the probes
 SAMPLE_EPOCHS, SAMPLE_DRAWS = 4, 2
 SAMPLE_DECODED = 64
+CROWDED, CROWD_CHECK_S = 2.0, 0.03  # measured on two cores: 0.75 with one program, 7 to 1,700 with three
 ROOT = Path(__file__).parents[1]
+Measurement = TypeVar("Measurement")
 
 
 def seconds_a_call(work: Callable[[int], Any], full: int, budget_s: float, device: torch.device) -> tuple[float, int]:
@@ -55,13 +58,66 @@ def seconds_a_call(work: Callable[[int], Any], full: int, budget_s: float, devic
     return min(times), batch
 
 
+def undisturbed(measurement: Callable[[], Measurement]) -> tuple[Measurement, bool]:
+    """Make a measurement; with one thread and its processor time if other programs keep the cores busy.
+
+    Threads that wait for each other at every operation are then hundreds of times slower, for as long as the others
+    run, which says nothing about an hour of work. One thread is at most so many times too slow as there are cores.
+
+    Returns:
+        The measurement, and whether it was made with one thread.
+    """
+    if not crowded():
+        found = measurement()
+        if not crowded():
+            return found, False
+    with one_thread():
+        return measurement(), True
+
+
+def crowded() -> bool:
+    """Whether all threads together are slower than one: on an idle machine they never are, by far."""
+    if torch.get_num_threads() == 1:
+        return False
+    together = _seconds_an_operation()
+    with one_thread():
+        return together > CROWDED * _seconds_an_operation()
+
+
+def _seconds_an_operation() -> float:
+    values, count = torch.zeros(2**17), 0
+    values.add_(1)
+    clock, started, until = _clock(), _clock()(), time.perf_counter() + CROWD_CHECK_S
+    while not count or time.perf_counter() < until:
+        values.add_(1)
+        count += 1
+    return (clock() - started) / count
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _clock() -> Callable[[], float]:
+    """Processor time of a single thread does not run while another program has the core."""
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
 def seconds(work: Callable[[int], Any], argument: int, device: torch.device) -> float:
     """Time one call; waits for the device."""
-    started = time.perf_counter()
+    clock = time.perf_counter if device.type == "cuda" else _clock()
+    started = clock()
     work(argument)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def probe_seconds(num_train: int, num_test: int, dim: int, num_classes: int, settings: dict[str, Any]) -> float:
