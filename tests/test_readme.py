@@ -1,0 +1,46 @@
+"""Claims: the README's table is the committed reports/comparison.csv; every file it names exists; every command it
+gives for a stage is a program."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHOWN = ["linear_top1", "random_init_linear_top1", "knn_top1", "random_init_knn_top1"]
+SHOWN += ["linear_top1_10shot", "random_init_linear_top1_10shot"]
+
+
+def percent(row: dict[str, str], name: str) -> str:
+    return f"{100 * float(row[name]):.1f}"
+
+
+def test_table_is_the_committed_comparison():
+    with (ROOT / "reports/comparison.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        line = " | ".join([row["backbone"], row["lambda"], *(percent(row, name) for name in SHOWN)])
+        assert f"| {line} |" in README
+    for dataset in {row["dataset"] for row in rows}:
+        row = next(row for row in rows if row["dataset"] == dataset)
+        pixels = [percent(row, f"raw_pixels_{name}") for name in ("linear_top1", "knn_top1", "linear_top1_10shot")]
+        assert f"| raw pixels | | {pixels[0]} | | {pixels[1]} | | {pixels[2]} | |" in README
+
+
+def test_named_files_exist():
+    named = set(re.findall(r"\]\(([\w./-]+)\)", README)) | set(
+        re.findall(r"`((?:pipeline|tests|data)/[\w.]+\.py)`", README)
+    )
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_every_library_file_has_its_line():
+    listed = README[README.index("## Every file in a line") : README.index("## Limits")]
+    assert [p.name for p in (ROOT / "pipeline").glob("*.py") if p.name != "__init__.py" and p.name not in listed] == []
+
+
+def test_stage_commands_are_programs():
+    stages = re.findall(r"python -m stages\.(\w+)", README)
+    assert stages and all((ROOT / f"stages/{stage}.py").exists() for stage in stages)
