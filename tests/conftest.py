@@ -1,0 +1,11 @@
+"""One thread, here and in the stages that tests start: on tiny tensors, threads that wait for each other cost more than
+they bring, and equal thread counts give equal bits."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
