@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
@@ -18,12 +20,25 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from pipeline.seeds import derive_seed
 
+TIMM_VERSION = timm.__version__
+
 
 class BackboneInfo(NamedTuple):
     """What the conformance check found."""
 
     num_params: int
     embed_dim: int
+
+
+class Published(NamedTuple):
+    """What timm knows about the published weights of a model: where they are and how pixels must be prepared."""
+
+    address: str
+    file: str
+    licence: str
+    size_px: int
+    mean: list[float]
+    std: list[float]
 
 
 class BackboneError(UserError):
@@ -33,6 +48,11 @@ class BackboneError(UserError):
 def known_backbones() -> list[str]:
     """Every architecture name of the installed timm."""
     return timm.list_models()
+
+
+def known_weights(architecture: str) -> list[str]:
+    """Every name with a tag under which timm has weights of the architecture."""
+    return timm.list_pretrained(architecture)
 
 
 def is_known(name: str) -> bool:
@@ -93,21 +113,41 @@ def backbone_arguments(
 
 def create_backbone(name: str, arguments: dict[str, Any]) -> nn.Module:
     """Build a randomly initialised backbone whose output is the pooled embedding (B, D)."""
-    quiet = logging.getLogger("timm.models._builder")
-    level, quiet.level = quiet.level, logging.ERROR
-    try:
+    with _errors_alone():
         return timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+
+
+@contextmanager
+def _errors_alone() -> Iterator[None]:
+    builder = logging.getLogger("timm.models._builder")
+    level, builder.level = builder.level, logging.ERROR
+    try:
+        yield
     finally:
-        quiet.level = level
+        builder.level = level
 
 
-def make_projector(embed_dim: int, hidden_dims: Sequence[int], proj_dim: int) -> nn.Sequential:
-    """Build the MLP from embedding (B, D) to projection (B, K): Linear, BatchNorm, ReLU a hidden layer, then Linear.
+def count_params(name: str) -> int:
+    """Return the number of parameters at the architecture's own input size, without a classifier; allocates none."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in create_backbone(name, {}).parameters())
 
-    Source: section 2 of the paper facts (hidden 2048, 2048; output 64 to 512).
+
+def make_projector(
+    width: int, *, hidden_dims: Sequence[int], proj_dim: int, embed_dim: int | None = None
+) -> nn.Sequential:
+    """Build the MLP from backbone output (B, width) to projection (B, K): Linear, BatchNorm, ReLU a layer, then Linear.
+
+    Args:
+        width: of the backbone's output.
+        hidden_dims: widths of the hidden layers; none makes it linear.
+        proj_dim: K.
+        embed_dim: width of a linear head between backbone and MLP; None: no head.
+
+    Source: section 2 of the paper facts (head 512; hidden 2048, 2048; output 64 to 512).
     """
-    layers: list[nn.Module] = []
-    widths = [embed_dim, *hidden_dims]
+    layers: list[nn.Module] = [] if embed_dim is None else [nn.Linear(width, embed_dim)]
+    widths = [embed_dim or width, *hidden_dims]
     for width_in, width_out in pairwise(widths):
         layers += [nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(widths[-1], proj_dim))
@@ -135,13 +175,12 @@ def check_backbone(
             f"backbone {name!r} normalises over the batch: pretrain.batch_size must be >= 4, got {batch_size}"
         )
     shapes = {px: _embed(backbone, name, px, setting) for px, setting in _resolutions(global_px, local_px)}
-    dims = {px: shape[-1] for px, shape in shapes.items()}
-    if any(len(shape) != 2 for shape in shapes.values()) or len(set(dims.values())) != 1:
+    if any(len(shape) != 2 for shape in shapes.values()) or len(set(shapes.values())) != 1:
         raise BackboneError(
             f"backbone {name!r} must give one vector an image, the same at every resolution, got {shapes}; "
             "choose another backbone or set a pooling in pretrain.backbone.kwargs (global_pool: avg)"
         )
-    return BackboneInfo(sum(p.numel() for p in backbone.parameters()), dims[global_px])
+    return BackboneInfo(sum(p.numel() for p in backbone.parameters()), shapes[global_px][-1])
 
 
 def _resolutions(global_px: int, local_px: int | None) -> list[tuple[int, str]]:
@@ -151,8 +190,7 @@ def _resolutions(global_px: int, local_px: int | None) -> list[tuple[int, str]]:
 
 def _embed(backbone: nn.Module, name: str, size_px: int, setting: str) -> tuple[int, ...]:
     try:
-        embedding: Tensor = backbone(torch.randn(2, 3, size_px, size_px))
-        embedding.float().square().mean().backward()
+        return forward_backward(backbone, size_px)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BackboneError(
@@ -160,6 +198,12 @@ def _embed(backbone: nn.Module, name: str, size_px: int, setting: str) -> tuple[
             f"raise {setting}, {'set pretrain.views.num_local to 0, ' if 'local' in setting else ''}"
             "set pretrain.backbone.patch_size, or remove the backbone (an entry under overrides can do it for one)"
         ) from None
+
+
+def forward_backward(backbone: nn.Module, size_px: int) -> tuple[int, ...]:
+    """Run two random images forward and backward; return the shape of their embedding."""
+    embedding: Tensor = backbone(torch.randn(2, 3, size_px, size_px))
+    embedding.float().square().mean().backward()
     return tuple(embedding.shape)
 
 
@@ -167,3 +211,60 @@ def initial_backbone(name: str, arguments: dict[str, Any], *, seed: int) -> nn.M
     """Return the backbone as pretraining with this seed starts from it (the random-init baseline)."""
     torch.manual_seed(derive_seed(seed, "init"))
     return create_backbone(name, arguments)
+
+
+def published(name: str) -> Published:
+    """Return what timm knows about the weights of `name` (with its tag; without one the default weights)."""
+    config = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    if config.hf_hub_id:
+        address, file = f"https://huggingface.co/{config.hf_hub_id}", config.hf_hub_filename or "model.safetensors"
+    else:
+        address, file = config.url or "", (config.url or "").rpartition("/")[2]
+    licence = config.license or "not stated by timm"
+    return Published(address, file, licence, config.input_size[-1], list(config.mean), list(config.std))
+
+
+def pretrained_backbone(
+    name: str, arguments: dict[str, Any], *, path: Path | None = None, checkpoint_key: str | None = None
+) -> nn.Module:
+    """Build a backbone with published weights; timm converts names and resamples position embeddings.
+
+    Every weight must be found and have the right shape: weights are loaded with the classifier that they were
+    published with, strictly, and the classifier is dropped afterwards. A local file may lack the classifier.
+
+    Args:
+        name: timm model name with the tag of its weights.
+        arguments: of `backbone_arguments`.
+        path: local safetensors or weights-only torch file; None: timm's own download.
+        checkpoint_key: entry of the checkpoint that holds the weights, where timm would take another one.
+
+    Raises:
+        Exception: whatever a download or a file that does not fit ends in; `pipeline.models` explains it.
+    """
+    source: dict[str, Any] = {"file": str(path)} if path else {}
+    if checkpoint_key:
+        source = {"state_dict": _checkpoint_entry(name, path, checkpoint_key)}
+    with _errors_alone():
+        try:
+            backbone = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **arguments)
+        except RuntimeError:  # load_state_dict names what is missing or too much
+            if not source:
+                raise
+            source["num_classes"] = 0
+            backbone = timm.create_model(
+                name, pretrained=True, num_classes=0, pretrained_cfg_overlay=source, **arguments
+            )
+    backbone.reset_classifier(0)
+    with torch.device("meta"):
+        plain = create_backbone(name, arguments)
+    plain.load_state_dict(backbone.state_dict(), strict=True, assign=True)  # so it will load where it is used
+    return backbone
+
+
+def _checkpoint_entry(name: str, path: Path | None, key: str) -> dict[str, Tensor]:
+    """Return one entry of a torch checkpoint, without the prefix that distributed training leaves in names."""
+    if path:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    else:
+        checkpoint = torch.hub.load_state_dict_from_url(published(name).address, map_location="cpu", weights_only=True)
+    return {weight.removeprefix("module."): tensor for weight, tensor in checkpoint[key].items()}

@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from pipeline import backbones
-from pipeline.params import Cell, grid_cells, resolve
-from pipeline.schema import Params, Pretrain, Probe
+from pipeline.cells import Cell, resolve
+from pipeline.listing import Listing
+from pipeline.schema import Pretrain, Probe
 from pipeline.statistics import STATISTICS
 from pipeline.validation import did_you_mean
 
 
 class CellConfigs(NamedTuple):
-    """Contents of configs/<cell>/pretrain.json and configs/<cell>/probe.json."""
+    """Contents of configs/<cell>/pretrain.json (None for a frozen model) and configs/<cell>/probe.json."""
 
-    pretrain: dict[str, Any]
+    pretrain: dict[str, Any] | None
     probe: dict[str, Any]
 
 
-def resolve_grid(params: Params, grid: str) -> tuple[dict[Cell, CellConfigs], list[str]]:
+def resolve_listing(listing: Listing) -> tuple[dict[Cell, CellConfigs], list[str]]:
     """Resolve every cell and try each backbone at the resolutions it will see.
 
     Returns:
@@ -26,13 +27,16 @@ def resolve_grid(params: Params, grid: str) -> tuple[dict[Cell, CellConfigs], li
     """
     problems = [
         f"unknown backbone {name!r} in grid.backbones{did_you_mean(name, backbones.known_backbones())}"
-        for name in params.grid.backbones
+        for name in listing.params.grid.backbones
         if not backbones.is_known(name)
     ]
     configs: dict[Cell, CellConfigs] = {}
     checked: dict[str, Any] = {}
-    for cell in grid_cells(params, grid) if not problems else []:
-        pretrain, probe = resolve(params, cell)
+    for cell in listing.cells if not problems else []:
+        pretrain, probe = resolve(listing.params, cell)
+        if cell.frozen:
+            configs[cell] = CellConfigs(None, _frozen_config(cell, listing.weights(cell), pretrain, probe))
+            continue
         if pretrain.sigreg.statistic not in STATISTICS:
             name = pretrain.sigreg.statistic
             problems.append(f"unknown statistic {name!r} in pretrain.sigreg.statistic{did_you_mean(name, STATISTICS)}")
@@ -42,7 +46,7 @@ def resolve_grid(params: Params, grid: str) -> tuple[dict[Cell, CellConfigs], li
             checked[str(geometry)] = _check(cell.backbone, pretrain, problems)
         if checked[str(geometry)]:
             kwargs, info = checked[str(geometry)]
-            configs[cell] = _cell_configs(cell, pretrain, probe, kwargs, info.embed_dim)
+            configs[cell] = _cell_configs(cell, listing, pretrain, probe, kwargs, info.embed_dim)
     return configs, problems
 
 
@@ -54,7 +58,9 @@ def _geometry(backbone: str, pretrain: Pretrain) -> tuple:
 def _check(name: str, pretrain: Pretrain, problems: list[str]) -> tuple[dict, backbones.BackboneInfo] | None:
     views = pretrain.views
     try:
-        kwargs = backbones.backbone_arguments(name, img_size=views.global_px, **pretrain.backbone.model_dump())
+        asked = pretrain.backbone.model_dump()
+        asked["kwargs"] = {key: value for key, value in asked["kwargs"].items() if value is not None}
+        kwargs = backbones.backbone_arguments(name, img_size=views.global_px, **asked)
         local_px = views.local_px if views.num_local else None
         info = backbones.check_backbone(
             name, kwargs, global_px=views.global_px, local_px=local_px, batch_size=pretrain.batch_size
@@ -65,35 +71,46 @@ def _check(name: str, pretrain: Pretrain, problems: list[str]) -> tuple[dict, ba
     return kwargs, info
 
 
-def _cell_configs(cell: Cell, pretrain: Pretrain, probe: Probe, kwargs: dict, embed_dim: int) -> CellConfigs:
-    common = {
+def _cell_configs(
+    cell: Cell, listing: Listing, pretrain: Pretrain, probe: Probe, kwargs: dict, embed_dim: int
+) -> CellConfigs:
+    common = {**_common(cell), "backbone_kwargs": kwargs}
+    trained = {"data": f"data/{cell.dataset}", "embed_dim": embed_dim, "out": f"{listing.owners[cell].folder}/pretrain"}
+    views = pretrain.views
+    seen = {"size_px": views.global_px, "mean": views.mean, "std": views.std}
+    return CellConfigs(
+        pretrain={**common, **trained, "pretrain": pretrain.model_dump(mode="json")},
+        probe={**common, **_probe_config(cell, listing.weights(cell), pretrain, probe, seen)},
+    )
+
+
+def _frozen_config(cell: Cell, weights: str, pretrain: Pretrain, probe: Probe) -> dict[str, Any]:
+    """Settings of a frozen model's probe; what it sees stands in its own model.json, which is fetched later."""
+    model = f"models/{cell.backbone}/model.json"
+    return {**_common(cell), "model": model, **_probe_config(cell, weights, pretrain, probe, {})}
+
+
+def _common(cell: Cell) -> dict[str, Any]:
+    return {
         "grid": cell.grid,
         "cell": cell.key,
         "dataset": cell.dataset,
         "backbone": cell.backbone,
         "lambda": cell.lamb,
         "seed": cell.seed,
-        "data": f"data/{cell.dataset}",
-        "backbone_kwargs": kwargs,
+        "target": cell.probed_on,
+        "choices": dict(cell.choices),
     }
-    settings, views = pretrain.model_dump(mode="json"), pretrain.views
-    reading = {
-        "size_px": views.global_px,
-        "load_px": pretrain.load_px,
-        "batch_size": probe.batch_size,
-        "mean": views.mean,
-        "std": views.std,
-        **pretrain.loader.model_dump(),
+
+
+def _probe_config(cell: Cell, weights: str, pretrain: Pretrain, probe: Probe, seen: dict) -> dict[str, Any]:
+    reading = {"load_px": pretrain.load_px, "batch_size": probe.batch_size, **pretrain.loader.model_dump()}
+    return {
+        "data": f"data/{cell.probed_on}",
+        "weights": weights,
+        "out": f"{cell.folder}/probe",
+        "device": pretrain.device,
+        "precision": pretrain.precision,
+        "reading": {**seen, **reading},
+        "probe": probe.model_dump(mode="json", exclude={"batch_size"}),
     }
-    return CellConfigs(
-        pretrain={**common, "embed_dim": embed_dim, "out": f"{cell.folder}/pretrain", "pretrain": settings},
-        probe={
-            **common,
-            "weights": f"{cell.folder}/pretrain/backbone.safetensors",
-            "out": f"{cell.folder}/probe",
-            "device": pretrain.device,
-            "precision": pretrain.precision,
-            "reading": reading,
-            "probe": probe.model_dump(mode="json", exclude={"batch_size"}),
-        },
-    )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -129,7 +130,7 @@ def epps_pulley(samples: Tensor, *, t_max: float = 3.0, num_knots: int = 17) -> 
     """
     _check_batch("samples", samples, "(..., N, S)")
     x = _at_least_float32(samples)
-    with torch.autocast(x.device.type, enabled=False):
+    with _full_precision(x.device.type):
         values = PerColumn.apply(x.reshape(-1, *x.shape[-2:]), _knots(t_max, num_knots))
     return values.reshape(*x.shape[:-2], x.shape[-1])
 
@@ -162,7 +163,7 @@ def sigreg(projections: Tensor, directions: Tensor, *, t_max: float = 3.0, num_k
         raise ValueError(f"directions must be {expected} to fit the projections, got shape {tuple(directions.shape)}")
     z = _at_least_float32(projections)
     grid = _knots(t_max, num_knots)
-    with torch.autocast(z.device.type, enabled=False):
+    with _full_precision(z.device.type):
         return SlicedMean.apply(z.reshape(-1, *z.shape[-2:]), directions.to(z.dtype), grid)
 
 
@@ -175,13 +176,15 @@ def lejepa_loss(
     t_max: float = 3.0,
     num_knots: int = 17,
     statistic: Callable[[Tensor, Tensor], Tensor] | None = None,
+    predictions: Tensor | None = None,
+    centre: Tensor | None = None,
 ) -> LeJEPALoss:
     """LeJEPA loss of the projections of V views of B images.
 
     Conventions. loss = (1 - lambda) * pred + lambda * sigreg. The prediction loss is the *mean* over views, images and
     dimensions (the paper's equation 7 sums over dimensions, its code averages; the published lambdas belong to the
     code). The centre is the mean over the global views. SIGReg is taken of each view and then averaged. Gradients
-    flow everywhere: there is no stop-gradient, teacher or predictor. With an initialised process group all three
+    flow everywhere: there is no stop-gradient, teacher or predictor, unless `predictions` or `centre` bring one. With an initialised process group all three
     numbers are those of one process on the concatenated batch, and so are the parameter gradients once they are
     averaged over ranks, as DistributedDataParallel does (`pipeline.ranks`).
 
@@ -194,6 +197,8 @@ def lejepa_loss(
         num_knots: T >= 2 points on [0, t_max].
         statistic: a replacement of `sigreg`, called as statistic(projections, directions) -> scalar
             (`pipeline.statistics.statistic_by_name`); None means `sigreg` with t_max and num_knots.
+        predictions: (V, B, K), what is pulled towards the centre instead of the projections (LeJEPA, Table 4).
+        centre: (B, K), used instead of the mean over the global views (LeJEPA, Table 4: of an averaged encoder).
 
     Returns:
         LeJEPALoss(loss, pred_loss, sigreg_loss), scalars.
@@ -208,7 +213,8 @@ def lejepa_loss(
     if not 0.0 <= lamb <= 1.0:
         raise ValueError(f"lamb must be in [0, 1], got {lamb}")
     z = _at_least_float32(projections)
-    pred_loss = mean_over_ranks((z[:num_global].mean(0) - z).square())
+    target = z[:num_global].mean(0) if centre is None else centre
+    pred_loss = mean_over_ranks((target - (z if predictions is None else predictions)).square())
     if statistic is None:
         sigreg_loss = sigreg(z, directions, t_max=t_max, num_knots=num_knots)
     else:
@@ -234,19 +240,18 @@ def _knots(t_max: float, num_knots: int) -> Grid:
 
     # d value / d x_j = 2 sum_k weight_k t_k (imaginary_k cos(t_k x_j) - real_k sin(t_k x_j)), where real and imaginary
     # are the gaps between the characteristic functions; the factor N of the value cancels the 1 / N of the means.
-    slope = torch.diag(2 * weight * t)
-    zero = torch.zeros_like(slope)
-    slopes = torch.cat([torch.cat([zero, -slope], dim=1), torch.cat([slope, zero], dim=1)])
+    slope = torch.stack([2 * weight * t, -2 * weight * t])
     targets = torch.cat([normal, torch.zeros_like(normal)])
 
     @lru_cache(maxsize=4)
     def constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        return targets.to(device), weight.repeat(2).to(device), slopes.to(device)
+        return targets.to(device), weight.repeat(2).to(device), slope.to(device)
 
     def formula(sums: Tensor, num_samples: Tensor | int) -> tuple[Tensor, Tensor]:
-        targets, weights, slopes = constants(sums.device)
+        targets, weights, slope = constants(sums.device)
         gap = sums / num_samples - targets
-        return num_samples * (gap.square() @ weights), gap @ slopes
+        real_and_imaginary = gap.unflatten(1, slope.shape)
+        return num_samples * (gap.square() @ weights), (real_and_imaginary.flip(1) * slope).flatten(1)
 
     return Grid(spacing, num_knots - 1, formula)
 
@@ -262,3 +267,9 @@ def _check_batch(name: str, batch: Tensor, expected: str) -> None:
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _full_precision(device_type: str) -> AbstractContextManager:
+    # Entering a context costs several microseconds, so it is entered only to leave one.
+    active = torch.is_autocast_enabled(device_type)
+    return torch.autocast(device_type, enabled=False) if active else nullcontext()

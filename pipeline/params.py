@@ -1,92 +1,49 @@
-"""From params.yaml to the cells of its grid and the settings of each; all errors are reported at once.
+"""From a parameter file to validated settings; all errors are reported at once.
 
-Settings are checked here once, at the door. What leaves is plain data: `load_params` gives the validated file,
-`grid_cells` lists the grid, `resolve` gives the settings of one cell with the overrides applied.
+Settings are checked here once, at the door. What leaves is plain data: `load_params` gives the validated file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.schema import Params, Pretrain, Probe
+from pipeline.cells import grid_cells, merge, resolve
+from pipeline.schema import BackboneRule, Params, Pretrain, Probe
 from pipeline.validation import ParamsError, Strict, did_you_mean, explain, read_yaml
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One combination of the grid: one pretraining, one probe, one MLflow run, one table row."""
-
-    grid: str
-    dataset: str
-    backbone: str
-    lamb: float | str
-    seed: int
-
-    @property
-    def key(self) -> str:
-        """Name of the cell; must spell lambda as DVC's `${item.lambda}` does."""
-        return f"{self.dataset}--{self.backbone}--lambda{self.lamb}--seed{self.seed}"
-
-    @property
-    def folder(self) -> Path:
-        """Where the cell's stages write, relative to the repository root."""
-        return Path("runs") / self.grid / self.key
-
-    @property
-    def configs(self) -> Path:
-        """Folder of the cell's resolved settings, relative to the repository root."""
-        return Path("runs") / self.grid / "configs" / self.key
-
-    @classmethod
-    def of_row(cls, row: dict[str, str]) -> Cell:
-        """Return the cell of a row of comparison.csv."""
-        return cls(row["grid"], row["dataset"], row["backbone"], row["lambda"], int(row["seed"]))
-
-
-def grid_cells(params: Params, grid: str) -> list[Cell]:
-    """Return every combination of the grid's axes, in the order of params.yaml."""
-    axes = params.grid
-    return [Cell(grid, *values) for values in product(axes.datasets, axes.backbones, axes.lambdas, axes.seeds)]
-
-
-def merge(base: dict, change: dict) -> dict:
-    """Return `base` with the nested keys of `change` replaced."""
-    out = dict(base)
-    for key, value in change.items():
-        nested = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = merge(out[key], value) if nested else value
-    return out
-
-
-def resolve(params: Params, cell: Cell) -> tuple[Pretrain, Probe]:
-    """Settings of one cell: the sections of params.yaml with every matching override applied, in order."""
-    pretrain, probe = params.pretrain.model_dump(), params.probe.model_dump()
-    for override in params.overrides:
-        if fnmatchcase(cell.dataset, override.when.dataset) and fnmatchcase(cell.backbone, override.when.backbone):
-            pretrain, probe = merge(pretrain, override.pretrain), merge(probe, override.probe)
-    return Pretrain.model_validate(pretrain), Probe.model_validate(probe)
+ROOT_PARAMS = Path("params.yaml")
+BACKBONE_LIST = "backbones.txt"
 
 
 def grid_name(path: str | Path) -> str:
-    """Return the name of a parameter file's grid: `default` here, else the folder's (paper/table5 -> table5)."""
+    """Return the name of a parameter file's grid.
+
+    `default` at the root, else the folder's (paper/table5 -> table5, miniature/table5 -> miniature-table5).
+    """
     folder = Path(path).resolve().parent
-    return "default" if folder == Path.cwd() else folder.name
+    if folder == Path.cwd():
+        return "default"
+    return f"miniature-{folder.name}" if folder.parent.name == "miniature" else folder.name
 
 
 def reports_folder(grid: str) -> Path:
-    """Where a grid's tables lie, relative to the repository root."""
+    """Where a grid's comparison lies, relative to the repository root."""
     return Path("reports") if grid == "default" else Path("reports") / grid
 
 
-def load_params(path: str | Path = "params.yaml") -> Params:
+def reports_root(path: str | Path) -> Path:
+    """Where the reports of a paper pipeline go: reports/, or miniature/reports/ for a miniature."""
+    return Path("miniature/reports") if grid_name(path).startswith("miniature-") else Path("reports")
+
+
+def load_params(path: str | Path = ROOT_PARAMS) -> Params:
     """Read and validate a parameter file.
+
+    A file without `datasets` or `models` takes these catalogues from the root's params.yaml.
 
     Args:
         path: YAML file with the sections of `Params`.
@@ -95,13 +52,13 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         ParamsError: naming every broken rule at once: unknown keys, wrong types, values out of range, data sets that
             the catalogue lacks, overrides that do not fit. Backbone names are checked where timm is loaded.
     """
-    raw = read_yaml(path)
-    problems = []
+    raw = read_sections(path)
+    problems = _list_backbones(raw, Path(path))
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
         problems += explain(error, Params)
-    problems += list(_unknown_datasets(raw)) + list(_bad_overrides(raw))
+    problems += list(_unknown_names(raw)) + list(_bad_overrides(raw))
     if not problems:
         problems += _bad_combinations(params)
     if problems:
@@ -109,16 +66,86 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     return params
 
 
+def read_sections(path: str | Path) -> dict[str, Any]:
+    """Read a parameter file with what it takes from others: the catalogues of the root and its `based_on`.
+
+    Raises:
+        ParamsError: if a file is absent, not YAML, or based on one that is itself based on another in a circle.
+    """
+    raw = _with_base(read_yaml(path), Path(path), ())
+    missing = [name for name in ("datasets", "models") if name not in raw]
+    if not missing or Path(path).resolve() == ROOT_PARAMS.resolve() or not ROOT_PARAMS.exists():
+        return raw
+    root = read_yaml(ROOT_PARAMS)
+    return {**raw, **{name: root[name] for name in missing if name in root}}
+
+
+def bases(path: str | Path) -> list[Path]:
+    """Return the parameter files that a file is based on, nearest first."""
+    base = read_yaml(path).get("based_on")
+    if not isinstance(base, str):
+        return []
+    above = Path(path).parent.parent / base / "params.yaml"
+    return [above, *bases(above)]
+
+
+def _with_base(raw: dict, path: Path, seen: tuple[Path, ...]) -> dict:
+    base = raw.get("based_on")
+    if not isinstance(base, str):
+        return raw
+    above = path.parent.parent / base / "params.yaml"
+    if above in seen:
+        raise ParamsError(str(path), [f"based_on goes in a circle: {' -> '.join(map(str, (*seen, above)))}"])
+    whole = _with_base(read_yaml(above), above, (*seen, path))
+    inherited = {name: whole[name] for name in ("pretrain", "probe", "overrides") if name in whole}
+    return merge(inherited, raw)
+
+
+def backbone_rule(path: str | Path) -> BackboneRule | None:
+    """Return the rule in grid.backbones, or None where it is a list of names.
+
+    Raises:
+        ParamsError: if it is a mapping but no rule.
+    """
+    rule = _section(read_yaml(path), "grid", dict).get("backbones")
+    if not isinstance(rule, dict):
+        return None
+    try:
+        return BackboneRule.model_validate(rule)
+    except ValidationError as error:
+        raise ParamsError(str(path), explain(error, BackboneRule, ("grid", "backbones"))) from None
+
+
+def read_backbones(path: Path) -> list[str]:
+    """Read a list of timm names, one a line; text after `#` is a comment."""
+    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line]
+
+
+def _list_backbones(raw: dict, path: Path) -> list[str]:
+    """Put the names of backbones.txt where grid.backbones holds a rule; return the problems."""
+    if not isinstance(_section(raw, "grid", dict).get("backbones"), dict):
+        return []
+    listing = path.with_name(BACKBONE_LIST)
+    names = read_backbones(listing) if listing.exists() else []
+    raw["grid"] = {**raw["grid"], "backbones": names}
+    if names:
+        return []
+    return [f"grid.backbones is a rule and {listing} does not list it yet; run: python -m stages.expand {path.parent}"]
+
+
 def _section(raw: dict, name: str, kind: type) -> Any:
     value = raw.get(name)
     return value if isinstance(value, kind) else kind()
 
 
-def _unknown_datasets(raw: dict) -> Iterator[str]:
-    known = [str(name) for name in _section(raw, "datasets", dict)]
-    for name in _section(_section(raw, "grid", dict), "datasets", list):
-        if isinstance(name, str) and name not in known:
-            yield f"unknown data set {name!r} in grid.datasets{did_you_mean(name, known)}; add it under datasets:"
+def _unknown_names(raw: dict) -> Iterator[str]:
+    kinds = (("datasets", "data set", "datasets"), ("targets", "data set", "datasets"), ("models", "model", "models"))
+    for axis, what, catalogue in kinds:
+        known = [str(name) for name in _section(raw, catalogue, dict)]
+        for name in _section(_section(raw, "grid", dict), axis, list):
+            if isinstance(name, str) and name not in known:
+                yield f"unknown {what} {name!r} in grid.{axis}{did_you_mean(name, known)}; add it under {catalogue}:"
 
 
 def _bad_overrides(raw: dict) -> Iterator[str]:
@@ -140,7 +167,9 @@ def _bad_combinations(params: Params) -> list[str]:
         try:
             resolve(params, cell)
         except ValidationError as error:
-            where = f"overrides of {cell.dataset} with {cell.backbone} together give"
+            with_axes = " and ".join(f"{axis} {value}" for axis, value in cell.choices)
+            where = f"overrides of {cell.dataset} with {' and '.join(filter(None, [cell.backbone, with_axes]))}"
+            where += " together give"
             model, section = (Pretrain, "pretrain") if error.title == "Pretrain" else (Probe, "probe")
             found += [f"{where} {problem}" for problem in explain(error, model, prefix=(section,))]
     return list(dict.fromkeys(found))

@@ -32,41 +32,67 @@ class Record:
     params: dict[str, str]
     metrics: dict[tuple[str, int], float] = field(default_factory=dict)
     artifacts: dict[str, Any] = field(default_factory=dict)
+    axes: tuple[str, ...] = AXES
 
     @property
     def tags(self) -> dict[str, str]:
         """The tags by which runs are found, filtered and compared."""
-        axes = {name: self.params[name] for name in AXES}
-        return {"cell": self.cell, "commit": self.commit, **axes}
+        return {"cell": self.cell, "commit": self.commit, **{name: self.params[name] for name in self.axes}}
 
 
 def opening_record(config: dict[str, Any], commit: str) -> Record:
     """Return what a run holds when pretraining starts: its axes and the resolved settings."""
-    axes = {name: str(config[name]) for name in AXES}
+    axes = _axes(config)
     settings = {name: config[name] for name in ("pretrain", "backbone_kwargs")}
-    return Record(config["grid"], config["cell"], commit, axes | flatten(settings), artifacts={"pretrain.json": config})
+    artifacts = {"pretrain.json": config}
+    return Record(config["grid"], config["cell"], commit, axes | flatten(settings), {}, artifacts, tuple(axes))
+
+
+def _axes(config: dict[str, Any]) -> dict[str, str]:
+    """Return the values that tell a cell from the others of its grid."""
+    axes = {name: str(config[name]) for name in AXES}
+    if config["target"] != config["dataset"]:
+        axes["target"] = config["target"]
+    return axes | {name: json.dumps(value).strip('"') for name, value in config["choices"].items()}
+
+
+def _frozen_record(probe: dict[str, Any]) -> Record:
+    """Return what the run of a frozen model holds before its scores: no losses, and the origin of its weights."""
+    model, axes = read_json(Path(probe["model"])), _axes(probe)
+    params = axes | flatten({"model": model})
+    return Record(probe["grid"], probe["cell"], model["commit"], params, {}, {"model.json": model}, tuple(axes))
 
 
 def cell_record(configs: Path) -> Record:
     """Return what the run of a finished cell holds, from the files on disk.
 
     Args:
-        configs: runs/<grid>/configs/<cell>, whose pretrain.json and probe.json name the folders of the results.
+        configs: runs/<grid>/configs/<cell>, whose pretrain.json (none for a frozen model) and probe.json name the
+            folders of the results.
 
     Raises:
         ResultError: naming the missing or broken file.
     """
-    config, probe = read_json(configs / "pretrain.json"), read_json(configs / "probe.json")
-    out, probe_out = Path(config["out"]), Path(probe["out"])
-    record = opening_record(config, read_json(out / "provenance.json")["commit"])
+    probe = read_json(configs / "probe.json")
+    record = _frozen_record(probe) if "model" in probe else _trained_record(read_json(configs / "pretrain.json"))
     record.params.update(flatten({"probe": probe["probe"]}))
     record.artifacts["probe.json"] = probe
+    record.metrics.update(_numbers("probe", Path(probe["out"]) / "metrics.json"))
+    return record
+
+
+def _trained_record(config: dict[str, Any]) -> Record:
+    out = Path(config["out"])
+    record = opening_record(config, read_json(out / "provenance.json")["commit"])
     for row in read_history(out / "history.csv"):
         record.metrics.update(epoch_metrics(row))
-    for prefix, path in (("pretrain", out / "metrics.json"), ("probe", probe_out / "metrics.json")):
-        numbers = {name: value for name, value in read_json(path).items() if isinstance(value, int | float)}
-        record.metrics.update({(f"{prefix}/{name}", 0): float(value) for name, value in numbers.items()})
+    record.metrics.update(_numbers("pretrain", out / "metrics.json"))
     return record
+
+
+def _numbers(prefix: str, path: Path) -> dict[tuple[str, int], float]:
+    numbers = {name: value for name, value in read_json(path).items() if isinstance(value, int | float)}
+    return {(f"{prefix}/{name}", 0): float(value) for name, value in numbers.items()}
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:

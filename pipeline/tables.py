@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 if TYPE_CHECKING:
-    from pipeline.params import Cell
+    from pipeline.cells import Cell
 
 CELL_COLUMNS = ["grid", "dataset", "backbone", "lambda", "seed"]
 COUNT_COLUMNS = ["num_params", "epochs"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from pipeline.checkpoint import Checkpoints
 from pipeline.datasets import EncodedImages, ImageBatch, batches
 from pipeline.errors import UserError
+from pipeline.learner import Learner, project_views
 from pipeline.losses import LeJEPALoss, directions_for_step, lejepa_loss
 from pipeline.schedule import lr_factor
 from pipeline.seeds import derive_seed, generator
@@ -40,53 +40,8 @@ class NonFiniteLossError(UserError):
     """The loss became NaN or infinite; the message names step and images."""
 
 
-Objective = Callable[[Tensor, int], LeJEPALoss]
+Objective = Callable[..., LeJEPALoss]
 MakeViews = Callable[..., tuple[Tensor, Tensor | None]]
-
-
-@dataclass
-class Learner:
-    """What training changes: backbone (M, 3, H, W) -> (M, D), projector (M, D) -> (M, K) and their optimiser."""
-
-    backbone: nn.Module
-    projector: nn.Module
-    optimizer: torch.optim.Optimizer
-
-    def state(self, history: list[Epoch]) -> dict[str, Any]:
-        """Return all that a resumed run needs; every random draw follows from (seed, step)."""
-        parts = {name: getattr(self, name).state_dict() for name in ("backbone", "projector", "optimizer")}
-        return {**parts, "history": [tuple(record) for record in history]}
-
-    def restore(self, state: dict[str, Any]) -> list[Epoch]:
-        """Take over a state and return its history."""
-        for name in ("backbone", "projector", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
-        return [Epoch(*values) for values in state["history"]]
-
-    def step(self, loss: Tensor, lr: float) -> None:
-        """Take one optimiser step along the gradient of the loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-
-
-def project_views(backbone: nn.Module, projector: nn.Module, views: list[Tensor]) -> Tensor:
-    """Embed views grouped by resolution and project them all.
-
-    Args:
-        backbone: (M, 3, H, W) -> (M, D).
-        projector: (M, D) -> (M, K).
-        views: tensors (V_i, B, 3, H_i, W_i), the global ones first.
-
-    Returns:
-        (V, B, K), float32.
-    """
-    embeddings = [backbone(group.flatten(0, 1)) for group in views]
-    num_views = sum(len(group) for group in views)
-    projections: Tensor = projector(torch.cat(embeddings))
-    return projections.float().unflatten(0, (num_views, -1))
 
 
 def lejepa_objective(
@@ -114,7 +69,7 @@ def lejepa_objective(
     """
     chosen = None if statistic == "epps_pulley" else statistic_by_name(statistic, t_max=t_max, num_knots=num_knots)
 
-    def objective(projections: Tensor, step: int) -> LeJEPALoss:
+    def objective(projections: Tensor, step: int, **target: Tensor | None) -> LeJEPALoss:
         directions = directions_for_step(seed, step, proj_dim, num_slices, device=projections.device)
         return lejepa_loss(
             projections,
@@ -124,21 +79,10 @@ def lejepa_objective(
             t_max=t_max,
             num_knots=num_knots,
             statistic=chosen,
+            **target,
         )
 
     return objective
-
-
-def make_learner(backbone: nn.Module, projector: nn.Module, device: torch.device, optimizer: dict[str, Any]) -> Learner:
-    """Move both modules to the device and give them AdamW; biases, norms and what timm exempts do not decay."""
-    decay, keep = [], []
-    for module in (backbone.to(device).train(), projector.to(device).train()):
-        exempt = getattr(module, "no_weight_decay", set)()
-        for name, parameter in module.named_parameters():
-            (keep if parameter.ndim < 2 or name in exempt else decay).append(parameter)
-    groups = [{"params": decay, "weight_decay": optimizer["weight_decay"]}, {"params": keep, "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW(groups, lr=optimizer["lr"], betas=tuple(optimizer["betas"]), fused=True)
-    return Learner(backbone, projector, adamw)
 
 
 def pretrain(
@@ -166,7 +110,7 @@ def pretrain(
         learner: backbone, projector and optimiser, on `device`.
         images: training split.
         make_views: (pixels, aspect, generator=) -> (Vg, B, 3, g, g), (Vl, B, 3, l, l) or None.
-        objective: (projections (V, B, K), step) -> loss and its parts.
+        objective: (projections (V, B, K), step, predictions=, centre=) -> loss and its parts.
         seed: of order, views and dropout.
         epochs: passes over the images; the last partial batch of each is left out.
         batch_size: B.
@@ -188,7 +132,9 @@ def pretrain(
     steps_per_epoch = num_images // batch_size
     num_steps, num_warmup_steps = epochs * steps_per_epoch, round(warmup_epochs * steps_per_epoch)
     state = checkpoints.load()
-    history = learner.restore(state) if state else []
+    history = [Epoch(*record) for record in state["history"]] if state else []
+    if state:
+        learner.restore(state)
     yield from history
 
     with tqdm(total=num_steps, initial=len(history) * steps_per_epoch, **_bar_style()) as bar:
@@ -211,7 +157,7 @@ def pretrain(
                 bar.update()
             history.append(Epoch(epoch + 1, *(sums / steps_per_epoch).tolist(), lr * factor))
             bar.set_postfix(loss=f"{history[-1].loss:.4f}")
-            checkpoints.save(learner.state(history))
+            checkpoints.save({**learner.state(), "history": [tuple(record) for record in history]})
             yield history[-1]
 
 
@@ -231,7 +177,8 @@ def _losses(
     torch.manual_seed(derive_seed(seed, "dropout", step))
     with autocast:
         projections = project_views(learner.backbone, learner.projector, groups)
-    return objective(projections, step)
+        predictions, centre = learner.predictions(projections), learner.centre(global_views)
+    return objective(projections, step, predictions=predictions, centre=centre)
 
 
 def _stop_if_not_finite(step: int, order: Tensor, batch_size: int, steps_per_epoch: int) -> None:

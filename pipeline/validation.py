@@ -82,7 +82,7 @@ def _line(item: dict, model: Any, prefix: tuple) -> str:
     rule = rule.replace("should", "must")
     value = "" if kind == "value_error" or isinstance(item["input"], dict) else f", got {item['input']!r}"
     # A rule over several keys of a section starts with the path, from there, of the one to change.
-    joint = "." if rule.partition(".")[0] in _fields_at(model, loc) else " "
+    joint = "." if rule.split()[0].partition(".")[0] in _fields_at(model, loc) else " "
     return f"{where}{joint}{rule}{value}" if where else f"{rule}{value}"
 
 

@@ -10,9 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline import figures, report, sections, tables, tracking
+from pipeline.cells import Cell
 from pipeline.files import write_text
+from pipeline.listing import open_listing
 from pipeline.page import page
-from pipeline.params import Cell, grid_cells, grid_name, load_params, reports_folder
+from pipeline.paper_page import paper_section
+from pipeline.params import reports_folder
 from pipeline.results import ResultError, cell_record
 from stages import run
 
@@ -21,9 +24,10 @@ FOOTER = "The same numbers stand beside this page in comparison.csv and comparis
 
 
 def main(params_path: str = "params.yaml") -> int:
-    params, grid = load_params(params_path), grid_name(params_path)
+    listing = open_listing(params_path)
+    params, grid, cells = listing.params, listing.grid, listing.cells
     command = "dvc repro" if grid == "default" else f"dvc repro {Path(params_path).with_name('dvc.yaml')}"
-    out, cells = reports_folder(grid), grid_cells(params, grid)
+    out = reports_folder(grid)
     experiment, run_ids = tracked(grid, cells)
     frame, missing = tables.collect(cells, Path(), run_ids=run_ids, command=command)
     if frame.empty:
@@ -36,7 +40,7 @@ def main(params_path: str = "params.yaml") -> int:
     labels = {score: report.score_label(score) for score in scores}
     charts = figures.comparison(rows, frame.to_dict("records"), curves, tables.rank_correlations(frame), labels)
     title, subtitle = params.report.title, f"Grid {grid}: {len(frame)} of {len(cells)} cells have results."
-    shown = sections.comparison(rows, gains, scores, charts, missing, style)
+    shown = sections.comparison(rows, gains, scores, charts, missing, style) + paper_section(out / "paper.csv")
     write_text(out / "comparison.csv", tables.to_csv(frame))
     write_text(out / "comparison.md", report.markdown(title, rows, gains, scores, missing, style))
     write_text(out / "index.html", page(title, subtitle, shown, FOOTER))

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from pipeline.configs import resolve_grid
+from pipeline.configs import resolve_listing
 from pipeline.files import write_json
-from pipeline.params import grid_name, load_params
+from pipeline.listing import open_listing
 from pipeline.validation import ParamsError
 from stages import run
 
 
 def main(params_path: str = "params.yaml") -> None:
-    params = load_params(params_path)
-    grid = grid_name(params_path)
-    configs, problems = resolve_grid(params, grid)
+    listing = open_listing(params_path)
+    configs, problems = resolve_listing(listing)
     if problems:
         raise ParamsError(params_path, problems)
     for cell, config in configs.items():
-        write_json(cell.configs / "pretrain.json", config.pretrain)
+        if config.pretrain:
+            write_json(cell.configs / "pretrain.json", config.pretrain)
         write_json(cell.configs / "probe.json", config.probe)
-    print(f"{params_path}: {len(configs)} cells of grid {grid!r} are valid")
+    print(f"{params_path}: {len(configs)} cells of grid {listing.grid!r} are valid")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from pipeline import backbones, provenance, training
+from pipeline import provenance, training
 from pipeline.checkpoint import Checkpoints, save_weights
 from pipeline.datasets import open_split, read_meta
 from pipeline.devices import choose_autocast, choose_device
 from pipeline.files import write_json
+from pipeline.learner import build_learner
 from pipeline.results import opening_record, read_json, write_history
 from pipeline.tracking import LiveRun
 from pipeline.views import Multicrop
@@ -23,12 +24,11 @@ def main(config_path: str) -> None:
     loader, views, optimizer = settings["loader"], settings["views"], settings["optimizer"]
     device = choose_device(settings["device"])
     images = open_split(config["data"], "train", load_px=settings["load_px"], memory_gb=loader["memory_gb"])
-    backbone = backbones.initial_backbone(config["backbone"], config["backbone_kwargs"], seed=seed)
-    projector = backbones.make_projector(config["embed_dim"], **settings["projector"])
+    learner = build_learner(config, device)
     identity = [{**config, "pretrain": {**settings, "loader": None}}, read_meta(config["data"])]
     checkpoints = Checkpoints(Path(".scratch/checkpoints"), identity, provenance.loaded_sources())
     epochs = training.pretrain(
-        training.make_learner(backbone, projector, device, optimizer),
+        learner,
         images,
         make_views=Multicrop(**views),
         objective=training.lejepa_objective(
@@ -54,10 +54,11 @@ def main(config_path: str) -> None:
             history.append(epoch._asdict())
             run.log_epoch(history[-1])
     model = {"backbone": config["backbone"], "kwargs": config["backbone_kwargs"], "img_size_px": views["global_px"]}
-    save_weights(out / "backbone.safetensors", backbone, {**model, "mean": views["mean"], "std": views["std"]})
+    save_weights(out / "backbone.safetensors", learner.backbone, {**model, "mean": views["mean"], "std": views["std"]})
     write_history(out / "history.csv", history)
     write_json(
-        out / "metrics.json", training.summary(backbone, config["embed_dim"], len(images.labels), settings, history)
+        out / "metrics.json",
+        training.summary(learner.backbone, config["embed_dim"], len(images.labels), settings, history),
     )
     where = provenance.describe(str(device))
     write_json(out / "provenance.json", {**where, "wall_s": round(time.monotonic() - started, 1), "config": config})

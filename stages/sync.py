@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.params import grid_cells, grid_name, load_params
+from pipeline.listing import open_listing
 from pipeline.results import ResultError, cell_record
 from pipeline.tracking import Store
 from stages import run
@@ -12,7 +12,7 @@ from stages import run
 
 def main(params_path: str = "params.yaml") -> int:
     store, missing = Store(), []
-    cells = grid_cells(load_params(params_path), grid_name(params_path))
+    cells = open_listing(params_path).cells
     for cell in cells:
         try:
             record = cell_record(cell.configs)

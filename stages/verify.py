@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.cells import Cell
+from pipeline.listing import open_listing
 from pipeline.lockfile import locked_outputs, unlocked
-from pipeline.params import Cell, grid_cells, grid_name, load_params, reports_folder
+from pipeline.params import reports_folder
 from pipeline.results import ResultError, cell_record, table_disagreements
 from pipeline.tracking import Store
 from stages import run
@@ -20,8 +22,8 @@ OUTPUTS = ("pretrain/backbone.safetensors", "pretrain/history.csv", "pretrain/me
 
 
 def main(params_path: str = "params.yaml") -> int:
-    grid, lock = grid_name(params_path), Path(params_path).with_name("dvc.lock")
-    cells = grid_cells(load_params(params_path), grid)
+    listing, lock = open_listing(params_path), Path(params_path).with_name("dvc.lock")
+    grid, cells = listing.grid, listing.cells
     table = reports_folder(grid) / "comparison.csv"
     rows = {}
     if table.exists():

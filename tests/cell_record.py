@@ -11,6 +11,8 @@ CONFIG = {
     "backbone": "vit",
     "lambda": 0.1,
     "seed": 0,
+    "target": "digits",
+    "choices": {},
     "pretrain": {"epochs": 2, "views": {"num_global": 2}},
     "backbone_kwargs": {"img_size": 32},
     "out": "out/pretrain",

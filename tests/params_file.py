@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.params import load_params, merge
+from pipeline.cells import merge
+from pipeline.params import load_params
 from pipeline.validation import ParamsError
 
 BASE = {

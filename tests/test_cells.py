@@ -15,7 +15,8 @@ import yaml
 from dvc.repo import Repo
 from params_file import BASE, load, problems, written
 
-from pipeline.params import Cell, grid_cells, grid_name, load_params, merge, reports_folder, resolve
+from pipeline.cells import Cell, grid_cells, merge, resolve
+from pipeline.params import grid_name, load_params, reports_folder
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,7 +16,8 @@ import pytest
 import yaml
 from grid_results import write_grid
 
-from pipeline.params import grid_cells, load_params
+from pipeline.cells import grid_cells
+from pipeline.params import load_params
 from stages import compare
 
 

@@ -8,12 +8,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from pipeline.configs import resolve_grid
+from pipeline.cells import grid_cells, merge
+from pipeline.configs import resolve_listing
 from pipeline.files import write_json
-from pipeline.params import merge
+from pipeline.listing import Listing
 from pipeline.results import read_json
 from pipeline.schema import Params
 
@@ -30,7 +32,9 @@ BASE = {
 
 
 def resolved(change=None, grid="default"):
-    return resolve_grid(Params.model_validate(merge(BASE, change or {})), grid)
+    params = Params.model_validate(merge(BASE, change or {}))
+    cells = grid_cells(params, grid)
+    return resolve_listing(Listing(Path("params.yaml"), params, grid, cells, {cell: cell for cell in cells}))
 
 
 def files_of(change=None):

@@ -113,7 +113,7 @@ def test_tables_and_runs(workspace):
 
 def test_again_does_nothing_and_status_is_clean(workspace):
     assert workspace.repro() == []
-    assert "up to date" in workspace.run("dvc", "status")
+    assert "up to date" in workspace.run("dvc", "status", "dvc.yaml")
     assert "linear_top1" in workspace.run("dvc", "metrics", "show")
     assert "index.html" in workspace.run("dvc", "plots", "show")
     assert "0 disagreements" in workspace.run("python", "-m", "stages.verify")

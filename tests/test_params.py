@@ -14,7 +14,8 @@ import pytest
 import yaml
 from params_file import BASE, problems, written
 
-from pipeline.params import grid_cells, load_params
+from pipeline.cells import grid_cells
+from pipeline.params import load_params
 from pipeline.schema import Views
 from pipeline.validation import did_you_mean
 from pipeline.views import Multicrop
@@ -75,7 +76,7 @@ def test_unknown_key_comes_with_the_nearest_match(tmp_path, path):
 
 OUT_OF_RANGE = {
     "grid.datasets": ([], "grid.datasets must have at least 1 item"),
-    "grid.backbones": ([], "grid.backbones must have at least 1 item"),
+    "grid.backbones": ([], "grid.backbones must have at least one name"),
     "grid.lambdas": ([0.1, 1.5], "grid.lambdas.1 must be less than or equal to 1, got 1.5"),
     "grid.seeds": ([-1], "grid.seeds.0 must be greater than or equal to 0, got -1"),
     "pretrain.epochs": (0, "greater than or equal to 1, got 0"),
@@ -170,7 +171,8 @@ def test_unknown_data_set_comes_with_the_nearest_match_and_the_remedy(tmp_path):
 
 
 @pytest.mark.parametrize("section", ["grid", "datasets", "pretrain"])
-def test_missing_section(tmp_path, section):
+def test_missing_section(tmp_path, monkeypatch, section):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in BASE.items() if key != section}))
     assert f"{section} is required; add it" in problems(path)

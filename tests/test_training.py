@@ -28,21 +28,13 @@ from pipeline.checkpoint import Checkpoints
 from pipeline.datasets import EncodedImages, ImageBatch, batches, in_memory
 from pipeline.devices import choose_autocast
 from pipeline.errors import UserError
+from pipeline.learner import Learner, make_learner, project_views
 from pipeline.losses import LeJEPALoss, directions_for_step
 from pipeline.packing import pack
 from pipeline.pictures import Picture
 from pipeline.schedule import lr_factor
 from pipeline.seeds import generator
-from pipeline.training import (
-    Epoch,
-    Learner,
-    NonFiniteLossError,
-    lejepa_objective,
-    make_learner,
-    pretrain,
-    project_views,
-    summary,
-)
+from pipeline.training import Epoch, NonFiniteLossError, lejepa_objective, pretrain, summary
 from pipeline.views import Multicrop
 
 CPU = torch.device("cpu")
@@ -90,7 +82,7 @@ def new_learner(seed: int = 0, backbone: str = "test_vit", arguments: dict | Non
     model = initial_backbone(backbone, VIT if arguments is None else arguments, seed=seed)
     with torch.no_grad():
         dim = model.eval()(torch.zeros(1, 3, 16, 16)).shape[1]
-    projector = make_projector(dim, [16], PROJ_DIM)
+    projector = make_projector(dim, hidden_dims=[16], proj_dim=PROJ_DIM)
     return make_learner(model, projector, CPU, {"lr": 1e-3, "weight_decay": 0.05, "betas": [0.9, 0.999]})
 
 
@@ -240,7 +232,7 @@ def test_loss_falls_on_real_pictures(tmp_path, name, arguments):
 
 def outcome(learner: Learner, images, folder, **changes):
     history = list(start(learner, images, folder, **changes))
-    return bits(learner.state(history))
+    return bits([learner.state(), history])
 
 
 def test_same_seed_same_bits_from_memory_and_disk(images, encoded, tmp_path):
@@ -286,8 +278,8 @@ def test_resumed_equals_uninterrupted(images, tmp_path, name, arguments, stop_af
 def test_a_finished_run_is_not_trained_again(images, tmp_path):
     whole = outcome(new_learner(), images, tmp_path)
     learner = new_learner(5)
-    history = list(start(learner, images, tmp_path, objective=lambda *_: pytest.fail("trained again")))
-    assert bits(learner.state(history)) == whole
+    history = list(start(learner, images, tmp_path, objective=lambda *_, **__: pytest.fail("trained again")))
+    assert bits([learner.state(), history]) == whole
 
 
 # 7. Losses that are not finite
@@ -295,13 +287,14 @@ def test_a_finished_run_is_not_trained_again(images, tmp_path):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_names_step_and_images(images, tmp_path, bad):
-    def broken(projections, step):
-        found = objective()(projections, step)
+    def broken(projections, step, **target):
+        found = objective()(projections, step, **target)
         return found._replace(loss=found.loss * bad) if step == 3 else found
 
     learner = new_learner()
     run = start(learner, images, tmp_path, objective=broken)
-    kept = bits(learner.state([next(run)]))
+    first = next(run)
+    kept = bits({**learner.state(), "history": [tuple(first)]})
     members = torch.randperm(40, generator=generator(0, "order", 1))[16:32].tolist()
     with pytest.raises(NonFiniteLossError) as caught:
         next(run)
@@ -322,7 +315,7 @@ def test_fewer_images_than_a_batch(images, tmp_path):
 def test_the_last_partial_batch_is_left_out(images, tmp_path):
     steps = []
 
-    def counted(projections, step):
+    def counted(projections, step, **_):
         steps.append((step, projections.shape[1]))
         return objective()(projections, step)
 

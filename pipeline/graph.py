@@ -1,0 +1,165 @@
+"""The DVC graph of a pipeline under paper/: cells.yaml, which DVC loops over, and dvc.yaml, equal for all but the name.
+
+Both are written, never edited; params.yaml is the source. Stage dependencies are the import closure of each program.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from pipeline.listing import Listing
+from pipeline.params import bases
+
+CELLS = """\
+# Written by `python -m stages.expand {folder}` from params.yaml. Remove a line to leave a cell out.
+# `pretrain` lists what is trained here, `probe` every cell with the weights it reads.
+"""
+
+GRAPH = """\
+# Written by `python -m stages.expand {folder}`; cells: cells.yaml, settings: params.yaml.
+# configure -> pretrain@cell -> probe@cell -> table; data/dvc.yaml downloads data sets, models/dvc.yaml frozen models.
+vars:
+  - cells.yaml
+
+stages:
+  configure:
+    desc: validate params.yaml whole, try every backbone, write each cell's settings
+    wdir: ../..
+    cmd: python -m stages.configure {folder}/params.yaml
+    deps:
+      - {folder}/params.yaml
+      - {folder}/cells.yaml
+{optional}{configure_deps}
+    outs:
+      - runs/{grid}/configs
+
+  pretrain:
+    foreach: ${{cells.pretrain}}
+    do:
+      desc: LeJEPA pretraining of one cell
+      wdir: ../..
+      cmd: python -m stages.pretrain runs/{grid}/configs/${{key}}/pretrain.json
+      deps:
+        - runs/{grid}/configs/${{key}}/pretrain.json
+        - data/${{item.dataset}}
+{pretrain_deps}
+      outs:
+        - runs/{grid}/${{key}}/pretrain/backbone.safetensors
+        - runs/{grid}/${{key}}/pretrain/provenance.json
+      metrics:
+        - runs/{grid}/${{key}}/pretrain/metrics.json
+      plots:
+        - runs/{grid}/${{key}}/pretrain/history.csv:
+            x: epoch
+            y: loss
+
+  probe:
+    foreach: ${{cells.probe}}
+    do:
+      desc: probes of one cell
+      wdir: ../..
+      cmd: python -m stages.probe runs/{grid}/configs/${{key}}/probe.json
+      deps:
+        - runs/{grid}/configs/${{key}}/probe.json
+        - ${{item.weights}}
+        - data/${{item.dataset}}
+{probe_deps}
+      metrics:
+        - runs/{grid}/${{key}}/probe/metrics.json
+
+  table:
+    desc: our numbers beside the published ones
+    wdir: ../..
+    cmd: python -m stages.table {folder}/params.yaml
+    deps:
+      - runs/{grid}
+      - {folder}/params.yaml
+      - {folder}/cells.yaml
+{published}{table_deps}
+    outs:
+      - {reports}/{name}.csv:
+          cache: false
+      - {reports}/{name}.md:
+          cache: false
+      - {reports}/plots/{name}.svg:
+          cache: false
+      - {reports}/claims/{name}.csv:
+          cache: false
+"""
+
+
+def cells_text(listing: Listing) -> str:
+    """Return the text of cells.yaml: one line a cell."""
+    lines = [CELLS.format(folder=listing.path.parent)]
+    lines += ["cells:\n", "  pretrain:\n" if listing.trained else "  pretrain: {}\n"]
+    lines += [f"    {cell.key}: {{dataset: {cell.dataset}}}\n" for cell in listing.trained]
+    lines += ["  probe:\n"]
+    lines += [
+        f"    {cell.key}: {{dataset: {cell.probed_on}, weights: {listing.weights(cell)}}}\n" for cell in listing.cells
+    ]
+    return "".join(lines)
+
+
+def graph_text(listing: Listing, root: Path, reports: Path) -> str:
+    """Return the text of dvc.yaml.
+
+    Args:
+        listing: of the pipeline.
+        root: the repository, whose programs' imports become dependencies.
+        reports: folder of the tables, relative to the root.
+    """
+    folder, published = listing.path.parent, listing.path.with_name("published.csv")
+    backbones = listing.path.with_name("backbones.txt")
+
+    def deps(program: str, indent: int) -> str:
+        files = sorted(str(path.relative_to(root)) for path in import_closure(root / "stages" / f"{program}.py", root))
+        return "\n".join(f"{' ' * indent}- {file}" for file in files)
+
+    shares = [folder.parent / name / file for name in listing.params.shares for file in ("params.yaml", "cells.yaml")]
+    optional = [path for path in (backbones, published, *bases(listing.path), *shares) if path.exists()]
+    optional = list(dict.fromkeys(optional))
+    return GRAPH.format(
+        folder=folder,
+        grid=listing.grid,
+        name=folder.name,
+        reports=reports,
+        optional="".join(f"      - {path}\n" for path in optional),
+        published=f"      - {published}\n" if published.exists() else "",
+        configure_deps=deps("configure", 6),
+        pretrain_deps=deps("pretrain", 8),
+        probe_deps=deps("probe", 8),
+        table_deps=deps("table", 6),
+    )
+
+
+def imports(path: Path) -> set[str]:
+    """Return the absolute module names a file imports; `from pipeline import x` counts as pipeline.x."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def local_imports(path: Path, root: Path) -> set[Path]:
+    """Return the files of the repository that a file imports, packages' __init__ of stages included."""
+    names = imports(path)
+    candidates = {root / (name.replace(".", "/") + ".py") for name in names}
+    if "stages" in names:
+        candidates.add(root / "stages/__init__.py")
+    return {candidate for candidate in candidates if candidate.exists()}
+
+
+def import_closure(program: Path, root: Path) -> set[Path]:
+    """Return all files of the repository that running a program may load."""
+    found: set[Path] = set()
+    todo = [program]
+    while todo:
+        current = todo.pop()
+        if current not in found:
+            found.add(current)
+            todo += local_imports(current, root)
+    return found

@@ -1,0 +1,43 @@
+"""List the cells of pipelines and write their graphs: `python -m stages.expand paper/table5 ...`.
+
+From params.yaml (and published.csv) to cells.yaml and dvc.yaml beside it; a rule in grid.backbones is listed in
+backbones.txt first, unless that file is there: names removed from it stay removed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline.files import write_text
+from pipeline.graph import cells_text, graph_text
+from pipeline.listing import LISTING, open_listing
+from pipeline.params import BACKBONE_LIST, backbone_rule, reports_root
+from stages import run
+
+
+def main(*folders: str) -> int:
+    if not folders:
+        print("give one or more pipeline folders, e.g. paper/table5", file=sys.stderr)
+        return 2
+    for folder in folders:
+        expand(Path(folder))
+    return 0
+
+
+def expand(folder: Path) -> None:
+    params_path = folder / "params.yaml"
+    rule, names = backbone_rule(params_path), folder / BACKBONE_LIST
+    if rule and not names.exists():
+        from pipeline import zoo  # timm, six seconds, only for rules
+
+        zoo.write_list(names, zoo.expand(rule.families, rule.max_params))
+    listing = open_listing(params_path, whole=True)
+    write_text(folder / LISTING, cells_text(listing))
+    write_text(folder / "dvc.yaml", graph_text(listing, Path(), reports_root(params_path)))
+    shared = sum(listing.owners[cell] != cell for cell in listing.owners)
+    print(f"{folder}: {len(listing.cells)} cells, {len(listing.trained)} pretrainings here, {shared} shared")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,176 @@
+"""Claims about what pretraining changes:
+
+1. Without heuristics the centre is the mean over the global views, with gradient; nothing else exists.
+2. A predictor stands between projections and centre, is trained, and leaves SIGReg to the projections.
+3. An averaged encoder makes the centres without gradient and follows the weights as an exponential moving average.
+4. A resumed run with both equals an uninterrupted one bit for bit.
+5. build_learner follows its settings: head, depth, predictor, average; the same seed gives the same weights.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.checkpoint import Checkpoints
+from pipeline.datasets import ImageBatch
+from pipeline.devices import choose_autocast
+from pipeline.learner import Learner, build_learner, make_learner
+from pipeline.losses import lejepa_loss, random_directions
+from pipeline.training import lejepa_objective, pretrain
+from pipeline.views import Multicrop
+
+CPU = torch.device("cpu")
+ADAMW = {"lr": 1e-2, "weight_decay": 0.0, "betas": [0.9, 0.999]}
+CONFIG = {
+    "backbone": "test_vit",
+    "backbone_kwargs": {"img_size": 16, "patch_size": 8},
+    "embed_dim": 64,
+    "seed": 0,
+    "pretrain": {
+        "projector": {"embed_dim": None, "hidden_dims": [16], "proj_dim": 8},
+        "predictor": {"enabled": False, "hidden_dim": 12},
+        "swa": {"enabled": False, "decay": 0.9},
+        "optimizer": ADAMW,
+        "channels_last": False,
+        "compile": False,
+    },
+}
+
+
+def tiny(**heuristics) -> Learner:
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 6))
+    predictor = nn.Linear(4, 4) if heuristics.pop("predictor", False) else None
+    return make_learner(backbone, nn.Linear(6, 4), CPU, ADAMW, predictor=predictor, **heuristics)
+
+
+def run(learner: Learner, folder):
+    images = ImageBatch(
+        torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)),
+        torch.ones(16),
+        torch.zeros(16, dtype=torch.int64),
+    )
+    objective = lejepa_objective(
+        lamb=0.1, num_global=2, seed=0, proj_dim=4, statistic="epps_pulley", num_slices=8, t_max=3.0, num_knots=5
+    )
+    views = Multicrop(num_global=2, num_local=0, global_px=8, local_px=8, mean=[0.5] * 3, std=[0.5] * 3)
+    return pretrain(
+        learner, images, make_views=views, objective=objective, seed=0, epochs=3, batch_size=8, lr=1e-2,
+        warmup_epochs=0, final_lr_frac=0.1, device=CPU, autocast=choose_autocast("float32", CPU), num_workers=0,
+        checkpoints=Checkpoints(folder, "run"),
+    )  # fmt: skip
+
+
+def weights(learner: Learner) -> list[torch.Tensor]:
+    return [p.clone() for part in ("backbone", "projector") for p in getattr(learner, part).parameters()]
+
+
+# 1. Plain
+
+
+def test_plain_learner_has_no_heuristics():
+    learner = tiny()
+    assert learner.predictions(torch.ones(2, 3, 4)) is None
+    assert learner.centre(torch.ones(2, 3, 3, 8, 8)) is None
+    assert set(learner.state()) == {"backbone", "projector", "optimizer"}
+
+
+def test_centre_of_the_loss_is_the_mean_of_the_global_views():
+    z, directions = torch.randn(3, 8, 4), random_directions(4, 8)
+    plain = lejepa_loss(z, directions, num_global=2, lamb=0.1)
+    given = lejepa_loss(z, directions, num_global=2, lamb=0.1, centre=z[:2].mean(0), predictions=z)
+    assert plain == given
+
+
+# 2. Predictor
+
+
+def test_predictions_replace_projections_in_the_prediction_loss_alone():
+    z, directions, predicted = torch.randn(3, 8, 4), random_directions(4, 8), torch.randn(3, 8, 4)
+    plain = lejepa_loss(z, directions, num_global=2, lamb=0.1)
+    found = lejepa_loss(z, directions, num_global=2, lamb=0.1, predictions=predicted)
+    torch.testing.assert_close(found.pred_loss, (z[:2].mean(0) - predicted).square().mean())
+    assert torch.equal(found.sigreg_loss, plain.sigreg_loss)
+
+
+def test_predictor_is_applied_to_every_view_and_trained(tmp_path):
+    learner = tiny(predictor=True)
+    z = torch.randn(2, 3, 4)
+    torch.testing.assert_close(learner.predictions(z), learner.predictor(z))
+    before = learner.predictor.weight.clone()
+    list(run(learner, tmp_path))
+    assert not torch.equal(before, learner.predictor.weight)
+
+
+# 3. Average
+
+
+def test_average_is_the_exponential_moving_average():
+    learner = tiny(swa_decay=0.75)
+    first = weights(learner)
+    learner.step(learner.projector(learner.backbone(torch.ones(2, 3, 8, 8))).square().sum(), 0.1)
+    second = weights(learner)
+    learner.step(learner.projector(learner.backbone(torch.ones(2, 3, 8, 8))).square().sum(), 0.1)
+    third = weights(learner)
+    averaged = list(learner.average.module.parameters())
+    # torch takes the weights after the first step as the first average.
+    for a, b, c, found in zip(first, second, third, averaged, strict=True):
+        torch.testing.assert_close(found, 0.75 * b + 0.25 * c)
+        assert not torch.equal(a, b)
+
+
+def test_averaged_centre_has_no_gradient_and_is_the_mean_over_global_views():
+    learner = tiny(swa_decay=0.75)
+    views = torch.randn(2, 5, 3, 8, 8)
+    centre = learner.centre(views)
+    assert not centre.requires_grad
+    with torch.no_grad():
+        wanted = learner.projector(learner.backbone(views.flatten(0, 1))).unflatten(0, (2, 5)).mean(0)
+    torch.testing.assert_close(centre, wanted)
+
+
+# 4. Resuming
+
+
+def test_resumed_equals_uninterrupted_with_both_heuristics(tmp_path):
+    whole = tiny(predictor=True, swa_decay=0.9)
+    history = list(run(whole, tmp_path / "whole"))
+    interrupted = run(tiny(predictor=True, swa_decay=0.9), tmp_path / "parts")
+    list(islice(interrupted, 1))
+    interrupted.close()
+    resumed = tiny(predictor=True, swa_decay=0.9)
+    assert list(run(resumed, tmp_path / "parts")) == history
+    for name in ("backbone", "projector", "predictor", "average"):
+        for a, b in zip(whole.state()[name].values(), resumed.state()[name].values(), strict=True):
+            assert torch.equal(a, b)
+
+
+# 5. Settings
+
+
+def changed(**sections):
+    return {**CONFIG, "pretrain": {**CONFIG["pretrain"], **sections}}
+
+
+@pytest.mark.parametrize(("embed_dim", "hidden_dims", "linears"), [(None, [], 1), (None, [16, 16], 3), (32, [16], 3)])
+def test_projector_follows_the_settings(embed_dim, hidden_dims, linears):
+    projector = {"embed_dim": embed_dim, "hidden_dims": hidden_dims, "proj_dim": 8}
+    learner = build_learner(changed(projector=projector), CPU)
+    assert sum(isinstance(layer, nn.Linear) for layer in learner.projector) == linears
+    assert learner.projector(torch.randn(4, 64)).shape == (4, 8)
+
+
+def test_heuristics_follow_the_settings():
+    plain = build_learner(CONFIG, CPU)
+    both = build_learner(
+        changed(predictor={"enabled": True, "hidden_dim": 12}, swa={"enabled": True, "decay": 0.9}), CPU
+    )
+    assert plain.predictor is None and plain.average is None
+    assert both.predictions(torch.randn(2, 4, 8)).shape == (2, 4, 8)
+    assert both.average is not None
+    for a, b in zip(weights(plain), weights(both), strict=True):
+        assert torch.equal(a, b)
