@@ -5,29 +5,29 @@ probabilities. Methods run in turn in one process, so that a busy machine slows 
 medians of that run. kornia runs in four ways (cropping by slices or by resampling, view by view or all views of a
 size as one batch) and its fastest counts. torchvision v2 runs image by image, on tensors.
 
+On CUDA torchvision stays on the CPU, where data loaders run it.
+
 Writes reports/benchmarks/views.md. Exits with 1 if a ratio misses its bar.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from importlib import metadata
+from functools import partial
 from importlib.util import find_spec
 from itertools import product
-from statistics import median
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from benchmarks.measure import in_turn, write_report
 from benchmarks.peers import ROOT, peer_python
-from benchmarks.sigreg_table import hardware
 from pipeline.colour import BLUR_KERNEL_PX
 from pipeline.views import Multicrop
 
@@ -55,9 +55,9 @@ def crops(views: Multicrop) -> list[tuple[int, int, tuple[float, float]]]:
     return [large, (views.num_local, views.local_px, views.local_scale)]
 
 
-def ours(views: Multicrop) -> Callable[[Tensor], object]:
-    generator = torch.Generator().manual_seed(0)
-    return lambda pixels: views(pixels, torch.ones(len(pixels)), generator=generator)
+def ours(views: Multicrop, device: torch.device) -> Callable[[Tensor], object]:
+    generator = torch.Generator(device).manual_seed(0)
+    return lambda pixels: views(pixels, torch.ones(len(pixels), device=device), generator=generator)
 
 
 def kornia(views: Multicrop, cropping: str, fused: bool) -> Callable[[Tensor], object]:
@@ -114,25 +114,20 @@ def torchvision(views: Multicrop) -> Callable[[Tensor], object]:
     return run
 
 
-def measure(size: Size, rounds: int) -> dict[str, float]:
+def measure(size: Size, rounds: int, device: torch.device) -> dict[str, float]:
     """Return views a second of every method, from the median of its rounds."""
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (size.batch, size.channels, size.canvas_px, size.canvas_px), dtype=torch.uint8)
     views = Multicrop(global_px=size.global_px, local_px=size.local_px)
-    methods = {"ours": ours(views), "torchvision": torchvision(views)}
+    methods = {"ours": ours(views, device)}
     for cropping, fused in product(("slice", "resample"), (False, True)):
         name = f"kornia, {cropping}, {'one batch' if fused else 'view by view'}"
         methods[name] = kornia(views, cropping, fused)
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    for turn in range(rounds + 1):  # the first warms up
-        for name, method in methods.items():
-            start = time.perf_counter()
-            method(pixels)
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
+    calls = {name: partial(method, pixels.to(device)) for name, method in methods.items()}
+    calls["torchvision"] = partial(torchvision(views), pixels)
     num_views = views.num_global + views.num_local
-    images = {name: NUM_SAMPLES if name == "torchvision" else size.batch for name in methods}
-    return {name: images[name] * num_views / median(times) for name, times in seconds.items()}
+    images = {name: NUM_SAMPLES if name == "torchvision" else size.batch for name in calls}
+    return {name: images[name] * num_views / took for name, took in in_turn(calls, rounds).items()}
 
 
 def fastest_kornia(rates: dict[str, float]) -> str:
@@ -140,40 +135,31 @@ def fastest_kornia(rates: dict[str, float]) -> str:
     return max((name for name in rates if name.startswith("kornia")), key=rates.__getitem__)
 
 
-def write_table(results: dict[Size, dict[str, float]], threads: int, rounds: int) -> None:
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "torchvision", "kornia"))
-    lines = [
-        "# Multi-crop views: ours and the peers'",
-        "",
-        f"- Date: {datetime.date.today().isoformat()}",
-        f"- Hardware: {hardware('cpu', threads)}",
-        f"- Versions: Python {sys.version.split()[0]}, {versions}",
-        f"- Command: `python -m benchmarks.views --threads {threads} --rounds {rounds}`",
-        "- Views a second, from medians; all methods in turn in one process, from uint8 to normalised float32.",
-        "- 2 global and 6 local views with all operations; kornia counts in its fastest of four ways, named below.",
-        "- kornia resizes without antialiasing, ours and torchvision with it. Peers get grey sets as three channels.",
-        "",
-        "| batch | ours | kornia | ours / kornia | bar | torchvision, per sample | ours / torchvision | kornia's way |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+def write_table(results: dict[Size, dict[str, float]], args: argparse.Namespace) -> Path:
+    notes = [
+        f"Views a second, medians of {args.rounds} rounds; all methods in turn in one process, from uint8 to "
+        "normalised float32.",
+        "2 global and 6 local views with all operations; kornia counts in its fastest of four ways, named below.",
+        "kornia resizes without antialiasing, ours and torchvision with it. Peers get grey sets as three channels.",
     ]
+    columns = ["batch", "ours", "kornia", "ours / kornia", "bar", "torchvision, per sample", "ours / torchvision"]
+    rows = []
     for size, rates in results.items():
         best = fastest_kornia(rates)
         batch = f"{size.batch} x {size.channels} x {size.canvas_px} px -> {size.global_px}, {size.local_px} px"
         mine, its, slow = rates["ours"], rates[best], rates["torchvision"]
-        lines.append(
-            f"| {batch} | **{mine:,.0f}** | {its:,.0f} | **{mine / its:.1f}x** | {size.bar:g}x | {slow:,.0f} "
-            f"| {mine / slow:.0f}x | {best.removeprefix('kornia, ')} |"
-        )
-    path = ROOT / "reports" / "benchmarks" / "views.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(path.read_text(encoding="utf-8"))
+        cells = [batch, f"**{mine:,.0f}**", f"{its:,.0f}", f"**{mine / its:.1f}x**", f"{size.bar:g}x", f"{slow:,.0f}"]
+        rows.append([*cells, f"{mine / slow:.0f}x", best.removeprefix("kornia, ")])
+    tables = [([*columns, "kornia's way"], rows)]
+    how = {"packages": ("torch", "torchvision", "kornia"), "threads": args.threads, "device": args.device}
+    return write_report("views", "Multi-crop views: ours and the peers'", notes, tables, **how)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     args = parser.parse_args()
     if find_spec("kornia") is None:
         python = peer_python("kornia")
@@ -181,8 +167,8 @@ def main() -> int:
             raise SystemExit("benchmarks.views compares with kornia, which did not install; see the messages above")
         return subprocess.run([python, "-m", "benchmarks.views", *sys.argv[1:]], cwd=ROOT, check=False).returncode
     torch.set_num_threads(args.threads)
-    results = {size: measure(size, args.rounds) for size in SIZES}
-    write_table(results, args.threads, args.rounds)
+    results = {size: measure(size, args.rounds, torch.device(args.device)) for size in SIZES}
+    print(write_table(results, args).read_text(encoding="utf-8"))
     missed = [size for size, rates in results.items() if rates["ours"] < size.bar * rates[fastest_kornia(rates)]]
     for size in missed:
         print(f"missed its bar: {size}", file=sys.stderr)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
+
 from pipeline import backbones
 from pipeline.cells import Cell, resolve
+from pipeline.errors import UserError
+from pipeline.features import check_site
 from pipeline.listing import Listing
 from pipeline.schema import Pretrain, Probe
 from pipeline.statistics import STATISTICS
@@ -41,9 +45,9 @@ def resolve_listing(listing: Listing) -> tuple[dict[Cell, CellConfigs], list[str
             name = pretrain.sigreg.statistic
             problems.append(f"unknown statistic {name!r} in pretrain.sigreg.statistic{did_you_mean(name, STATISTICS)}")
             break
-        geometry = _geometry(cell.backbone, pretrain)
+        geometry = (*_geometry(cell.backbone, pretrain), probe.site)
         if str(geometry) not in checked:
-            checked[str(geometry)] = _check(cell.backbone, pretrain, problems)
+            checked[str(geometry)] = _check(cell.backbone, pretrain, probe.site, problems)
         if checked[str(geometry)]:
             kwargs, info = checked[str(geometry)]
             configs[cell] = _cell_configs(cell, listing, pretrain, probe, kwargs, info.embed_dim)
@@ -55,7 +59,7 @@ def _geometry(backbone: str, pretrain: Pretrain) -> tuple:
     return backbone, pretrain.backbone, views.global_px, views.local_px, views.num_local > 0, pretrain.batch_size
 
 
-def _check(name: str, pretrain: Pretrain, problems: list[str]) -> tuple[dict, backbones.BackboneInfo] | None:
+def _check(name: str, pretrain: Pretrain, site: str, problems: list[str]) -> tuple[dict, backbones.BackboneInfo] | None:
     views = pretrain.views
     try:
         asked = pretrain.backbone.model_dump()
@@ -65,7 +69,9 @@ def _check(name: str, pretrain: Pretrain, problems: list[str]) -> tuple[dict, ba
         info = backbones.check_backbone(
             name, kwargs, global_px=views.global_px, local_px=local_px, batch_size=pretrain.batch_size
         )
-    except backbones.BackboneError as error:
+        with torch.device("meta"):
+            check_site(backbones.create_backbone(name, kwargs), site, views.global_px)
+    except UserError as error:
         problems.append(str(error))
         return None
     return kwargs, info

@@ -1,13 +1,13 @@
-"""What the cells of a pipeline cost on this machine: each thing that decides it is measured once, then added up.
+"""What cells cost on this machine: each thing that decides it is measured once, then added up.
 
-Legend: N training images, D embedding.
+Legend: N training images, M test images, C classes, D features.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,22 +18,26 @@ import numpy as np
 from pipeline import speed, timing
 from pipeline.errors import UserError
 from pipeline.features import RAW_PIXELS_PX
-from pipeline.planning import Pipeline, Task
+from pipeline.planning import SetFacts, Task
+from pipeline.schema import Probe
+from pipeline.timing import ProbeTime
 
 # Seconds of DVC for every stage, and of MLflow for opening a cell's run, for an epoch's losses, and for creating the
 # store. They cannot be measured without writing; measured on two cores: reports/LOG.md, 2026-11-21.
 DVC_STAGE_S, TRACKED_RUN_S, TRACKED_EPOCH_S, NEW_STORE_S = 1.2, 1.0, 0.015, 2.0
 CHECKPOINT_BYTES_A_S = 2e8  # a modest disk; a checkpoint is waited for at the end of every epoch
-# Seconds that measuring may take in all, and for one backbone; many backbones get less each.
+CHECKPOINT_BYTES_A_PARAM = 12  # float32 weights and the two moments of AdamW
+# Seconds that measuring backbones may take in all, and for one; many backbones get less each.
 BUDGET_S, MOST_S = 20.0, 0.6
+MOST_BACKBONES = 12  # a grid with more has a zoo: its larger ones are not timed one by one
 
 
 class Cost(NamedTuple):
-    """Seconds left for one cell: training, probing, and starting and tracking the programs."""
+    """Seconds of training, of probing, and of starting and tracking the programs."""
 
-    pretrain_s: float
-    probe_s: float
-    overhead_s: float
+    pretrain_s: float = 0.0
+    probe_s: float = 0.0
+    overhead_s: float = 0.0
 
     @property
     def total_s(self) -> float:
@@ -45,15 +49,15 @@ class Cost(NamedTuple):
 class Measured:
     """What this machine does. A load that cannot run has the reason in `failures` instead of a speed.
 
-    probes: for each kind of probe, seconds at its smallest and its largest D: [(D, s), (D, s)].
-    decode: seconds that a thread takes to decode an image, for sets on disk.
+    probes: for each kind of probe, seconds at its smallest and its largest D.
+    decode: seconds that a thread takes to decode an image, for (set, load_px).
     crowded: whether other programs kept the cores busy, so that one thread was measured.
     """
 
     start_s: float
     speeds: dict[speed.Load, speed.Speed]
     failures: dict[speed.Load, str]
-    probes: dict[str, list[tuple[int, float]]]
+    probes: dict[str, list[tuple[int, ProbeTime]]]
     decode: dict[tuple[str, int], float]
     crowded: bool
 
@@ -66,110 +70,164 @@ def measure(tasks: Iterable[Task], note: Callable[[str], None]) -> Measured:
         note: called with a line of progress.
     """
     left = [task for task in tasks if not task.done]
-    speeds, failures, crowded = _measure_speeds(list(dict.fromkeys(task.load for task in left)), note)
+    singly = {task.load for task in left if not task.many}
+    speeds, failures, crowded = _measure_speeds(list(dict.fromkeys(task.load for task in left)), singly, note)
+    known = [task for task in left if task.load in speeds]
+    needed: dict[str, set[int]] = {}
+    for task in known:
+        if task.probe_set and not task.probe_done:
+            needed.setdefault(_probe_key(task), set()).update(_dims(task, speeds[task.load]))
+    note(f"measuring probes of {len(needed)} kinds")
+    timed = {key: _measure_probes(key, sorted({min(dims), max(dims)})) for key, dims in needed.items()}
     decode = {}
-    for task in left:
-        key = task.cell.dataset, task.pretrain.load_px
-        if task.facts and task.facts.is_packed and key not in decode:
-            decode[key] = timing.decode_seconds(Path("data") / key[0], key[1])
-    known = [task for task in left if task.load in speeds and task.facts]
-    probes = dict(_measure_probes(known, speeds))
-    return Measured(timing.start_seconds() if left else 0.0, speeds, failures, probes, decode, crowded)
+    for task in known:
+        for name, facts in ((task.cell.dataset, task.train_set), (task.cell.probed_on, task.probe_set)):
+            key = name, task.pretrain.load_px
+            if facts and key not in decode:
+                decode[key] = _decode_seconds(name, facts, key[1])
+    return Measured(timing.start_seconds() if left else 0.0, speeds, failures, timed, decode, crowded)
 
 
-def _measure_speeds(loads: list[speed.Load], note: Callable[[str], None]) -> tuple[dict, dict, bool]:
-    speeds: dict[speed.Load, speed.Speed] = {}
+def _measure_speeds(
+    loads: list[speed.Load], singly: set[speed.Load], note: Callable[[str], None]
+) -> tuple[dict, dict, bool]:
+    chosen: dict[speed.Load, speed.Load] = {}
+    timings: dict[speed.Load, speed.Timing] = {}
     failures: dict[speed.Load, str] = {}
     ever_crowded = False
-    for number, load in enumerate(loads, 1):
-        note(f"measuring {number} of {len(loads)}: {load.backbone}, images of {load.canvas[1]} px")
-        budget_s = min(MOST_S, BUDGET_S / len(loads))
+    for load in loads:
         try:
-            speeds[load], crowded = timing.undisturbed(partial(speed.measure, load, budget_s))
+            chosen[load] = speed.timed_load(load, of_many=load not in singly)
         except UserError as error:
             failures[load] = str(error)
+    to_time = list(dict.fromkeys(chosen.values()))
+    for number, timed in enumerate(to_time, 1):
+        note(f"measuring {number} of {len(to_time)}: {timed.backbone}")
+        work = partial(speed.measure, timed, min(MOST_S, BUDGET_S / len(to_time)))
+        try:
+            timings[timed], crowded = timing.undisturbed(work)
+        except UserError as error:
+            failures |= {load: str(error) for load, by in chosen.items() if by == timed}
         else:
             ever_crowded |= crowded
+    found = [(load, timed) for load, timed in chosen.items() if timed in timings]
+    speeds = {load: speed.Speed(speed.sketch(load), timings[timed], timed.backbone) for load, timed in found}
     return speeds, failures, ever_crowded
 
 
-def _measure_probes(tasks: list[Task], speeds: dict) -> Iterator[tuple[str, list[tuple[int, float]]]]:
-    dims: dict[str, set[int]] = {}
-    for task in tasks:
-        dims.setdefault(_probe_key(task), set()).update((_raw_dim(task), speeds[task.load].embed_dim))
-    for key, found in dims.items():
-        numbers, settings = json.loads(key)
-        yield (
-            key,
-            [
-                (dim, timing.undisturbed(partial(timing.probe_seconds, dim=dim, settings=settings, **numbers))[0])
-                for dim in _ends(found)
-            ],
-        )
-
-
-def _ends(values: set[int]) -> list[int]:
-    return sorted({min(values), max(values)})
-
-
 def _probe_key(task: Task) -> str:
-    numbers = {name: getattr(task.facts, name) for name in ("num_train", "num_test", "num_classes")}
-    return json.dumps([numbers, task.probe.model_dump(mode="json", exclude={"batch_size"})])
+    facts, settings = task.probe_set, task.probe.model_dump(mode="json", include={"linear", "knn", "few_shot"})
+    counts = {"num_train": facts.num_train, "num_test": facts.num_test, "num_classes": facts.num_classes}
+    return json.dumps({**counts, "device": task.pretrain.device, "settings": settings})
 
 
-def _raw_dim(task: Task) -> int:
-    return task.facts.channels * min(task.pretrain.views.global_px, RAW_PIXELS_PX) ** 2
+def _dims(task: Task, found: speed.Speed) -> list[int]:
+    """Return D of the features at the probe site, and of raw pixels if they are probed."""
+    raw = task.probe_set.channels * min(_size_px(task), RAW_PIXELS_PX) ** 2
+    return [_site_dim(task, found)] + [raw] * ("raw_pixels" in task.probe.baselines)
 
 
-def cost_left(task: Task, measured: Measured) -> Cost | None:
-    """Return the seconds left for a cell; None if its set is not downloaded or its backbone cannot be measured."""
-    if task.done:
-        return Cost(0.0, 0.0, 0.0)
-    found = measured.speeds.get(task.load)
-    if found is None or task.facts is None:
-        return None
-    program_s = measured.start_s + DVC_STAGE_S + TRACKED_RUN_S
-    probe_s, overhead_s = _probing_s(task, found, measured), program_s
+def _site_dim(task: Task, found: speed.Speed) -> int:
+    return found.sketch.embed_dim * (2 if task.probe.site == "cls_last2" else 1)
+
+
+def _size_px(task: Task) -> int:
+    """Side of the images that are probed."""
+    return json.loads(task.load.settings)["sizes"][0]
+
+
+def _measure_probes(key: str, dims: list[int]) -> list[tuple[int, ProbeTime]]:
+    return [(dim, timing.undisturbed(partial(timing.probe_seconds, dim=dim, **json.loads(key)))[0]) for dim in dims]
+
+
+def _decode_seconds(name: str, facts: SetFacts, load_px: int) -> float:
+    """Small pictures of sets to come take no time to speak of."""
+    if facts.is_packed:
+        return timing.decode_seconds(Path("data") / name, load_px)
+    return 0.0 if facts.size_px else timing.photo_seconds(load_px)
+
+
+def training_cost(task: Task, measured: Measured) -> Cost | None:
+    """Return the seconds left for the weights of a cell; None where set or backbone cannot be known."""
     if task.pretrain_done:
-        return Cost(0.0, probe_s, overhead_s)
-    epochs = task.pretrain.epochs
-    overhead_s += program_s + epochs * (TRACKED_EPOCH_S + found.checkpoint_bytes / CHECKPOINT_BYTES_A_S)
-    return Cost(_pretraining_s(task, found, measured), probe_s, overhead_s)
+        return Cost()
+    found = measured.speeds.get(task.load)
+    if task.owner is None:  # fetched: the download is not counted
+        return Cost(overhead_s=measured.start_s + DVC_STAGE_S)
+    if found is None or task.train_set is None:
+        return None
+    settings, num_images = task.pretrain, task.train_set.num_train
+    views = settings.views.model_dump()
+    passes = {px: float(count) for px, count in speed.view_counts(views).items()}
+    if settings.swa.enabled:
+        passes[views["global_px"]] += views["num_global"] / 3  # a forward pass is a third of a step
+    step_s = found.train_s(passes) * settings.batch_size + found.update_s
+    decodings = 1 if _fits_in_memory(task, task.train_set) else settings.epochs
+    decoding_s = decodings * _decoding_s(task.cell.dataset, task, measured, num_images)
+    checkpoint_s = found.sketch.num_params * CHECKPOINT_BYTES_A_PARAM / CHECKPOINT_BYTES_A_S
+    overhead_s = _program_s(measured) + settings.epochs * (TRACKED_EPOCH_S + checkpoint_s)
+    return Cost(pretrain_s=decoding_s + task.num_steps * step_s, overhead_s=overhead_s)
 
 
-def _pretraining_s(task: Task, found: speed.Speed, measured: Measured) -> float:
-    decoding_s = _decoding_s(task, measured, task.facts.num_train)
-    if _fits_in_memory(task, task.facts.num_train):
-        return decoding_s + task.num_steps * found.step_s
-    return decoding_s * task.pretrain.epochs + task.num_steps * found.step_s
+def probing_cost(task: Task, measured: Measured) -> Cost | None:
+    """Return the seconds left for the probes of a cell: its backbone's, the random one's and those of raw pixels."""
+    if task.probe_done:
+        return Cost()
+    found, facts = measured.speeds.get(task.load), task.probe_set
+    if found is None or facts is None:
+        return None
+    probe, points = task.probe, measured.probes[_probe_key(task)]
+    networks, raw = 1 + ("random_init" in probe.baselines), "raw_pixels" in probe.baselines
+    num_images, embed_s = facts.num_train + facts.num_test, found.embed_s(_size_px(task))
+    at_site = _between(points, _site_dim(task, found))
+    tuned = probe.mode == "finetune"
+    probes_s = at_site.knn_s + _finetuning_s(probe, facts, found, _size_px(task)) if tuned else sum(at_site)
+    networks_s = networks * (num_images * embed_s + probes_s)
+    passes = 1 if _fits_in_memory(task, facts) else networks + raw
+    decoding_s = passes * _decoding_s(task.cell.probed_on, task, measured, num_images)
+    raw_s = sum(_between(points, _dims(task, found)[-1])) if raw else 0.0
+    return Cost(probe_s=decoding_s + networks_s + raw_s, overhead_s=_program_s(measured))
 
 
-def _probing_s(task: Task, found: speed.Speed, measured: Measured) -> float:
-    """Embeddings and probes of the learned and the random backbone, and the probes of raw pixels."""
-    num_images = task.facts.num_train + task.facts.num_test
-    passes = 1 if _fits_in_memory(task, task.facts.num_train) else 3
-    points = measured.probes[_probe_key(task)]
-    probes_s = 2 * _between(points, found.embed_dim) + _between(points, _raw_dim(task))
-    return passes * _decoding_s(task, measured, num_images) + 2 * num_images * found.embed_image_s + probes_s
+def _finetuning_s(probe: Probe, facts: SetFacts, found: speed.Speed, size_px: int) -> float:
+    """Seconds of every fine-tuning of one backbone: for each learning rate, on all images, on the few of each draw."""
+    tuning, total_s = probe.finetune, 0.0
+    held = int(facts.num_train * probe.holdout_frac)
+    tried = len(tuning.learning_rates) if len(tuning.learning_rates) > 1 else 0
+    runs = [(facts.num_train - held, held)] * tried + [(facts.num_train, facts.num_test)]
+    for shots in probe.few_shot.shots:
+        runs += [(min(shots * facts.num_classes, facts.num_train), facts.num_test)] * tuning.num_draws
+    for num_images, num_scored in runs:
+        batch_size = min(tuning.batch_size, num_images)
+        steps_an_epoch = num_images // batch_size
+        num_steps = max(tuning.epochs, -(-tuning.min_steps // steps_an_epoch)) * steps_an_epoch
+        total_s += num_steps * (found.train_s({size_px: 1.0}) * batch_size + found.update_s)
+        total_s += num_scored * found.embed_s(size_px)
+    return total_s
 
 
-def _decoding_s(task: Task, measured: Measured, num_images: int) -> float:
-    """Decode on all cores; sets that are not packed yet are the small ones, where it takes no time to speak of."""
-    return num_images * measured.decode.get((task.cell.dataset, task.pretrain.load_px), 0.0) / (os.cpu_count() or 1)
+def _program_s(measured: Measured) -> float:
+    return measured.start_s + DVC_STAGE_S + TRACKED_RUN_S
 
 
-def _fits_in_memory(task: Task, num_images: int) -> bool:
-    canvas = task.facts.canvas(task.pretrain.load_px)
-    return num_images * float(np.prod(canvas)) <= task.pretrain.loader.memory_gb * 1e9
+def _decoding_s(name: str, task: Task, measured: Measured, num_images: int) -> float:
+    """Decode on all cores."""
+    return num_images * measured.decode[name, task.pretrain.load_px] / (os.cpu_count() or 1)
 
 
-def _between(points: list[tuple[int, float]], dim: int) -> float:
+def _fits_in_memory(task: Task, facts: SetFacts) -> bool:
+    num_bytes = facts.num_train * float(np.prod(facts.canvas(task.pretrain.load_px)))
+    return num_bytes <= task.pretrain.loader.memory_gb * 1e9
+
+
+def _between(points: list[tuple[int, ProbeTime]], dim: int) -> ProbeTime:
     """Interpolate linearly: a probe's time is a constant and a part that grows with D."""
-    return float(np.interp(dim, *zip(*points, strict=True)))
+    dims, times = zip(*points, strict=True)
+    return ProbeTime(*(float(np.interp(dim, dims, kind)) for kind in zip(*times, strict=True)))
 
 
-def around_s(pipeline: Pipeline, measured: Measured) -> float:
-    """Return the seconds of the stages around the cells: configure, compare, downloads of small sets, a new store."""
-    to_pack = {task.cell.dataset for task in pipeline.tasks if task.facts and not task.facts.is_packed}
+def around_s(tasks: Iterable[Task], num_pipelines: int, measured: Measured) -> float:
+    """Return the seconds of the stages around the cells: configure, the table, downloads of small sets, a new store."""
+    to_pack = {task.cell.dataset for task in tasks if task.train_set and not task.train_set.is_packed}
     store_s = 0.0 if Path("mlflow.db").exists() else NEW_STORE_S
-    return (2 + len(to_pack)) * (measured.start_s + DVC_STAGE_S) + store_s
+    return (2 * num_pipelines + len(to_pack)) * (measured.start_s + DVC_STAGE_S) + store_s

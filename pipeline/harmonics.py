@@ -104,13 +104,13 @@ class FactoredBlock:
     def __init__(self, num_harmonics: int, size: int, like: Tensor) -> None:
         """Allocate for blocks of up to `size` elements, with the dtype and device of `like`."""
         h, m_max = split(num_harmonics)
-        self._table = product_table(num_harmonics, like.device, torch.float64)
-        self._table_t = product_table(num_harmonics, like.device, like.dtype).t()
+        self._table = product_table(num_harmonics, like.device, like.dtype)
         self._num_coarse, self._num_fine = 2 * m_max + 1, 2 * h + 1
         self._rows = like.new_empty(self._num_coarse - 1 + self._num_fine, size)
         # The last coarse and the first fine row are the same ones.
         self._rows[self._num_coarse - 1].fill_(1.0)
         self._product = like.new_empty(self._num_fine * size)
+        self._shape = (0, 0)
 
     def load(self, num_columns: int, num_rows: int, read: Callable[[Tensor], None]) -> None:
         """Take the angles of a block.
@@ -120,21 +120,28 @@ class FactoredBlock:
             num_rows: R, B * R at most the allocated size.
             read: fills a tensor (B, R) with the angles, in radians.
         """
-        count = num_columns * num_rows
+        if self._shape != (num_columns, num_rows):
+            self._reshape(num_columns, num_rows)
+        read(self._angles)
+        _fill_factors(self._angles, *self._factors)
+
+    def _reshape(self, num_columns: int, num_rows: int) -> None:
+        """Make the views of the allocated memory that a block of this shape works on."""
+        self._shape = num_columns, num_rows
+        count, coarse = num_columns * num_rows, self._num_coarse - 1
         rows = self._rows[:, :count].view(-1, num_columns, num_rows)
         self._product_of_block = self._product[: self._num_fine * count].view(num_columns, -1, num_rows)
-        angles = self._product[:count].view(num_columns, num_rows)
-        read(angles)
-        coarse, fine = self._num_coarse - 1, self._num_coarse
+        self._terms = self._product_of_block.unbind(1)
+        self._angles = self._product[:count].view(num_columns, num_rows)
         separate = rows.unbind()
-        self._fine_rows = separate[fine:]
-        _fill_factors(angles, separate[:coarse], separate[coarse], separate[fine:])
+        self._factors = separate[:coarse], separate[coarse], separate[coarse + 1 :]
         self._coarse = rows[: self._num_coarse].transpose(0, 1)
         self._fine_t = rows[coarse:].permute(1, 2, 0)
 
     def sums(self) -> Tensor:
         """Sum cos(k theta), then sin(k theta), over the rows of the loaded block: (B, 2 H) float64."""
-        return torch.bmm(self._coarse, self._fine_t).flatten(1).double() @ self._table
+        # Every entry of this product adds at most two terms times powers of two: one rounding, as storing it costs.
+        return (torch.bmm(self._coarse, self._fine_t).flatten(1) @ self._table).double()
 
     def polynomial(self, weights: Tensor) -> Tensor:
         """Evaluate a trigonometric polynomial per column at the loaded angles.
@@ -146,10 +153,10 @@ class FactoredBlock:
             (B, R); overwritten by the next block.
         """
         product = self._product_of_block
-        matrix = (weights.to(product.dtype) @ self._table_t).view(-1, self._num_coarse, self._num_fine)
+        matrix = (weights.to(product.dtype) @ self._table.t()).view(-1, self._num_coarse, self._num_fine)
         torch.bmm(matrix.transpose(1, 2), self._coarse, out=product)
-        total, *terms = product.unbind(1)
-        for term, factor in zip(terms, self._fine_rows, strict=True):
+        total, *terms = self._terms
+        for term, factor in zip(terms, self._factors[-1], strict=True):
             total.addcmul_(term, factor)
         return total
 

@@ -136,5 +136,13 @@ def build_learner(config: dict[str, Any], device: torch.device) -> Learner:
     if settings["predictor"]["enabled"]:
         hidden_dims = [settings["predictor"]["hidden_dim"]]
         predictor = backbones.make_projector(proj_dim, hidden_dims=hidden_dims, proj_dim=proj_dim)
-    swa_decay = swa["decay"] if swa["enabled"] else None
-    return make_learner(backbone, projector, device, settings["optimizer"], predictor=predictor, swa_decay=swa_decay)
+    return make_learner(
+        backbone,
+        projector,
+        device,
+        settings["optimizer"],
+        predictor=predictor,
+        swa_decay=swa["decay"] if swa["enabled"] else None,
+        channels_last=settings["channels_last"],
+        compile=settings["compile"],
+    )

@@ -184,9 +184,9 @@ def lejepa_loss(
     Conventions. loss = (1 - lambda) * pred + lambda * sigreg. The prediction loss is the *mean* over views, images and
     dimensions (the paper's equation 7 sums over dimensions, its code averages; the published lambdas belong to the
     code). The centre is the mean over the global views. SIGReg is taken of each view and then averaged. Gradients
-    flow everywhere: there is no stop-gradient, teacher or predictor, unless `predictions` or `centre` bring one. With an initialised process group all three
-    numbers are those of one process on the concatenated batch, and so are the parameter gradients once they are
-    averaged over ranks, as DistributedDataParallel does (`pipeline.ranks`).
+    flow everywhere: there is no stop-gradient, teacher or predictor, unless `predictions` or `centre` bring one. With
+    an initialised process group all three numbers are those of one process on the concatenated batch, and so are the
+    parameter gradients once they are averaged over ranks, as DistributedDataParallel does (`pipeline.ranks`).
 
     Args:
         projections: (V, B, K), the global views first.

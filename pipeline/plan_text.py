@@ -1,123 +1,193 @@
-"""What `python -m stages.plan` prints: a line a cell, what was measured, totals, and what has to be fetched."""
+"""What `python -m stages.plan` prints: the cells of each pipeline, then what all of them cost and need together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
-from pipeline.catalogue import ByHand, Dataset
-from pipeline.costs import Measured, around_s, cost_left
+from pipeline.backbones import published
+from pipeline.catalogue import Dataset
+from pipeline.costs import CHECKPOINT_BYTES_A_PARAM, Cost, Measured, around_s, probing_cost, training_cost
 from pipeline.planning import Pipeline, Task
-from pipeline.speed import STAND_IN
+from pipeline.speed import Load, Speed, view_counts
 
 UNKNOWN = "unknown until downloaded"
-COLUMNS = ("data set", "backbone", "lambda", "seed", "pretrain", "probe", "images seen", "views embedded", "time left")
-MEASURED_COLUMNS = ("backbone", "image px", "parameters", "batch", "training images/s", "embedding images/s")
+WIDTH = 120
+COLUMNS = ("data set", "backbone", "cells", "done", "trained here", "done", "images seen", "time left")
+SPEED_COLUMNS = ("backbone", "image px", "parameters", "GFLOP", "timed at", "images/s trained", "images/s embedded")
 
 
-def plan_text(pipeline: Pipeline, measured: Measured) -> str:
-    """Return the whole plan of one pipeline."""
-    tasks, num_done = pipeline.tasks, sum(task.done for task in pipeline.tasks)
-    counts = f"{len(tasks)} cells, {num_done} done, {len(tasks) - num_done} left"
-    parts = [
-        f"{pipeline.path}: grid {pipeline.grid!r}, {counts}",
-        aligned(COLUMNS, [cell_line(task, measured) for task in tasks], num_left=2),
-        "\n".join(totals(pipeline, measured)),
-        "\n".join(measurements(tasks, measured)),
-        "\n".join(problems(tasks, measured)),
+def pipeline_text(pipeline: Pipeline, measured: Measured) -> str:
+    """Return the cells of one pipeline, a line for each pair of data set and backbone."""
+    tasks = pipeline.tasks
+    if not tasks:
+        there = "there" if pipeline.report.is_file() else "not there yet"
+        return f"{pipeline.path}: no cells; runs in full in minutes on a CPU; {pipeline.report} is {there}"
+    here, elsewhere = [task for task in tasks if task.trains], borrowed(tasks)
+    counts = [f"{len(tasks)} cells, {sum(task.done for task in tasks)} done"]
+    counts += [f"{len(here)} pretrainings, {sum(task.pretrain_done for task in here)} done"]
+    counts += [
+        f"{len(found)} more from {grid}, {sum(task.pretrain_done for task in found)} done"
+        for grid, found in elsewhere.items()
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    rows = [row(group, measured) for group in grouped(tasks)]
+    lines = [f"{pipeline.path}: {'; '.join(counts)}", aligned(COLUMNS, rows, num_left=2), *wrapped(axes(tasks))]
+    return "\n".join([*lines, *wrapped(f"left: {left_over([pipeline], measured)}")])
 
 
-def cell_line(task: Task, measured: Measured) -> list[str]:
-    """Return the columns of one cell."""
-    cell, seen = task.cell, task.images_seen
-    left = cost_left(task, measured)
-    waits = "unknown" if task.facts is None else "cannot run here"
-    return [
-        cell.dataset,
-        cell.backbone,
-        str(cell.lamb),
-        str(cell.seed),
-        "done" if task.pretrain_done else "to do",
-        "done" if task.probe_done else "to do",
-        UNKNOWN if seen is None else f"{seen:,}",
-        UNKNOWN if seen is None else f"{seen * task.num_views:,}",
-        duration(left.total_s) if left else waits,
-    ]
+def grouped(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Return the cells of each pair of data set and backbone."""
+    order = list(dict.fromkeys(pair(task) for task in tasks))
+    by_pair = sorted(tasks, key=lambda task: order.index(pair(task)))
+    return [list(group) for _, group in groupby(by_pair, key=pair)]
 
 
-def totals(pipeline: Pipeline, measured: Measured) -> Iterator[str]:
-    """Say what the cells that are left cost together, and what has to be fetched for them."""
-    left = [task for task in pipeline.tasks if not task.done]
-    if not left:
-        yield "Nothing is left to run, unless code or settings changed since: `dvc status` tells."
-        return
-    to_train = [task for task in left if not task.pretrain_done]
-    seen = [(task.images_seen, task.num_views) for task in to_train if task.images_seen is not None]
-    at_least = "" if len(seen) == len(to_train) else "at least "
-    numbers = sum(images for images, _ in seen), sum(images * views for images, views in seen)
-    shown = [UNKNOWN] * 2 if to_train and not seen else [f"{at_least}{number:,}" for number in numbers]
-    yield f"images seen      {shown[0]}"
-    yield f"views embedded   {shown[1]}"
-    yield f"time left        {_time_left(pipeline, left, measured)}"
-    yield f"disk             {_disk(pipeline, to_train, measured)}"
-    downloads, by_hand = needs(pipeline.entries())
-    yield f"downloads        {'; '.join(downloads) or 'none'}"
-    yield f"by hand          {'nothing' if not by_hand else ''}".rstrip()
+def pair(task: Task) -> tuple[str, str]:
+    """Return data set and backbone."""
+    return task.cell.dataset, task.cell.backbone
+
+
+def row(group: list[Task], measured: Measured) -> list[str]:
+    """Return the columns of some cells."""
+    here = [task for task in group if task.trains]
+    trained = ["frozen", "fetched" if group[0].pretrain_done else "to fetch"]
+    if group[0].owner:
+        trained = [str(len(here)), str(sum(task.pretrain_done for task in here))]
+    done = sum(task.probe_done for task in group)
+    return [*pair(group[0]), str(len(group)), str(done), *trained, images_seen(here), time_left(group, measured)]
+
+
+def images_seen(trained: Sequence[Task]) -> str:
+    """Say how many training images some pretrainings see, each as often as it is seen."""
+    known = [task.images_seen for task in trained if task.images_seen is not None]
+    if trained and not known:
+        return UNKNOWN
+    return f"{'at least ' * (len(known) < len(trained))}{sum(known):,}" if trained else "-"
+
+
+def time_left(group: Iterable[Task], measured: Measured) -> str:
+    """Say how long some cells take, with the pretrainings of this grid alone."""
+    found = [cost for task in group for cost in costs(task, measured)]
+    if None in found:
+        unknown = any(task.train_set is None or task.probe_set is None for task in group)
+        return "unknown" if unknown else "cannot run here"
+    return duration(sum(cost.total_s for cost in found if cost))
+
+
+def costs(task: Task, measured: Measured) -> list[Cost | None]:
+    """Return what is left of a cell in its own pipeline."""
+    return [probing_cost(task, measured)] + [training_cost(task, measured)] * (task.trains)
+
+
+def borrowed(tasks: Iterable[Task]) -> dict[str, list[Task]]:
+    """Return a cell for each pretraining that another grid does, by that grid."""
+    found: dict[str, dict] = {}
+    for task in tasks:
+        if task.owner and task.owner.grid != task.cell.grid:
+            found.setdefault(task.owner.grid, {}).setdefault(task.owner, task)
+    return {grid: list(owners.values()) for grid, owners in found.items()}
+
+
+def axes(tasks: Sequence[Task]) -> str:
+    """Say which values of the other axes the cells have."""
+    values: dict[str, dict[str, None]] = {}
+    for task in tasks:
+        for axis, value in task.cell.axes.items():
+            if axis not in ("dataset", "backbone") and value is not None:
+                values.setdefault(axis, {})[str(value).lower() if isinstance(value, bool) else str(value)] = None
+    if all(task.cell.target == "" for task in tasks):
+        values.pop("target", None)
+    return "with " + "; ".join(f"{axis} {', '.join(found)}" for axis, found in values.items())
+
+
+def left_over(pipelines: Sequence[Pipeline], measured: Measured) -> str:
+    """Say how long everything takes that is left, each pretraining once."""
+    tasks = [task for pipeline in pipelines for task in pipeline.tasks]
+    if all(task.done for task in tasks):
+        return "nothing, unless code or settings changed since: `dvc status` tells"
+    parts = [probing_cost(task, measured) for task in tasks]
+    parts += [training_cost(task, measured) for task in sources(tasks)]
+    known = [cost for cost in parts if cost]
+    if not any(cost.total_s for cost in known):
+        return "unknown: no cell has both its data set and a backbone that runs here"
+    pretrain_s, probe_s, overhead_s = (sum(part) for part in zip(*known, strict=True))
+    overhead_s += around_s(tasks, len([pipeline for pipeline in pipelines if pipeline.tasks]), measured)
+    total_s = pretrain_s + probe_s + overhead_s
+    text = f"{total_s / 3600:,.2f} h on this machine ({duration(total_s)}): training {duration(pretrain_s)}, probes "
+    text += f"{duration(probe_s)}, starting and tracking {duration(overhead_s)}"
+    unknown = len(parts) - len(known)
+    return text + f"; without {unknown} stages of unknown cost" * (unknown > 0)
+
+
+def sources(tasks: Iterable[Task]) -> list[Task]:
+    """Return one cell for each pretraining and each frozen model, whichever grid makes it."""
+    found: dict = {}
+    for task in tasks:
+        found.setdefault(task.owner or task.cell.backbone, task)
+    return list(found.values())
+
+
+def totals(pipelines: Sequence[Pipeline], measured: Measured) -> Iterator[str]:
+    """Say what all pipelines cost together, and what has to be fetched for them."""
+    tasks = [task for pipeline in pipelines for task in pipeline.tasks]
+    todo = [task for task in sources(tasks) if not task.pretrain_done]
+    entries = {name: entry for pipeline in pipelines for name, entry in pipeline.datasets.items()}
+    downloads, by_hand = needs(entries)
+    trained = [task for task in todo if task.owner]
+    yield from wrapped(f"cells        {len(tasks)}, {sum(task.done for task in tasks)} done", 13)
+    yield from wrapped(f"pretraining  {len(trained)} to do; {images_seen(trained)} images seen", 13)
+    yield from wrapped(f"time         {left_over(pipelines, measured)}", 13)
+    yield from wrapped(f"disk         {disk(tasks, todo, measured)}", 13)
+    yield from wrapped(f"downloads    {'; '.join(downloads + models(todo)) or 'none'}", 13)
+    yield from wrapped(f"by hand      {'nothing' if not by_hand else ''}".rstrip(), 13)
     yield from (f"  {line}" for line in by_hand)
 
 
-def _time_left(pipeline: Pipeline, left: list[Task], measured: Measured) -> str:
-    costs = [cost for cost in (cost_left(task, measured) for task in left) if cost]
-    if not costs:
-        return "unknown: no cell has both its data set and a backbone that runs here"
-    around = around_s(pipeline, measured)
-    training, probing = sum(cost.pretrain_s for cost in costs), sum(cost.probe_s for cost in costs)
-    overhead = sum(cost.overhead_s for cost in costs) + around
-    total = training + probing + overhead
-    parts = f"training {duration(training)}, probes {duration(probing)}, starting and tracking {duration(overhead)}"
-    unknown = f"; without {len(left) - len(costs)} cells of unknown cost" * (len(costs) < len(left))
-    return f"{total / 3600:,.2f} h on this machine ({parts}{unknown})"
-
-
-def _disk(pipeline: Pipeline, to_train: list[Task], measured: Measured) -> str:
-    found = [measured.speeds[task.load] for task in to_train if task.load in measured.speeds]
-    at_least = "" if len(found) == len(to_train) else "at least "
-    weights = f"weights {at_least}{size(2 * sum(one.num_params * 4 for one in found))}"
-    checkpoints = f"checkpoints {size(3 * max((one.checkpoint_bytes for one in found), default=0))} while a cell trains"
-    facts = {task.cell.dataset: task.facts for task in pipeline.tasks}
+def disk(tasks: Sequence[Task], todo: Sequence[Task], measured: Measured) -> str:
+    """Say what is to come on disk: weights, the checkpoints of one cell, packed data."""
+    params = [measured.speeds[task.load].sketch.num_params for task in todo if task.load in measured.speeds]
+    at_least = "at least " * (len(params) < len(todo))
+    checkpoints = 3 * CHECKPOINT_BYTES_A_PARAM * max(params, default=0)
+    facts = {task.cell.dataset: task.train_set for task in tasks} | {t.cell.probed_on: t.probe_set for t in tasks}
     unknown = [name for name, one in facts.items() if one is None]
-    known = [one for one in facts.values() if one]
-    packed = sum(one.num_bytes for one in known if one.is_packed)
-    to_pack = sum(one.num_bytes for one in known) - packed
-    parts = [f"{size(2 * packed)} there already"] if packed else []
-    parts += [f"at most {size(2 * to_pack)} to come"] if to_pack else []
+    packed = sum(one.num_bytes for one in facts.values() if one and one.is_packed)
+    to_pack = sum(one.num_bytes for one in facts.values() if one and not one.is_packed)
+    parts = [f"{size(2 * packed)} there already"] * (packed > 0) + [f"about {size(2 * to_pack)} to come"] * (
+        to_pack > 0
+    )
     parts += [f"{UNKNOWN} for {', '.join(unknown)}"] if unknown else []
-    return f"{weights}; {checkpoints}; packed data {', '.join(parts)} (DVC's cache counted as a second copy)"
+    return (
+        f"weights {at_least}{size(8 * sum(params))}; checkpoints {size(checkpoints)} while a cell trains; "
+        f"packed data {', '.join(parts)} (DVC's cache counted as a second copy)"
+    )
+
+
+def models(todo: Iterable[Task]) -> list[str]:
+    """Name the frozen models that are fetched, and from where."""
+    missing = {task.cell.backbone: task.model for task in todo if task.model and not task.model.random_init}
+    return [f"{name} ({model.pretrained_path or published(model.backbone).address})" for name, model in missing.items()]
 
 
 def needs(entries: dict[str, Dataset]) -> tuple[list[str], list[str]]:
-    """Return what the pipeline downloads by itself, and lines about what a person must fetch, for sets not packed."""
+    """Return what is downloaded by itself, and lines about what a person must fetch, for sets that are not packed."""
     downloads, by_hand = [], []
     for name, entry in entries.items():
         if (Path("data") / name / "meta.json").is_file():
             continue
-        told: ByHand | None = getattr(entry, "by_hand", None)
-        local = getattr(entry, "path", None)
+        told, local = getattr(entry, "by_hand", None), getattr(entry, "path", None)
         if told:
-            by_hand += _told(name, told)
+            folder = Path(told.path).expanduser()
+            files = [f"{file} ({'there' if (folder / file).exists() else 'missing'})" for file in told.files]
+            by_hand += [f"{name}: {told.what}", f"  from  {told.origin}", f"  to    {told.path}"]
+            by_hand += [f"  files {', '.join(files)}"]
         elif local:
             by_hand += [f"{name}: files of your own, at {local}"]
         elif entry.source not in ("bundled", "sklearn"):
             downloads.append(f"{name} ({_address(entry)})")
     return downloads, by_hand
-
-
-def _told(name: str, told: ByHand) -> list[str]:
-    folder = Path(told.path).expanduser()
-    files = [f"{file} ({'there' if (folder / file).exists() else 'missing'})" for file in told.files]
-    return [f"{name}: {told.what}", f"  from  {told.origin}", f"  to    {told.path}", f"  files {', '.join(files)}"]
 
 
 def _address(entry: Dataset) -> str:
@@ -126,43 +196,43 @@ def _address(entry: Dataset) -> str:
     return f"huggingface.co/datasets/{entry.repo}" if entry.source == "huggingface" else str(entry.url)
 
 
-def measurements(tasks: list[Task], measured: Measured) -> Iterator[str]:
-    """Show how fast each backbone is here, so that a reader can scale the estimate."""
-    rows, scaled = [], False
+def speeds_text(measured: Measured) -> Iterator[str]:
+    """Show how fast each backbone is here, which was timed and which was scaled from another."""
+    timed, scaled = [], {}
     for load, found in measured.speeds.items():
-        task = next((task for task in tasks if not task.done and task.load == load), None)
-        if task is None:
-            continue
-        batch_size = task.pretrain.batch_size
-        scaled |= found.measured_batch < batch_size
-        timed = f" from {found.measured_batch or STAND_IN}" * (found.measured_batch != batch_size)
-        rates = rate(batch_size / found.step_s), rate(1 / found.embed_image_s)
-        rows.append(
-            [
-                load.backbone,
-                f"{load.canvas[1]}x{load.canvas[2]}",
-                f"{found.num_params:,}",
-                f"{batch_size}{timed}",
-                *rates,
-            ]
-        )
-    if rows:
-        yield "Measured on this machine (an image is trained on with all its views):"
-        yield aligned(MEASURED_COLUMNS, rows, num_left=2)
-    if rows and measured.crowded:
-        yield "Other programs keep the cores busy, so one thread was measured: when they end, training is faster."
+        if found.timed == load.backbone:
+            timed.append(speed_row(load, found))
+        else:
+            scaled.setdefault(found.timed, {})[load.backbone] = None
+    if timed:
+        yield "Timed on this machine (images are trained on with all their views):"
+        yield aligned(SPEED_COLUMNS, timed, num_left=2)
     if scaled:
-        yield "'512 from 4': steps of 4 images were timed and scaled. '512 from <name>': too large for a short"
-        yield "measurement; <name> was timed and scaled by the ratio of floating point operations."
+        yield "Too large or too many to be timed: scaled by operations from a smaller one of the family"
+        for name, backbones in scaled.items():
+            yield from wrapped(f"  {name}: {', '.join(backbones)}", 4)
+    if measured.crowded:
+        yield "Other programs keep the cores busy, so one thread was measured: when they end, training is faster."
+    if measured.speeds:
+        yield "Whether a whole batch fits into memory is not checked."
+
+
+def speed_row(load: Load, found: Speed) -> list[str]:
+    """Return the columns of one timed backbone."""
+    views, sizes = json.loads(load.sample)["views"], json.loads(load.settings)["sizes"]
+    operations = sum(found.sketch.operations[px] for px in sizes)
+    train_s, embed_s = found.train_s(view_counts(views)), found.embed_s(sizes[0])
+    px, counts = "+".join(map(str, sizes)), (f"{found.sketch.num_params:,}", f"{operations / 1e9:.3g}")
+    return [load.backbone, px, *counts, str(found.timing.batch), rate(1 / train_s), rate(1 / embed_s)]
 
 
 def problems(tasks: Sequence[Task], measured: Measured) -> list[str]:
     """Name everything because of which a cell cannot run; each once."""
-    found = [f"PROBLEM: {measured.failures[task.load]}" for task in tasks if task.load in measured.failures]
+    found = [measured.failures[task.load] for task in tasks if task.load in measured.failures]
     for task in tasks:
-        if not task.done and task.facts and task.facts.num_train < task.pretrain.batch_size:
+        if not task.pretrain_done and task.train_set and task.train_set.num_train < task.pretrain.batch_size:
             found.append(
-                f"PROBLEM: pretrain.batch_size must be <= the {task.facts.num_train} training images of "
+                f"pretrain.batch_size must be <= the {task.train_set.num_train} training images of "
                 f"{task.cell.dataset}, got {task.pretrain.batch_size}; lower it"
             )
     return list(dict.fromkeys(found))
@@ -175,9 +245,16 @@ def aligned(columns: Sequence[str], rows: list[list[str]], *, num_left: int) -> 
 
     def line(row: list[str]) -> str:
         cells = zip(row, widths, strict=True)
-        return "  ".join(f"{text:{'<' if i < num_left else '>'}{w}}" for i, (text, w) in enumerate(cells)).rstrip()
+        return (
+            "  " + "  ".join(f"{text:{'<' if i < num_left else '>'}{w}}" for i, (text, w) in enumerate(cells)).rstrip()
+        )
 
     return "\n".join(line(row) for row in table)
+
+
+def wrapped(text: str, indent: int = 2) -> list[str]:
+    """Break a line that is wider than WIDTH; what follows is indented."""
+    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def rate(per_second: float) -> str:

@@ -60,7 +60,7 @@ def _frozen_record(probe: dict[str, Any]) -> Record:
     """Return what the run of a frozen model holds before its scores: no losses, and the origin of its weights."""
     model, axes = read_json(Path(probe["model"])), _axes(probe)
     params = axes | flatten({"model": model})
-    return Record(probe["grid"], probe["cell"], model["commit"], params, {}, {"model.json": model}, tuple(axes))
+    return Record(probe["grid"], probe["cell"], "", params, {}, {"model.json": model}, tuple(axes))
 
 
 def cell_record(configs: Path) -> Record:

@@ -1,16 +1,17 @@
-"""How fast this machine trains and embeds with a backbone, from a few steps.
+"""How fast this machine trains and embeds with a backbone: a few real steps on random images, in seconds an operation.
 
-Everything measured is the code of a real run on random images; nothing is written to disk.
+Operations are those of a forward pass, counted without computing anything. They carry a measurement over to other
+numbers of views and images, and to backbones that are too large, or too many, to be timed one by one.
 
-Legend: B images a step, V views, N images of a split, D embedding, C channels, H x W canvas px.
+Legend: B images a step, V views, C channels, H x W canvas px.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,16 +22,29 @@ from pipeline import backbones, features, training
 from pipeline.datasets import ImageBatch
 from pipeline.devices import choose_autocast, choose_device
 from pipeline.errors import UserError
+from pipeline.learner import build_learner, project_views
 from pipeline.seeds import generator
-from pipeline.timing import seconds, seconds_a_call
+from pipeline.timing import FIRST_BATCH, seconds, seconds_a_call
 from pipeline.validation import did_you_mean
 from pipeline.views import Multicrop
+from pipeline.zoo import family_of
 
 BYTES_A_PARAM = 16  # float32 weight, gradient and the two moments of AdamW
-# On a CPU a backbone with more parameters is not run: minutes would pass and much memory be taken for one step. Its
-# speed is that of the stand-in, for the same views, divided by the ratio of their floating point operations.
-LARGEST_MEASURED_PARAMS, STAND_IN = 150_000_000, "vit_base_patch16_224"
-STAND_IN_KWARGS = {"dynamic_img_pad": True}  # it must take views that 16 px patches do not divide
+FULL_BATCH = 64  # larger steps take time in proportion
+# A backbone above the first is not run on a CPU, one of a large zoo not above the second; its family's stand-in is.
+LARGEST_OPERATIONS, LARGEST_OF_MANY = 2e10, 2e8
+STAND_INS = {
+    "convnext": "convnext_nano",
+    "efficientnet": "efficientnet_b0",
+    "inception": "inception_next_atto",
+    "levit": "levit_192",
+    "maxvit": "maxvit_pico_rw_256",
+    "maxxvit": "maxxvit_rmlp_nano_rw_256",
+    "resnet": "resnet26d",
+    "": "vit_small_patch16_224",
+}
+STAND_IN_PX = 224
+COSTLY_OPERATIONS = 1e10  # two images with more are timed with one view of each size
 
 
 class SpeedError(UserError):
@@ -39,78 +53,136 @@ class SpeedError(UserError):
 
 @dataclass(frozen=True)
 class Load:
-    """What decides the speed of a cell; cells with equal loads are measured once.
+    """What decides the speed of a backbone; equal loads are measured once.
 
-    settings is the JSON of the `pretrain` section without what does not matter here; canvas is (C, H, W).
+    Attributes:
+        backbone: timm name.
+        settings: JSON of what matters in the `pretrain` section.
+        sample: JSON of the whole section, of the cell that is measured for all.
+        canvas: (C, H, W) of that cell's images.
     """
 
     backbone: str
-    canvas: tuple[int, int, int]
     settings: str
-    probe_batch_size: int
+    sample: str = field(compare=False)
+    canvas: tuple[int, int, int] = field(compare=False)
 
     @classmethod
-    def of(cls, backbone: str, canvas: tuple[int, int, int], pretrain: dict[str, Any], probe_batch_size: int) -> Load:
-        """Keep what matters: not how long, nor how large a step the optimiser takes, nor how images are loaded."""
-        kept = {key: value for key, value in pretrain.items() if key not in ("epochs", "schedule", "loader", "load_px")}
-        kept["optimizer"] = {**pretrain["optimizer"], "lr": 1e-6, "weight_decay": 0.0}
-        return cls(backbone, canvas, json.dumps(kept, sort_keys=True), probe_batch_size)
+    def of(cls, backbone: str, pretrain: dict[str, Any], canvas: tuple[int, int, int]) -> Load:
+        """Keep what decides the time of an operation."""
+        kept = {name: pretrain[name] for name in ("backbone", "device", "precision", "channels_last")}
+        kept |= {"sizes": list(view_counts(pretrain["views"])), "batch_size": min(pretrain["batch_size"], FULL_BATCH)}
+        # Compilation takes minutes; the paper's heuristics are added as operations.
+        plain = {**pretrain, "compile": False, "predictor": {"enabled": False}, "swa": {"enabled": False}}
+        return cls(backbone, json.dumps(kept, sort_keys=True), json.dumps(plain, sort_keys=True), canvas)
+
+
+class Sketch(NamedTuple):
+    """A backbone that was never run. operations: of a forward pass of one view in training, by its side in px."""
+
+    arguments: dict[str, Any]
+    num_params: int
+    embed_dim: int
+    operations: dict[int, int]
+
+
+class Timing(NamedTuple):
+    """What was timed: seconds an operation in training and in embedding, seconds a parameter of the optimiser's step.
+
+    batch: images a step.
+    """
+
+    train_s: float
+    embed_s: float
+    update_s: float
+    batch: int
 
 
 class Speed(NamedTuple):
-    """What was measured of one load.
+    """Sketch of a load's backbone, and the timing of `timed`, which is the same backbone or its stand-in."""
 
-    step_s: one training step of B images, all views. embed_image_s: one image through the frozen backbone.
-    measured_batch: images a step in the measurement; B is scaled from it where it is smaller; 0 if another backbone
-    was measured in its stead.
-    """
+    sketch: Sketch
+    timing: Timing
+    timed: str
 
-    num_params: int
-    embed_dim: int
-    step_s: float
-    measured_batch: int
-    embed_image_s: float
-    checkpoint_bytes: int
+    def train_s(self, num_views: dict[int, float]) -> float:
+        """Return seconds of training for so many views of each size, without the optimiser's step."""
+        return self.timing.train_s * sum(count * self.sketch.operations[px] for px, count in num_views.items())
+
+    def embed_s(self, size_px: int) -> float:
+        """Return seconds for one image through the frozen backbone."""
+        return self.timing.embed_s * self.sketch.operations[size_px]
+
+    @property
+    def update_s(self) -> float:
+        """Seconds of one step of the optimiser."""
+        return self.timing.update_s * self.sketch.num_params
 
 
-def measure(load: Load, budget_s: float) -> Speed:
-    """Measure training and embedding of one load.
+def view_counts(views: dict[str, Any]) -> dict[int, int]:
+    """Return the number of views an image by their side in px, the global ones first."""
+    sizes = {views["global_px"]: views["num_global"]}
+    if views["num_local"]:
+        sizes[views["local_px"]] = sizes.get(views["local_px"], 0) + views["num_local"]
+    return sizes
+
+
+def timed_load(load: Load, *, of_many: bool = False) -> Load:
+    """Return the load that is timed for this one: itself, or that of a stand-in.
 
     Args:
-        load: what to measure.
-        budget_s: about how long each of the two may take; a slow backbone gets one step of a few images.
+        load: of a cell.
+        of_many: whether it belongs to a large zoo.
 
     Raises:
         SpeedError, BackboneError: the backbone does not exist, does not fit its views, or not into memory.
     """
-    settings = json.loads(load.settings)
     if not backbones.is_known(load.backbone):
         hint = did_you_mean(load.backbone, backbones.known_backbones())
         raise SpeedError(f"unknown backbone {load.backbone!r} in grid.backbones{hint}")
-    device = choose_device(settings["device"])
-    global_px, batch_size = settings["views"]["global_px"], settings["batch_size"]
-    arguments = backbones.backbone_arguments(load.backbone, img_size=global_px, **settings["backbone"])
-    num_params = count_params(load.backbone, arguments)
-    _stop_if_too_large(load.backbone, num_params, device)
-    if device.type == "cpu" and num_params > LARGEST_MEASURED_PARAMS:
-        return _by_operations(load, settings, arguments, num_params, budget_s)
+    device, found = choose_device(json.loads(load.settings)["device"]), sketch(load)
+    _stop_if_too_large(load.backbone, found.num_params, device)
+    largest = LARGEST_OF_MANY if of_many else LARGEST_OPERATIONS if device.type == "cpu" else float("inf")
+    return load if max(found.operations.values()) <= largest else stand_in(load)
+
+
+def stand_in(load: Load) -> Load:
+    """Return a load of the stand-in of a backbone's family, with one view of STAND_IN_PX and nothing special."""
+    sample = json.loads(load.sample)
+    sample["backbone"] = {"patch_size": None, "drop_path_rate": 0.0, "kwargs": {}}
+    sample["views"] |= {"num_global": 1, "num_local": 0, "global_px": STAND_IN_PX}
+    sample["batch_size"] = FULL_BATCH
+    name = STAND_INS.get(family_of(load.backbone), STAND_INS[""])
+    return Load.of(name, sample, (3, STAND_IN_PX, STAND_IN_PX))
+
+
+@cache
+def sketch(load: Load) -> Sketch:
+    """Build a backbone without memory and count.
+
+    Raises:
+        BackboneError: which setting to change, if the backbone does not fit its views.
+    """
+    settings = json.loads(load.settings)
+    asked, sizes, batch_size = settings["backbone"], settings["sizes"], settings["batch_size"]
+    asked["kwargs"] = {name: value for name, value in asked["kwargs"].items() if value is not None}
+    arguments = backbones.backbone_arguments(load.backbone, img_size=sizes[0], **asked)
     try:
-        return _measure(load, settings, arguments, num_params, device, budget_s)
-    except torch.OutOfMemoryError:
-        raise SpeedError(f"backbone {load.backbone!r} does not fit into the memory of {device}") from None
+        with torch.device("meta"):
+            backbone = backbones.create_backbone(load.backbone, arguments).train().requires_grad_(False)
+            counted = {px: _operations(backbone, px) for px in sizes}
     except (RuntimeError, ValueError, AssertionError, IndexError):
-        # Says which setting to change, if it is the backbone that does not fit the views.
-        local_px = settings["views"]["local_px"] if settings["views"]["num_local"] else None
-        backbones.check_backbone(
-            load.backbone, arguments, global_px=global_px, local_px=local_px, batch_size=batch_size
-        )
+        local_px = sizes[1] if len(sizes) > 1 else None
+        backbones.check_backbone(load.backbone, arguments, global_px=sizes[0], local_px=local_px, batch_size=batch_size)
         raise
+    num_params = sum(parameter.numel() for parameter in backbone.parameters())
+    return Sketch(arguments, num_params, counted[sizes[0]][1], {px: count for px, (count, _) in counted.items()})
 
 
-def count_params(name: str, arguments: dict[str, Any]) -> int:
-    """Count the parameters of a backbone without making them."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in backbones.create_backbone(name, arguments).parameters())
+def _operations(backbone: torch.nn.Module, size_px: int) -> tuple[int, int]:
+    with FlopCounterMode(display=False) as counter:
+        embedding: torch.Tensor = backbone(torch.empty(FIRST_BATCH, 3, size_px, size_px))
+    return counter.get_total_flops() // FIRST_BATCH, embedding.shape[-1]
 
 
 def _stop_if_too_large(name: str, num_params: int, device: torch.device) -> None:
@@ -130,93 +202,70 @@ def _memory_bytes() -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal")), None)
 
 
-def _by_operations(load: Load, settings: dict, arguments: dict, num_params: int, budget_s: float) -> Speed:
-    views = settings["views"]
-    plain = {**settings, "backbone": {"patch_size": None, "drop_path_rate": 0.0, "kwargs": STAND_IN_KWARGS}}
-    stand_in = _stand_in(
-        Load(STAND_IN, load.canvas, json.dumps(plain, sort_keys=True), load.probe_batch_size), budget_s
-    )
-    stand_in_arguments = backbones.backbone_arguments(STAND_IN, img_size=views["global_px"], kwargs=STAND_IN_KWARGS)
+def measure(load: Load, budget_s: float) -> Timing:
+    """Time training and embedding.
 
-    def ratio(num_global: int, num_local: int) -> float:
-        sizes = {views["global_px"]: num_global} | ({views["local_px"]: num_local} if num_local else {})
-        large, small = (
-            sum(count * operations(name, given, px)[0] for px, count in sizes.items())
-            for name, given in ((load.backbone, arguments), (STAND_IN, stand_in_arguments))
-        )
-        return large / small
+    Args:
+        load: what to time.
+        budget_s: about how long each of the two may take; a slow backbone gets one step of a few images.
 
-    return Speed(
-        num_params,
-        operations(load.backbone, arguments, views["global_px"])[1],
-        stand_in.step_s * ratio(views["num_global"], views["num_local"]),
-        0,
-        stand_in.embed_image_s * ratio(1, 0),
-        num_params * 12,
-    )
+    Raises:
+        SpeedError: it does not fit into the memory of a GPU.
+    """
+    try:
+        return _time(load, budget_s)
+    except torch.OutOfMemoryError:
+        raise SpeedError(f"backbone {load.backbone!r} does not fit into the memory of the device") from None
 
 
-@lru_cache
-def _stand_in(load: Load, budget_s: float) -> Speed:
-    return measure(load, budget_s)
-
-
-def operations(name: str, arguments: dict[str, Any], size_px: int) -> tuple[int, int]:
-    """Return floating point operations of a forward pass of one image, and D, without computing anything."""
-    with torch.device("meta"):
-        backbone = backbones.create_backbone(name, arguments).eval()
-        with FlopCounterMode(display=False) as counter:
-            embedding: torch.Tensor = backbone(torch.empty(1, 3, size_px, size_px))
-    return counter.get_total_flops(), embedding.shape[-1]
-
-
-def _measure(
-    load: Load, settings: dict, arguments: dict, num_params: int, device: torch.device, budget_s: float
-) -> Speed:
-    backbone = backbones.create_backbone(load.backbone, arguments)
+def _time(load: Load, budget_s: float) -> Timing:
+    settings, found = json.loads(load.sample), sketch(load)
+    device, views = choose_device(settings["device"]), settings["views"]
     autocast = choose_autocast(settings["precision"], device)
-    views, batch_size = settings["views"], settings["batch_size"]
+    if device.type == "cpu" and FIRST_BATCH * _an_image(found, views) > COSTLY_OPERATIONS:
+        views |= {"num_global": 1, "num_local": min(views["num_local"], 1)}
+    config = {"backbone": load.backbone, "backbone_kwargs": found.arguments, "embed_dim": found.embed_dim, "seed": 0}
+    learner = build_learner({**config, "pretrain": settings}, device)
 
-    def embed(num_images: int) -> torch.Tensor:
+    def embed(num_images: int) -> None:
         reading = {"size_px": views["global_px"], "mean": views["mean"], "std": views["std"], "num_workers": 0}
         images = random_images(num_images, load.canvas, "cpu")
-        return features.embeddings(backbone, images, batch_size=num_images, device=device, autocast=autocast, **reading)
+        features.embeddings(
+            learner.backbone, images, batch_size=num_images, device=device, autocast=autocast, **reading
+        )
 
-    embed_dim = embed(1).shape[1]
-    embed_s, embedded = seconds_a_call(embed, load.probe_batch_size, budget_s / 3, device)
-    projector = backbones.make_projector(embed_dim, **settings["projector"])
-    learner = training.make_learner(backbone, projector, device, settings["optimizer"])
-    step = _training_step(learner, load, settings, device, autocast)
-    step_s, measured = seconds_a_call(step, batch_size, budget_s, device)
-    update_s = seconds(lambda _: learner.optimizer.step(), 0, device)  # does not grow with the batch
-    if measured < batch_size:
-        step_s = max(step_s - update_s, 0.0) * batch_size / measured + update_s
-    state_bytes = sum(p.numel() for module in (backbone, projector) for p in module.parameters()) * 12
-    return Speed(num_params, embed_dim, step_s, measured, embed_s / embedded, state_bytes)
+    step = _training_step(learner, load.canvas, settings, device, autocast)
+    embedding_s, embedded = seconds_a_call(embed, FULL_BATCH, budget_s / 3, device)
+    step_s, batch = seconds_a_call(step, settings["batch_size"], budget_s, device)
+    update_s = min(seconds(lambda _: learner.optimizer.step(), 0, device) for _ in range(2))
+    return Timing(
+        train_s=max(step_s - update_s, 0.0) / (batch * _an_image(found, views)),
+        embed_s=embedding_s / (embedded * found.operations[views["global_px"]]),
+        update_s=update_s / found.num_params,
+        batch=batch,
+    )
+
+
+def _an_image(found: Sketch, views: dict[str, Any]) -> int:
+    return sum(count * found.operations[px] for px, count in view_counts(views).items())
 
 
 def _training_step(
-    learner: training.Learner, load: Load, settings: dict, device: torch.device, autocast: torch.autocast
+    learner: Any, canvas: tuple[int, int, int], settings: dict, device: torch.device, autocast: torch.autocast
 ) -> Callable[[int], None]:
     """Return a function that takes one real training step on so many random images."""
-    make_views = Multicrop(**settings["views"])
+    make_views, proj_dim = Multicrop(**settings["views"]), settings["projector"]["proj_dim"]
+    num_global = settings["views"]["num_global"]
     objective = training.lejepa_objective(
-        lamb=0.05,
-        num_global=settings["views"]["num_global"],
-        seed=0,
-        proj_dim=settings["projector"]["proj_dim"],
-        **settings["sigreg"],
+        lamb=0.05, num_global=num_global, seed=0, proj_dim=proj_dim, **settings["sigreg"]
     )
 
     def step(num_images: int) -> None:
-        images = random_images(num_images, load.canvas, device)
-        global_views, local_views = make_views(
-            images.pixels, images.aspect, generator=generator(0, "views", device=device)
-        )
-        groups = [global_views] if local_views is None else [global_views, local_views]
+        images, draws = random_images(num_images, canvas, device), generator(0, "views", device=device)
+        views = [group for group in make_views(images.pixels, images.aspect, generator=draws) if group is not None]
         with autocast:
-            projections = training.project_views(learner.backbone, learner.projector, groups)
-        learner.step(objective(projections, 0).loss, settings["optimizer"]["lr"])
+            projections = project_views(learner.backbone, learner.projector, views)
+        learner.step(objective(projections, 0).loss, 1e-6)
 
     return step
 

@@ -1,31 +1,43 @@
-"""Short measurements with the clock: a batch of work, the probes, decoding, and how long a program takes to start.
+"""Short measurements with the clock: calls of a piece of work, the probes, decoding, the start of a program.
 
-Legend: N images of a split, D features.
+Legend: N training images, M test images, C classes, D features.
 """
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from PIL import Image
 
 from pipeline import probes
 from pipeline.datasets import EncodedImages
+from pipeline.devices import choose_device
 
 FIRST_BATCH = 2  # the smallest over which a BatchNorm has a spread
-PATIENCE_S = 2.0  # work whose first call took longer is not called again
-SAMPLE_TRAIN, SAMPLE_TEST = 8192, 2048  # features that stand for larger splits in the measurement of the probes
-SAMPLE_EPOCHS, SAMPLE_DRAWS = 4, 2
-SAMPLE_DECODED = 64
+PATIENCE_S = 0.5  # work whose first call took longer is not called again
 CROWDED, CROWD_CHECK_S = 2.0, 0.03  # measured on two cores: 0.75 with one program, 7 to 1,700 with three
+SAMPLE_OPERATIONS = 2e8  # multiplications of an epoch of the linear probe
+FEWEST_TRAIN, MOST_TRAIN, SAMPLE_TEST, SAMPLE_EPOCHS, SAMPLE_DRAWS = 1024, 8192, 512, 4, 2
+SAMPLE_DECODED, PHOTO_PX = 32, (500, 375)
 ROOT = Path(__file__).parents[1]
 Measurement = TypeVar("Measurement")
+
+
+class ProbeTime(NamedTuple):
+    """Seconds of the probes on one kind of features."""
+
+    linear_s: float
+    knn_s: float
+    few_shot_s: float
 
 
 def seconds_a_call(work: Callable[[int], Any], full: int, budget_s: float, device: torch.device) -> tuple[float, int]:
@@ -34,8 +46,7 @@ def seconds_a_call(work: Callable[[int], Any], full: int, budget_s: float, devic
     Args:
         work: processes so many images.
         full: batch of the real run.
-        budget_s: of all timed calls; one call of FIRST_BATCH images is made however long it takes, and if that is
-            less than PATIENCE_S, so are two more.
+        budget_s: of all timed calls; one call of FIRST_BATCH images is made however long it takes.
         device: waited for before the clock is read.
 
     Returns:
@@ -43,9 +54,9 @@ def seconds_a_call(work: Callable[[int], Any], full: int, budget_s: float, devic
         moment makes a small step many times slower.
     """
     batch = min(full, FIRST_BATCH)
-    cold = seconds(work, batch, device)  # allocations, kernels chosen on first use
-    if cold > PATIENCE_S:
-        return cold, batch
+    cold_s = seconds(work, batch, device)  # allocations, kernels chosen on first use
+    if cold_s > PATIENCE_S:
+        return cold_s, batch
     while True:
         times = [seconds(work, batch, device) for _ in range(2)]
         larger = min(full, int(batch * budget_s / (3 * min(times))))
@@ -56,6 +67,16 @@ def seconds_a_call(work: Callable[[int], Any], full: int, budget_s: float, devic
     while sum(times) + times[-1] < budget_s:
         times.append(seconds(work, batch, device))
     return min(times), batch
+
+
+def seconds(work: Callable[[int], Any], argument: int, device: torch.device) -> float:
+    """Time one call; waits for the device."""
+    clock = time.perf_counter if device.type == "cuda" else _clock()
+    started = clock()
+    work(argument)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - started
 
 
 def undisturbed(measurement: Callable[[], Measurement]) -> tuple[Measurement, bool]:
@@ -79,9 +100,9 @@ def crowded() -> bool:
     """Whether all threads together are slower than one: on an idle machine they never are, by far."""
     if torch.get_num_threads() == 1:
         return False
-    together = _seconds_an_operation()
+    together_s = _seconds_an_operation()
     with one_thread():
-        return together > CROWDED * _seconds_an_operation()
+        return together_s > CROWDED * _seconds_an_operation()
 
 
 def _seconds_an_operation() -> float:
@@ -110,54 +131,51 @@ def _clock() -> Callable[[], float]:
     return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
-def seconds(work: Callable[[int], Any], argument: int, device: torch.device) -> float:
-    """Time one call; waits for the device."""
-    clock = time.perf_counter if device.type == "cuda" else _clock()
-    started = clock()
-    work(argument)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - started
+def probe_seconds(
+    *, num_train: int, num_test: int, num_classes: int, dim: int, device: str, settings: dict[str, Any]
+) -> ProbeTime:
+    """Estimate how long the frozen probes take on one kind of features, from runs on a sample of random ones.
 
-
-def probe_seconds(num_train: int, num_test: int, dim: int, num_classes: int, settings: dict[str, Any]) -> float:
-    """Estimate how long `probes.evaluate` takes on one kind of features.
-
-    A few epochs of the linear probe and a few draws of each number of shots are measured, on at most SAMPLE_TRAIN and
-    SAMPLE_TEST random features, and scaled: by epochs and draws, all by N, k-NN by the product of both splits' numbers.
+    An epoch of the linear probe grows with N, k-NN with N M, the rest of few-shot ridge with N + M.
 
     Args:
-        num_train, num_test: images of the splits.
-        dim: D of the features.
-        num_classes: of the set.
-        settings: the `probe` section of params.yaml, without batch_size.
+        num_train: N.
+        num_test: M.
+        num_classes: C.
+        dim: D.
+        device: as in params.yaml.
+        settings: linear, knn and few_shot of the `probe` section.
     """
-    few, few_test = max(min(num_train, SAMPLE_TRAIN), 2 * num_classes), min(num_test, SAMPLE_TEST)
-    train, test = (probes.Split(torch.randn(num, dim), torch.arange(num) % num_classes) for num in (few, few_test))
-    common = {"num_classes": num_classes, "seed": 0}
-    linear, few_shot = dict(settings["linear"]), dict(settings["few_shot"])
+    where, linear, few_shot = choose_device(device), dict(settings["linear"]), dict(settings["few_shot"])
     epochs, draws, every_shots = linear.pop("epochs"), few_shot.pop("num_draws"), few_shot.pop("shots")
-    few_epochs, few_draws = min(epochs, SAMPLE_EPOCHS), min(draws, SAMPLE_DRAWS)
-    holdout_frac = settings["holdout_frac"]
+    classifiers = len(linear["learning_rates"]) * len(linear["weight_decays"])
+    enough = min(int(SAMPLE_OPERATIONS / (classifiers * num_classes * dim)), MOST_TRAIN)
+    few, few_test = min(num_train, max(enough, FEWEST_TRAIN, 2 * num_classes)), min(num_test, SAMPLE_TEST)
+    train, test = (
+        probes.Split(torch.randn(num, dim, device=where), torch.arange(num, device=where) % num_classes)
+        for num in (few, few_test)
+    )
+    common = {"num_classes": num_classes, "seed": 0}
 
-    def few_epochs_linear(_: int) -> None:
-        probes.linear_probe(train, test, epochs=few_epochs, holdout_frac=holdout_frac, **linear, **common)
+    def quickest(work: Callable[[int], Any]) -> float:
+        return min(seconds(work, 0, where) for _ in range(2))
 
-    def knn(_: int) -> None:
-        probes.knn_probe(train, test, num_classes=num_classes, **settings["knn"])
+    def linear_s(epochs: int) -> float:
+        return quickest(lambda _: probes.linear_probe(train, test, epochs=epochs, holdout_frac=0.2, **linear, **common))
 
-    def few_draws_each(_: int) -> None:
+    def few_draws(_: int) -> None:
         for shots in every_shots:
             drawn = min(shots, few // num_classes)
-            probes.few_shot_probe(train, test, shots=drawn, num_draws=few_draws, **few_shot, **common)
+            probes.few_shot_probe(train, test, shots=drawn, num_draws=SAMPLE_DRAWS, **few_shot, **common)
 
-    linear_s, knn_s, few_shot_s = (_quickest(work) for work in (few_epochs_linear, knn, few_draws_each))
-    by_images = linear_s * epochs / few_epochs + few_shot_s * draws / few_draws
-    return (by_images + knn_s * num_test / few_test) * num_train / few
-
-
-def _quickest(work: Callable[[int], Any]) -> float:
-    return min(seconds(work, 0, torch.device("cpu")) for _ in range(3))
+    once_s, often_s = linear_s(1), linear_s(SAMPLE_EPOCHS)
+    epoch_s = max(often_s - once_s, 0.0) / (SAMPLE_EPOCHS - 1)
+    knn_s = quickest(lambda _: probes.knn_probe(train, test, num_classes=num_classes, **settings["knn"]))
+    return ProbeTime(
+        (once_s + (epochs - 1) * epoch_s) * num_train / few,
+        knn_s * num_train * num_test / (few * few_test),
+        quickest(few_draws) * draws / SAMPLE_DRAWS * (num_train + num_test) / (few + few_test),
+    )
 
 
 def decode_seconds(folder: Path, load_px: int) -> float:
@@ -168,6 +186,15 @@ def decode_seconds(folder: Path, load_px: int) -> float:
     for index in chosen:
         images.decode(index)
     return (time.perf_counter() - started) / len(chosen)
+
+
+def photo_seconds(load_px: int) -> float:
+    """Return the seconds that one thread takes to decode a made-up photograph, for sets that are not packed yet."""
+    file = io.BytesIO()
+    Image.effect_noise(PHOTO_PX, 32).convert("RGB").save(file, "jpeg", quality=90)
+    started = time.perf_counter()
+    np.array(Image.open(file).resize((load_px, load_px), Image.Resampling.BICUBIC))
+    return time.perf_counter() - started
 
 
 def start_seconds() -> float:

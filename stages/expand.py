@@ -6,9 +6,9 @@ backbones.txt first, unless that file is there: names removed from it stay remov
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.graph import cells_text, graph_text
 from pipeline.listing import LISTING, open_listing
@@ -16,13 +16,11 @@ from pipeline.params import BACKBONE_LIST, backbone_rule, reports_root
 from stages import run
 
 
-def main(*folders: str) -> int:
+def main(*folders: str) -> None:
     if not folders:
-        print("give one or more pipeline folders, e.g. paper/table5", file=sys.stderr)
-        return 2
+        raise UserError("give one or more pipeline folders, e.g. paper/table5")
     for folder in folders:
         expand(Path(folder))
-    return 0
 
 
 def expand(folder: Path) -> None:

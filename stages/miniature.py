@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
 from pipeline import miniature
+from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.graph import cells_text, graph_text
 from pipeline.listing import LISTING, PUBLISHED, Listing, open_listing, published_rows
@@ -23,13 +23,11 @@ from stages import run
 HOME = Path("miniature")
 
 
-def main(*folders: str) -> int:
+def main(*folders: str) -> None:
     if not folders:
-        print("give one or more pipeline folders, e.g. paper/table5", file=sys.stderr)
-        return 2
+        raise UserError("give one or more pipeline folders, e.g. paper/table5")
     for folder in folders:
         write(Path(folder))
-    return 0
 
 
 def write(folder: Path) -> None:

@@ -7,19 +7,30 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.costs import measure
-from pipeline.plan_text import plan_text, problems
+from pipeline.costs import MOST_BACKBONES, measure
+from pipeline.plan_text import pipeline_text, problems, speeds_text, totals
 from pipeline.planning import params_files, read_pipeline
+from pipeline.validation import ParamsError
 from stages import run
 
 
 def main(*pipelines: str) -> int:
     paths = [path for pipeline in pipelines or ("params.yaml",) for path in params_files(pipeline)]
-    found = [read_pipeline(path) for path in dict.fromkeys(paths)]
+    found, broken = [], []
+    for path in dict.fromkeys(paths):
+        try:
+            found.append(read_pipeline(path, many=MOST_BACKBONES))
+        except ParamsError as error:
+            broken.append(str(error))
     tasks = [task for pipeline in found for task in pipeline.tasks]
     measured = measure(tasks, note=lambda line: print(line, file=sys.stderr, flush=True))
-    print("\n".join(plan_text(pipeline, measured) for pipeline in found), end="")
-    return 1 if problems(tasks, measured) else 0
+    blocks = [pipeline_text(pipeline, measured) for pipeline in found]
+    if tasks:
+        blocks += ["\n".join(["All together, each pretraining once", *totals(found, measured)])]
+    blocks += ["\n".join(speeds_text(measured))]
+    blocks += [f"PROBLEM: {problem}" for problem in broken + problems(tasks, measured)]
+    print("\n\n".join(block for block in blocks if block))
+    return 1 if broken or problems(tasks, measured) else 0
 
 
 if __name__ == "__main__":

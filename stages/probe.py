@@ -1,12 +1,12 @@
-"""Probe one pretrained cell: `python -m stages.probe runs/<grid>/configs/<cell>/probe.json`."""
+"""Probe a cell's backbone, frozen or fine-tuned: `python -m stages.probe runs/<grid>/configs/<cell>/probe.json`."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
 
-from pipeline import backbones, features, probes
-from pipeline.checkpoint import load_weights
+from pipeline import backbones, features, finetune, probes, provenance
+from pipeline.checkpoint import Checkpoints, load_weights
 from pipeline.datasets import open_split, read_meta
 from pipeline.devices import choose_autocast, choose_device
 from pipeline.files import write_json
@@ -17,40 +17,46 @@ from stages import run
 
 def main(config_path: str) -> None:
     config = read_json(Path(config_path))
-    settings, reading, seed = config["probe"], config["reading"], config["seed"]
-    device = choose_device(config["device"])
-    splits = {
-        name: open_split(config["data"], name, load_px=reading["load_px"], memory_gb=reading["memory_gb"])
+    settings, files, seed = config["probe"], config["reading"], config["seed"]
+    if "model" in config:  # a frozen public model says itself how it is built and what it was shown
+        model = read_json(Path(config["model"]))
+        architecture = model["backbone"], model["kwargs"]
+        files |= {name: model[name] for name in ("size_px", "mean", "std")}
+    else:
+        architecture = config["backbone"], config["backbone_kwargs"]
+    device, meta = choose_device(config["device"]), read_meta(config["data"])
+    loading = {name: files[name] for name in ("size_px", "batch_size", "num_workers")}
+    autocast = choose_autocast(config["precision"], device)
+    reading = {**loading, "mean": files["mean"], "std": files["std"], "device": device, "autocast": autocast}
+    task = {"num_classes": len(meta["classes"]), "settings": settings, "seed": seed}
+    splits = [
+        open_split(config["data"], name, load_px=files["load_px"], memory_gb=files["memory_gb"])
         for name in ("train", "test")
-    }
-    loading = {
-        "size_px": reading["size_px"],
-        "batch_size": reading["batch_size"],
-        "num_workers": reading["num_workers"],
-    }
-    embed = partial(
-        features.embeddings,
-        mean=reading["mean"],
-        std=reading["std"],
-        device=device,
-        autocast=choose_autocast(config["precision"], device),
-        **loading,
-    )
-    random_init = backbones.initial_backbone(config["backbone"], config["backbone_kwargs"], seed=seed)
-    pretrained = backbones.create_backbone(config["backbone"], config["backbone_kwargs"])
-    load_weights(Path(config["weights"]), pretrained)
-    kinds = {
-        "": partial(embed, pretrained),
-        "random_init_": partial(embed, random_init),
-        "raw_pixels_": partial(features.raw_pixels, **loading),
-    }
-    num_classes = len(read_meta(config["data"])["classes"])
+    ]
+    networks = {"": backbones.create_backbone(*architecture)}
+    load_weights(Path(config["weights"]), networks[""])
+    if "random_init" in settings["baselines"]:
+        networks["random_init_"] = backbones.initial_backbone(*architecture, seed=seed)
+    sources = [Path(config["weights"]), *provenance.loaded_sources()]
+    checkpoints = Checkpoints(Path(".scratch/checkpoints"), [config, meta], sources)
+
+    def measure(extract):
+        return (probes.Split(extract(images).to(device), images.labels.to(device)) for images in splits)
+
     metrics: dict[str, float] = {}
-    for prefix, extract in kinds.items():
-        train, test = (probes.Split(extract(images), images.labels) for images in splits.values())
-        found = probes.evaluate(train, test, num_classes=num_classes, settings=settings, seed=seed)
-        metrics.update({f"{prefix}{name}": value for name, value in found.items()})
+    for prefix, network in networks.items():
+        train, test = measure(partial(features.embeddings, network, site=settings["site"], **reading))
+        if settings["mode"] == "finetune":
+            found = finetune.evaluate(network, *splits, reading=reading, checkpoints=checkpoints, label=prefix, **task)
+            found["knn_top1"] = probes.knn_probe(train, test, num_classes=task["num_classes"], **settings["knn"])
+        else:
+            found = probes.evaluate(train, test, **task)
+        metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+    if "raw_pixels" in settings["baselines"]:
+        found = probes.evaluate(*measure(partial(features.raw_pixels, **loading)), **task)
+        metrics |= {f"raw_pixels_{name}": value for name, value in found.items()}
     write_json(Path(config["out"]) / "metrics.json", metrics)
+    checkpoints.remove()
     publish_or_warn(cell_record(Path(config_path).parent))
 
 

@@ -6,7 +6,10 @@
 4. A name is known when timm has it, a tag included.
 5. The same seed gives the same initial weights, bit for bit; drawing other numbers before changes nothing.
 6. Saved weights load strictly into plain timm and give the features of this library bit for bit.
-7. The projector is an MLP with BatchNorm of the widths that were asked for.
+7. The projector is an MLP with BatchNorm of the widths that were asked for, behind a linear head if there is to be one.
+8. Parameters are counted without allocating them.
+9. Weights with and without a classifier, or in a checkpoint, load bit for bit; weights that do not fit are an error.
+10. What is told about published weights is what timm states.
 """
 
 from __future__ import annotations
@@ -14,18 +17,21 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.backbones import (
     BackboneError,
     backbone_arguments,
     check_backbone,
+    count_params,
     create_backbone,
     initial_backbone,
     is_known,
     known_backbones,
     make_projector,
+    pretrained_backbone,
+    published,
 )
 from pipeline.checkpoint import save_weights
 from pipeline.datasets import ImageBatch
@@ -203,13 +209,83 @@ def test_saved_weights_give_the_features_in_plain_timm(tmp_path, name, asked):
 # 7. Projector
 
 
-@pytest.mark.parametrize(("hidden_dims", "num_linear"), [([], 1), ([24], 2), ([24, 40], 3)])
-def test_projector_widths(hidden_dims, num_linear):
-    projector = make_projector(12, hidden_dims, 7)
+@pytest.mark.parametrize("embed_dim", [None, 20])
+@pytest.mark.parametrize("hidden_dims", [[], [24], [24, 40]])
+def test_projector_widths(hidden_dims, embed_dim):
+    projector = make_projector(12, hidden_dims=hidden_dims, proj_dim=7, embed_dim=embed_dim)
     assert projector(torch.randn(5, 12)).shape == (5, 7)
+    head = [] if embed_dim is None else [embed_dim]
     linears = [layer for layer in projector if isinstance(layer, nn.Linear)]
-    assert [layer.out_features for layer in linears] == [*hidden_dims, 7]
-    assert [layer.bias is not None for layer in linears] == [False] * (num_linear - 1) + [True]
+    assert [layer.out_features for layer in linears] == [*head, *hidden_dims, 7]
+    assert [layer.bias is not None for layer in linears] == [True] * len(head) + [False] * len(hidden_dims) + [True]
     norms = [layer.num_features for layer in projector if isinstance(layer, nn.BatchNorm1d)]
     assert norms == hidden_dims
     assert sum(isinstance(layer, nn.ReLU) for layer in projector) == len(hidden_dims)
+
+
+# 8. Counting
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "levit_128s", "vit_tiny_patch16_384"])
+def test_parameters_are_counted_without_a_classifier(name):
+    assert count_params(name) == sum(parameter.numel() for parameter in create_backbone(name, {}).parameters())
+
+
+# 9. Published weights
+
+
+def saved(folder, model: nn.Module, kind: str):
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if kind == "safetensors":
+        save_file(weights, folder / "weights.safetensors")
+        return folder / "weights.safetensors"
+    wrapped = {"encoder": {"module.nothing": torch.zeros(1)}, "target": {f"module.{k}": v for k, v in weights.items()}}
+    torch.save(wrapped if kind == "checkpoint" else weights, folder / "weights.pth")
+    return folder / "weights.pth"
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch", "checkpoint"])
+@pytest.mark.parametrize("num_classes", [0, 1000])
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_local_weights_load_bit_for_bit(tmp_path, name, num_classes, kind):
+    arguments = backbone_arguments(name, img_size=160)
+    model = timm.create_model(name, num_classes=num_classes, **arguments)
+    path = saved(tmp_path, model, kind)
+    found = pretrained_backbone(name, arguments, path=path, checkpoint_key="target" if kind == "checkpoint" else None)
+    model.reset_classifier(0)
+    assert same_weights(found, model)
+    images = torch.randn(2, 3, 160, 160)
+    assert torch.equal(found.eval()(images), model.eval()(images))
+
+
+def test_position_embeddings_are_resampled_to_the_size_asked_for(tmp_path):
+    path = saved(tmp_path, timm.create_model("test_vit", num_classes=0), "safetensors")
+    found = pretrained_backbone("test_vit", backbone_arguments("test_vit", img_size=32), path=path)
+    assert found.pos_embed.shape[1] == 1 + (32 // 16) ** 2
+    assert found(torch.randn(2, 3, 32, 32)).shape == (2, 64)
+
+
+@pytest.mark.parametrize("change", ["missing", "other shape", "too much"])
+def test_weights_that_do_not_fit_are_an_error(tmp_path, change):
+    weights = timm.create_model("test_convnext", num_classes=0).state_dict()
+    name = next(name for name in weights if weights[name].ndim == 4)
+    if change == "missing":
+        del weights[name]
+    else:
+        weights[name if change == "other shape" else "extra"] = torch.zeros(3)
+    torch.save(weights, tmp_path / "weights.pth")
+    with pytest.raises(RuntimeError, match="state_dict"):
+        pretrained_backbone("test_convnext", {}, path=tmp_path / "weights.pth")
+
+
+# 10. Published facts
+
+
+def test_published_facts_are_timms():
+    told = published("vit_small_patch14_dinov2.lvd142m")
+    assert told.address == "https://huggingface.co/timm/vit_small_patch14_dinov2.lvd142m"
+    assert (told.file, told.licence, told.size_px) == ("model.safetensors", "apache-2.0", 518)
+    assert told.mean == [0.485, 0.456, 0.406] and told.std == [0.229, 0.224, 0.225]
+    elsewhere = published("vit_huge_patch14_gap_224.in1k_ijepa")
+    assert elsewhere.address.startswith("https://dl.fbaipublicfiles.com/ijepa/") and "nc" in elsewhere.licence
+    assert elsewhere.address.endswith(elsewhere.file)

@@ -4,6 +4,8 @@
 2. Features are the backbone's output for the evaluation view, in the order of the images, without gradients.
 3. Memory, disk and loader workers give the same features; batches change at most the last bits.
 4. Raw pixels are those of the same view, at most 32 px wide, one channel for grey sets.
+5. Probe sites are what plain timm gives: class tokens of the last two blocks, patch tokens without class and register
+   tokens, the last feature map; an architecture without the site is refused with a remedy, without computing.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from torch import nn
 from pipeline.backbones import create_backbone
 from pipeline.datasets import EncodedImages, ImageBatch, in_memory
 from pipeline.devices import choose_autocast
-from pipeline.features import RAW_PIXELS_PX, embeddings, raw_pixels
+from pipeline.errors import UserError
+from pipeline.features import RAW_PIXELS_PX, check_site, embeddings, raw_pixels, site_extractor
 from pipeline.packing import pack
 from pipeline.pictures import Picture
 from pipeline.views import evaluation_view
@@ -116,3 +119,99 @@ def test_raw_pixels(size_px, side, channels):
     assert found.min() >= 0 and found.max() <= 1
     view = evaluation_view(images.pixels, images.aspect, side, mean=(0, 0, 0), std=(1, 1, 1))[:, :channels]
     assert torch.equal(found, view.flatten(1))
+
+
+# 5. Probe sites
+
+
+VIT = {"img_size": 32, "patch_size": 8}
+
+
+def blocks_of(backbone, pixels) -> list[torch.Tensor]:
+    """Return what each transformer block gives, caught on its way."""
+    found = []
+    hooks = [block.register_forward_hook(lambda _, __, out: found.append(out)) for block in backbone.blocks]
+    backbone(pixels)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("test_vit", VIT), ("test_vit", {**VIT, "reg_tokens": 3, "global_pool": "avg"})]
+)
+def test_class_tokens_of_the_last_two_blocks(name, arguments):
+    backbone, pixels = create_backbone(name, arguments).eval(), torch.randn(3, 3, 32, 32)
+    found = site_extractor(backbone, "cls_last2")(pixels)
+    before, last = (backbone.norm(tokens)[:, 0] for tokens in blocks_of(backbone, pixels)[-2:])
+    torch.testing.assert_close(found, torch.cat((before, last), dim=1))
+    assert found.shape == (3, 128) and check_site(backbone, "cls_last2", 32) == 128
+    if not arguments.get("global_pool"):  # there the pooled output is the class token of the last layer
+        torch.testing.assert_close(found[:, 64:], backbone(pixels))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "arguments", "num_others"),
+    [("test_vit", VIT, 1), ("test_vit", {**VIT, "reg_tokens": 3}, 4), ("test_vit2", VIT, 1)],
+)
+def test_mean_of_the_patch_tokens(name, arguments, num_others):
+    backbone, pixels = create_backbone(name, arguments).eval(), torch.randn(3, 3, 32, 32)
+    tokens = backbone.norm(blocks_of(backbone, pixels)[-1])
+    assert tokens.shape == (3, num_others + 16, 64)
+    found = site_extractor(backbone, "patch_mean")(pixels)
+    torch.testing.assert_close(found, tokens[:, num_others:].mean(1))
+    assert check_site(backbone, "patch_mean", 32) == 64
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_mambaout", "test_convnext"])
+def test_mean_of_the_last_feature_map(name):
+    backbone, pixels = create_backbone(name, {}).eval(), torch.randn(2, 3, 64, 64)
+    found = site_extractor(backbone, "patch_mean")(pixels)
+    assert found.shape == (2, backbone.num_features) and check_site(backbone, "patch_mean", 64) == found.shape[1]
+    feature_map = backbone.forward_features(pixels)  # timm's one architecture here that puts channels last is mambaout
+    torch.testing.assert_close(found, feature_map.mean((1, 2) if name == "test_mambaout" else (2, 3)))
+    if name in ("test_resnet", "test_efficientnet"):  # nothing stands between the mean and the output
+        torch.testing.assert_close(found, backbone(pixels))
+
+
+def test_features_are_taken_at_the_site():
+    backbone, images = create_backbone("test_vit", VIT), pictures()
+    assert torch.equal(embed(backbone, images, site="pooled"), embed(backbone, images))
+    some = torch.tensor([7, 2, 2])
+    found = embed(backbone, images, site="cls_last2")
+    assert found.shape == (9, 128) and found.dtype == torch.float32
+    torch.testing.assert_close(embed(backbone, images, site="cls_last2", members=some), found[some])
+    assert backbone.training
+
+
+@pytest.mark.parametrize(
+    ("site", "name", "message"),
+    [
+        ("cls_last2", "test_resnet", "'cls_last2' needs class tokens .* 'test_resnet'.*'pooled' or 'patch_mean'"),
+        ("cls_last2", "test_vit2", "'cls_last2' needs class tokens .* 'test_vit2'"),
+        ("cls_last2", "xcit_nano_12_p16_224", "'cls_last2' needs class tokens"),
+        ("patch_mean", "pit_ti_224", "'patch_mean' needs patch tokens .* 'pit_ti_224' .* set probe.site to 'pooled',"),
+        ("cls_last2", "test_vit", "'cls_last2' of backbone 'test_vit' fails at 20 px: .*; set probe.site to 'pooled'"),
+    ],
+)
+def test_a_site_that_a_backbone_lacks(site, name, message):
+    with torch.device("meta"):
+        backbone = create_backbone(name, {})
+    with pytest.raises(UserError, match=message):
+        check_site(backbone, site, 20)
+
+
+@pytest.mark.parametrize("site", ["pooled", "cls_last2", "patch_mean"])
+def test_the_check_costs_nothing_on_the_meta_device(site):
+    with torch.device("meta"):
+        backbone = create_backbone("vit_small_patch14_reg4_dinov2", {"img_size": 224})
+    assert check_site(backbone, site, 224) == (768 if site == "cls_last2" else 384)
+    assert backbone.training
+
+
+def test_unknown_site():
+    with pytest.raises(ValueError, match=r"probe\.site must be 'pooled', 'cls_last2' or 'patch_mean', got 'cls'"):
+        site_extractor(nn.Flatten(), "cls")

@@ -3,7 +3,8 @@
 1. Directions are unit vectors, uniform on the sphere, and a function of (seed, step) alone.
 2. Epps-Pulley has its closed forms: point masses, the expectation under N(0, 1).
 3. Epps-Pulley and SIGReg equal the plain (N, S, T) form in float64, in value and gradient, for any N, K, S, T, t_max,
-   to 1e-5 in float32 and 2e-2 in bfloat16, whatever the blocks, and under autocast.
+   to 1e-5 in float32 and 2e-2 in bfloat16, whatever the blocks, and under autocast; the working memory that a thread
+   keeps between calls changes no bit, with shapes in turn, in several threads and in inference mode.
 4. No tensor of N * S elements is ever made by SIGReg.
 5. The gradient is bounded whatever the samples (Theorem 4); a second derivative is refused.
 6. The LeJEPA loss is (1 - lambda) * pred + lambda * sigreg, with the conventions its docstring states.
@@ -13,6 +14,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -126,6 +128,29 @@ def test_sigreg_equals_the_plain_form_for_any_blocks(monkeypatch, elements, max_
     assert relative_error(got, want) < 1e-5
     assert relative_error(z.grad, exact_z.grad) < 1e-5
     assert relative_error(directions.grad, exact_a.grad) < 1e-5
+
+
+def test_kept_working_memory_changes_no_bit():
+    calls = [(8, 3, 5, 17), (8, 3, 5, 9), (40, 2, 7, 17), (8, 3, 5, 17)]
+
+    def value_and_gradient(call):
+        num_samples, dim, num_slices, num_knots = call
+        z = gaussian(num_samples, dim).requires_grad_()
+        loss = sigreg(z, gaussian(dim, num_slices, seed=1), num_knots=num_knots)
+        loss.backward()
+        return [loss.detach(), z.grad]
+
+    def in_a_fresh_thread(call):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(value_and_gradient, call).result()
+
+    want = [in_a_fresh_thread(call) for call in calls]
+    with torch.inference_mode():
+        sigreg(gaussian(8, 3), gaussian(3, 5, seed=1))  # what it leaves cannot be written to outside
+    for _ in range(2):
+        torch.testing.assert_close([value_and_gradient(call) for call in calls], want, rtol=0, atol=0)
+    with ThreadPoolExecutor(4) as pool:
+        torch.testing.assert_close(list(pool.map(value_and_gradient, calls * 25)), want * 25, rtol=0, atol=0)
 
 
 def test_sigreg_is_the_mean_of_epps_pulley_over_leading_axes():

@@ -16,7 +16,7 @@ from params_file import BASE, problems, written
 
 from pipeline.cells import grid_cells
 from pipeline.params import load_params
-from pipeline.schema import Views
+from pipeline.schema_pretrain import Views
 from pipeline.validation import did_you_mean
 from pipeline.views import Multicrop
 

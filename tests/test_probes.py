@@ -2,10 +2,11 @@
 
 1. Standardising shifts and scales each dimension of the reference; a constant one is not divided by zero.
 2. The held-out part is a seeded, stratified part of the training set; a class of one image is refused.
-3. The linear probe solves what can be solved and no more; learning rates trained at once are trained as if alone;
-   the choice follows the training set alone.
+3. The linear probe solves what can be solved and no more; its gradient and AdamW are torch's; settings trained at once
+   are trained as if alone; the choice follows the training set alone.
 4. k-NN equals a plain weighted vote, and scikit-learn's where all votes count the same.
-5. Few-shot ridge is the closed form, primal and dual, as scikit-learn has it; draws are seeded and balanced.
+5. Few-shot ridge is the closed form, primal and dual, as scikit-learn has it; draws are seeded and balanced; a class
+   with fewer images than shots gives all of them, and the number used is reported.
 6. The order of the test images changes nothing; the same seed gives the same numbers.
 """
 
@@ -20,8 +21,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from pipeline import probes
 from pipeline.errors import UserError
 from pipeline.probes import (
+    AdamW,
     Split,
     evaluate,
+    few_shot_members,
     few_shot_probe,
     knn_probe,
     linear_probe,
@@ -31,7 +34,7 @@ from pipeline.probes import (
 )
 
 NUM_CLASSES = 3
-LINEAR = {"learning_rates": [1e-3, 1e-2, 0.1], "weight_decay": 1e-6, "epochs": 15, "batch_size": 32}
+LINEAR = {"learning_rates": [1e-3, 1e-2, 0.1], "weight_decays": [1e-6], "epochs": 15, "batch_size": 32}
 
 
 def blobs(num: int, spread: float, seed: int = 0, dim: int = 6) -> Split:
@@ -46,9 +49,9 @@ def linear(train: Split, test: Split, seed: int = 0, **changes):
     return linear_probe(train, test, num_classes=NUM_CLASSES, holdout_frac=0.2, seed=seed, **{**LINEAR, **changes})
 
 
-def fit_and_score(train: Split, test: Split, learning_rates: list[float], **changes):
-    settings = {**LINEAR, "num_classes": NUM_CLASSES, "seed": 0, "learning_rates": learning_rates, **changes}
-    return probes._fit_and_score(train, test, **settings)
+def fit_and_score(train: Split, test: Split, grid: list[tuple[float, float]], **changes):
+    settings = {"num_classes": NUM_CLASSES, "epochs": 15, "batch_size": 32, "seed": 0, **changes}
+    return probes._fit_and_score(train, test, grid=grid, **settings)
 
 
 # 1. Standardising
@@ -69,7 +72,7 @@ def test_a_constant_feature_stays_finite_and_harmless():
     train, test = (Split(torch.cat((s.features, constant[: len(s.labels)]), 1), s.labels) for s in (train, test))
     assert standardise(train.features, test.features)[0][:, -1].abs().max() == 0
     assert linear(train, test).top1 == 1
-    assert few_shot_probe(train, test, num_classes=3, shots=5, num_draws=2, ridge=1.0, seed=0)[0] == 1
+    assert few_shot_probe(train, test, num_classes=3, shots=5, num_draws=2, ridge=1.0, seed=0).top1 == 1
 
 
 # 2. Held-out part
@@ -116,16 +119,34 @@ def test_linear_probe_is_at_chance_on_noise():
     assert linear(train, test).top1 == pytest.approx(1 / NUM_CLASSES, abs=0.06)  # 5 standard deviations: 0.061
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
-def test_learning_rates_at_once_are_as_if_alone(weight_decay):
+def test_settings_at_once_are_as_if_alone():
     train, test = blobs(150, 4.0), blobs(900, 4.0, seed=1)
-    rates = [1e-4, 1e-3, 1e-2, 0.1, 1.0]
-    together = fit_and_score(train, test, rates, weight_decay=weight_decay)
-    alone = torch.cat([fit_and_score(train, test, [lr], weight_decay=weight_decay) for lr in rates])
-    turned = fit_and_score(train, test, rates[::-1], weight_decay=weight_decay).flip(0)
+    grid = [(1e-4, 0.0), (1e-3, 0.5), (1e-2, 0.0), (1e-2, 5.0), (0.1, 0.0), (0.1, 9.0), (1.0, 0.5)]
+    together = fit_and_score(train, test, grid)
+    alone = torch.cat([fit_and_score(train, test, [setting]) for setting in grid])
+    turned = fit_and_score(train, test, grid[::-1]).flip(0)
     for other in (alone, turned):  # an image on the border may change sides
         torch.testing.assert_close(together, other, atol=2 / 900, rtol=0)
-    assert len(set(together.tolist())) > 2
+    assert len(set(together.tolist())) > 3
+
+
+def test_adamw_is_that_of_torch_for_every_slice():
+    random = torch.Generator().manual_seed(0)
+    start, rates, decays = torch.randn(4, 3, 5, generator=random), [0.1, 0.1, 1e-3, 0.0], [0.0, 2.0, 0.5, 1.0]
+    ours = AdamW(start.clone())
+    theirs = [torch.nn.Parameter(part.clone()) for part in start]
+    groups = [{"params": [p], "lr": lr, "weight_decay": wd} for p, lr, wd in zip(theirs, rates, decays, strict=True)]
+    reference = torch.optim.AdamW(groups)
+    for step in range(1, 8):
+        gradient = torch.randn(start.shape, generator=random)
+        for parameter, part in zip(theirs, gradient, strict=True):
+            parameter.grad = part.clone()
+        for group, lr in zip(reference.param_groups, rates, strict=True):
+            group["lr"] = lr / step
+        reference.step()
+        ours.update(gradient, torch.tensor(rates)[:, None, None] / step, torch.tensor(decays)[:, None, None])
+    torch.testing.assert_close(ours.weights, torch.stack(list(theirs)).detach())
+    assert torch.equal(ours.weights[3], start[3]) and ours.step == 7
 
 
 def test_linear_probe_equals_a_plain_loop():
@@ -134,7 +155,7 @@ def test_linear_probe_equals_a_plain_loop():
     model = torch.nn.Linear(6, NUM_CLASSES)
     torch.nn.init.zeros_(model.weight)
     torch.nn.init.zeros_(model.bias)
-    adamw = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=1e-6)
+    adamw = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adamw, T_max=7)
     for _ in range(8):
         adamw.zero_grad()
@@ -142,7 +163,7 @@ def test_linear_probe_equals_a_plain_loop():
         adamw.step()
         cosine.step()
     wanted = (model(x_test).argmax(1) == test.labels).double().mean()
-    found = fit_and_score(train, test, [0.01], epochs=8, batch_size=100)
+    found = fit_and_score(train, test, [(0.01, 0.1)], epochs=8, batch_size=100)
     assert found.item() == pytest.approx(wanted.item(), abs=1 / 500)
 
 
@@ -151,19 +172,21 @@ def test_the_choice_ignores_the_test_set():
     found = linear(train, test)
     shuffled = Split(test.features, test.labels[torch.randperm(200, generator=torch.Generator().manual_seed(3))])
     other = linear(train, shuffled)
-    assert (other.lr, other.holdout_top1) == (found.lr, found.holdout_top1) and other.top1 < found.top1
+    assert other[1:] == found[1:] and other.top1 < found.top1
     nothing = linear(train, Split(test.features * 0 + 9, test.labels))
-    assert (nothing.lr, nothing.holdout_top1) == (found.lr, found.holdout_top1)
+    assert nothing[1:] == found[1:]
 
 
 def test_the_choice_is_the_best_on_the_held_out_part():
     train, test = blobs(150, 4.0), blobs(900, 4.0, seed=1)
     fit, held = stratified_holdout(train.labels, 0.2, seed=0)
-    rates = [1e-5, 1e-2, 0.1]
-    tuning = fit_and_score(*(Split(train.features[part], train.labels[part]) for part in (fit, held)), rates)
-    found = linear(train, test, learning_rates=rates)
-    assert found.holdout_top1 == tuning.max() and found.lr == rates[int(tuning.argmax())]
-    assert found.top1 == fit_and_score(train, test, [found.lr]).item()
+    rates, decays = [1e-5, 1e-2, 0.1], [0.0, 5.0]
+    grid = [(lr, decay) for lr in rates for decay in decays]
+    tuning, on_test = fit_and_score(train.part(fit), train.part(held), grid), fit_and_score(train, test, grid)
+    found = linear(train, test, learning_rates=rates, weight_decays=decays)
+    assert found.holdout_top1 == tuning.max() > tuning.min()
+    assert (found.lr, found.weight_decay) == grid[int(tuning.argmax())] != grid[int(on_test.argmax())]
+    assert found.top1 == fit_and_score(train, test, [(found.lr, found.weight_decay)]).item()
 
 
 # 4. k-NN
@@ -225,7 +248,7 @@ def test_few_shot_is_ridge_on_balanced_draws(monkeypatch):
         return ridge_weights(x, targets, penalty)
 
     monkeypatch.setattr(probes, "ridge_weights", recorded)
-    mean, std = few_shot_probe(train, test, num_classes=3, shots=4, num_draws=5, ridge=0.5, seed=0)
+    mean, std, num_images = few_shot_probe(train, test, num_classes=3, shots=4, num_draws=5, ridge=0.5, seed=0)
     x_test = standardise(train.features, test.features)[0]
     scores = []
     for x, targets, penalty in calls:
@@ -235,7 +258,7 @@ def test_few_shot_is_ridge_on_balanced_draws(monkeypatch):
         model = Ridge(alpha=penalty, fit_intercept=False).fit(x.double().numpy(), targets.double().numpy())
         scores.append((model.predict(x_test.double().numpy()).argmax(1) == test.labels.numpy()).mean())
     assert mean == pytest.approx(np.mean(scores), abs=1e-9) and std == pytest.approx(np.std(scores), abs=1e-9)
-    assert len({tuple(x.flatten().tolist()) for x, _, _ in calls}) == 5
+    assert len({tuple(x.flatten().tolist()) for x, _, _ in calls}) == 5 and num_images == 12
 
 
 def test_few_shot_draws_follow_the_seed():
@@ -247,8 +270,19 @@ def test_few_shot_draws_follow_the_seed():
     assert more[0] > first[0] and more[1] == pytest.approx(0, abs=1e-12)  # all 90 images in every draw
 
 
+def test_a_class_with_fewer_images_gives_all_of_them():
+    train, test = blobs(90, 2.0), blobs(300, 2.0, seed=1)
+    train = train.part(torch.cat([torch.arange(90)[train.labels < 2], torch.arange(90)[train.labels == 2][:7]]))
+    members = few_shot_members(train.labels, 20, seed=0, draw=0)
+    assert train.labels[members].bincount().tolist() == [20, 20, 7] and len(members.unique()) == 47
+    found = few_shot_probe(train, test, num_classes=3, shots=20, num_draws=3, ridge=1.0, seed=0)
+    assert found.num_images == 47 and 0.6 < found.top1 < 1
+    assert not torch.equal(members, few_shot_members(train.labels, 20, seed=0, draw=1))
+
+
 def test_more_shots_than_images():
-    with pytest.raises(UserError, match=r"shots asks for 31 images a class but the smallest class has 30; lower it"):
+    message = r"shots asks for 31 images a class but the largest class has 30; lower it"
+    with pytest.raises(UserError, match=message):
         few_shot_probe(blobs(90, 1.0), blobs(9, 1.0), num_classes=3, shots=31, num_draws=1, ridge=1.0, seed=0)
 
 
@@ -266,10 +300,12 @@ def test_evaluate_gives_every_number_and_the_same_again():
     train, test = blobs(120, 3.0), blobs(200, 3.0, seed=1)
     found = evaluate(train, test, num_classes=3, settings=SETTINGS, seed=0)
     assert list(found) == [
-        "linear_top1", "linear_lr", "linear_holdout_top1", "knn_top1", "linear_top1_1shot", "linear_top1_1shot_std",
-        "linear_top1_10shot", "linear_top1_10shot_std",
+        "linear_top1", "linear_lr", "linear_weight_decay", "linear_holdout_top1", "knn_top1",
+        "linear_top1_1shot", "linear_top1_1shot_std", "linear_top1_1shot_images",
+        "linear_top1_10shot", "linear_top1_10shot_std", "linear_top1_10shot_images",
     ]  # fmt: skip
-    assert all(0 <= value <= 1 for value in found.values())
+    assert all(0 <= value <= 1 for name, value in found.items() if "_top1" in name and not name.endswith("_images"))
+    assert (found["linear_top1_1shot_images"], found["linear_top1_10shot_images"]) == (3, 30)
     torch.manual_seed(9)
     assert evaluate(train, test, num_classes=3, settings=SETTINGS, seed=0) == found
     assert SETTINGS["few_shot"]["shots"] == [1, 10]
@@ -277,3 +313,13 @@ def test_evaluate_gives_every_number_and_the_same_again():
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     turned = evaluate(train, Split(test.features[order], test.labels[order]), num_classes=3, settings=SETTINGS, seed=0)
     assert turned == pytest.approx(found, abs=1 / 200 + 1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_gives_the_same_numbers_and_the_same_again():
+    splits = blobs(120, 3.0), blobs(200, 3.0, seed=1)
+    on_gpu = [Split(features.cuda(), labels.cuda()) for features, labels in splits]
+    found, again = (evaluate(*on_gpu, num_classes=3, settings=SETTINGS, seed=0) for _ in range(2))
+    assert found == again
+    assert found == pytest.approx(evaluate(*splits, num_classes=3, settings=SETTINGS, seed=0), abs=2 / 200)

@@ -16,7 +16,7 @@ OWNERS = {
     "mlflow": {"tracking"},
     "pandas": {"tables"},
     "matplotlib": {"figures"},
-    "pydantic": {"catalogue", "params", "schema", "validation"},
+    "pydantic": {"catalogue", "params", "schema", "schema_pretrain", "schema_probe", "schema_types", "validation"},
 }
 
 

@@ -1,0 +1,175 @@
+"""Time of SIGReg against samples, slices and knots, beside the published times.
+
+Timed is what a training step does: draw fresh directions, project, take the statistic, and its gradient by the
+projections ("forward + backward"); or the value alone ("forward", without gradient). The paper does not say which of
+the two it timed.
+
+Legend: N samples, K projection dimension, S slices, T knots.
+
+Source: LeJEPA, table 6 (one V100; milliseconds, mean and standard deviation).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median, stdev
+from typing import NamedTuple
+
+import torch
+
+from pipeline.claims import read_rows
+from pipeline.errors import UserError
+from pipeline.losses import random_directions, sigreg
+from pipeline.seeds import generator
+from pipeline.settings import check_whole
+
+PUBLISHED_COLUMNS = ("num_samples", "num_slices", "num_points", "mean_ms", "std_ms")
+AXES = ("num_samples", "num_slices", "num_knots")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Section `sigreg_time` of paper/table6/params.yaml.
+
+    Args:
+        proj_dim: K >= 1.
+        num_repetitions: timed rounds over all sizes, >= 2.
+        max_terms: sizes with more samples x slices x knots are not run.
+        seed: of projections and directions.
+    """
+
+    proj_dim: int
+    num_repetitions: int
+    max_terms: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check_whole("sigreg_time.proj_dim", self.proj_dim, 1)
+        check_whole("sigreg_time.num_repetitions", self.num_repetitions, 2)
+        check_whole("sigreg_time.max_terms", self.max_terms, 1)
+        check_whole("sigreg_time.seed", self.seed, 0)
+
+
+class Size(NamedTuple):
+    """N, S and T of one row."""
+
+    num_samples: int
+    num_slices: int
+    num_knots: int
+
+    @property
+    def terms(self) -> int:
+        """N S T, what a direct implementation computes and holds."""
+        return self.num_samples * self.num_slices * self.num_knots
+
+
+class Published(NamedTuple):
+    """A row of the paper's table."""
+
+    size: Size
+    mean_ms: float
+    std_ms: float
+
+
+class Times(NamedTuple):
+    """Milliseconds of every timed repetition of one size, in order; repetition i of all sizes is one round."""
+
+    size: Size
+    forward_ms: list[float]
+    step_ms: list[float]
+
+
+def read_published(path: Path) -> list[Published]:
+    """Read the paper's table; num_points are knots."""
+    rows = read_rows(path, PUBLISHED_COLUMNS)
+    counts = [[int(row[name]) for name in PUBLISHED_COLUMNS[:3]] for row in rows]
+    return [
+        Published(Size(*count), float(row["mean_ms"]), float(row["std_ms"]))
+        for count, row in zip(counts, rows, strict=True)
+    ]
+
+
+def measure(sizes: list[Size], settings: Settings, device: torch.device) -> list[Times]:
+    """Time every size in turn, round after round, so that a busy moment of the machine does not fall on one size.
+
+    One round before the timed ones is not counted. Sizes beyond `settings.max_terms` are left out.
+
+    Raises:
+        UserError: every size is beyond it.
+    """
+    draws = generator(settings.seed, "sigreg time")
+    all_times = [Times(size, [], []) for size in sizes if size.terms <= settings.max_terms]
+    if not all_times:
+        smallest = min(size.terms for size in sizes)
+        raise UserError(f"sigreg_time.max_terms must be >= {smallest}, the smallest size, got {settings.max_terms}")
+    largest = max(size.num_samples for size, *_ in all_times)
+    everything = torch.randn(largest, settings.proj_dim, generator=draws).to(device)
+    for repetition in range(settings.num_repetitions + 1):
+        for size, forward_ms, step_ms in all_times:
+            projections = everything[: size.num_samples]
+            forward = _milliseconds(projections, size, draws)
+            step = _milliseconds(projections.clone().requires_grad_(), size, draws)
+            if repetition:
+                forward_ms.append(forward)
+                step_ms.append(step)
+    return all_times
+
+
+def _milliseconds(projections: torch.Tensor, size: Size, draws: torch.Generator) -> float:
+    """Time SIGReg of (N, K) projections; with its gradient where they require one."""
+    device = projections.device
+    _wait(device)
+    started = time.perf_counter()
+    directions = random_directions(projections.shape[1], size.num_slices, generator=draws, device=device)
+    loss = sigreg(projections, directions, num_knots=size.num_knots)
+    if projections.requires_grad:
+        loss.backward()
+    _wait(device)
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def along(sizes: list[Size], axis: str) -> list[Size]:
+    """Return the sizes in which only `axis` differs from the smallest one, rising."""
+    smallest = Size(*(min(values) for values in zip(*sizes, strict=True)))
+    others = [name for name in AXES if name != axis]
+    return sorted(s for s in sizes if all(getattr(s, name) == getattr(smallest, name) for name in others))
+
+
+def log_slope(counts: list[int], times_ms: list[float]) -> float:
+    """Return the least-squares slope of log time against log count: 1 is linear growth, below 1 slower."""
+    x, y = ([math.log(value) for value in values] for values in (counts, times_ms))
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return covariance / sum((a - mean_x) ** 2 for a in x)
+
+
+def slope_of_times(axis: str, rows: list[Times], column: str) -> tuple[float, float]:
+    """Return the slope of the medians along an axis, and the standard deviation of the slopes of single rounds.
+
+    Args:
+        axis: one of AXES.
+        rows: of `measure`.
+        column: forward_ms or step_ms.
+    """
+    by_size = {row.size: getattr(row, column) for row in rows}
+    chosen = along(list(by_size), axis)
+    counts = [getattr(size, axis) for size in chosen]
+    rounds = zip(*(by_size[size] for size in chosen), strict=True)
+    of_rounds = [log_slope(counts, list(times)) for times in rounds]
+    return log_slope(counts, [median(by_size[size]) for size in chosen]), stdev(of_rounds)
+
+
+def published_slope(axis: str, rows: list[Published]) -> float:
+    """Return the slope of the published means along an axis."""
+    by_size = {row.size: row.mean_ms for row in rows}
+    chosen = along(list(by_size), axis)
+    return log_slope([getattr(size, axis) for size in chosen], [by_size[size] for size in chosen])

@@ -1,0 +1,131 @@
+"""Pictures of what `pipeline.last_layer` gives: features as colours, attention as a mask, and how good a map they make.
+
+Legend: N images, h x w positions, D features.
+
+Source: LeJEPA, arXiv 2511.08544, section 6.5 and figures 13 and 14, which follow DINO, arXiv 2104.14294.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import UserError
+from pipeline.seeds import generator
+
+# Colours span these quantiles of a component: a few outlying patches would else leave one colour for all the others.
+QUANTILES = (0.02, 0.98)
+
+
+def kept_mass(attention: Tensor, mass: float) -> Tensor:
+    """Keep the strongest positions: the fewest whose sum is at least a share of the map's.
+
+    Args:
+        attention: (..., h, w), >= 0.
+        mass: share in (0, 1].
+
+    Returns:
+        (..., h, w) bool. Of equal values the earlier position is kept; a map of zeros keeps nothing.
+
+    Source: DINO's visualisation of attention (mass 0.6).
+    """
+    if not 0 < mass <= 1:
+        raise ValueError(f"mass must be in (0, 1], got {mass}")
+    values, order = attention.double().flatten(-2).sort(dim=-1, descending=True, stable=True)
+    sums = values.cumsum(-1)
+    kept = (sums - values < mass * sums[..., -1:]) & (values > 0)
+    return torch.empty_like(kept).scatter_(-1, order, kept).unflatten(-1, attention.shape[-2:])
+
+
+def principal_components(features: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """Fit a PCA.
+
+    Args:
+        features: (..., D); every vector counts alike.
+        num: 1 to D.
+
+    Returns:
+        mean (D,) and orthonormal components (num, D), float64, variance falling. Of each component the entry largest in
+        magnitude is positive.
+    """
+    vectors = features.flatten(0, -2).double()
+    mean = vectors.mean(0)
+    centred = vectors - mean
+    _, directions = torch.linalg.eigh(centred.T @ centred)
+    components = directions.T.flip(0)[:num]
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    return mean, components * torch.where(largest < 0, -1.0, 1.0)
+
+
+def project(features: Tensor, num: int = 1) -> Tensor:
+    """Return the coordinates (..., num) float64 of vectors (..., D) along their own first principal components."""
+    mean, components = principal_components(features, num)
+    return features.double() @ components.T - mean @ components.T
+
+
+def pca_rgb(features: Tensor, *, foreground: bool = False) -> Tensor:
+    """Turn features into colours: the first three principal components of all the given positions are red, green, blue.
+
+    For an image by itself, give it alone.
+
+    Args:
+        features: (N, h, w, D), D >= 3.
+        foreground: split the positions first, as DINOv2's figures do: those above the mean of the first component are
+            kept, with its sign such that the middle of the images is rather kept than their border; a second PCA of
+            these alone gives the colours, and the others are black.
+
+    Returns:
+        (N, h, w, 3) uint8; each component spans its QUANTILES.
+    """
+    if not foreground:
+        return _colours(features.flatten(0, 2)).unflatten(0, features.shape[:3])
+    first = project(features)[..., 0]
+    if centre_auroc(first).mean() < 0.5:
+        first = -first
+    chosen = first > 0
+    colours = torch.zeros(*features.shape[:3], 3, dtype=torch.uint8, device=features.device)
+    colours[chosen] = _colours(features[chosen])
+    return colours
+
+
+def _colours(vectors: Tensor) -> Tensor:
+    coordinates = project(vectors, 3)
+    low, high = (coordinates.quantile(share, dim=0) for share in QUANTILES)
+    rounding = 1e-6 * vectors.abs().max().double()  # features are float32: less than this is no difference
+    span = (high - low).clamp_min(rounding).clamp_min(torch.finfo(torch.float64).tiny)
+    return (255 * ((coordinates - low) / span).clamp(0, 1)).round().to(torch.uint8)
+
+
+def centre_auroc(scores: Tensor, centre_frac: float = 0.5) -> Tensor:
+    """Return how well scores tell the middle of an image from its border.
+
+    Args:
+        scores: (N, h, w).
+        centre_frac: side of the middle as a fraction of the image's, in (0, 1).
+
+    Returns:
+        (N,) float64, area under the ROC curve: the chance that a position of the middle has the higher score than one
+        of the border, ties a half. 0.5: they cannot be told apart.
+
+    Raises:
+        UserError: if the grid is too coarse to have both.
+    """
+    row, column = (_in_middle(num, centre_frac, scores.device) for num in scores.shape[1:])
+    middle = (row[:, None] & column).flatten()
+    if not middle.any() or middle.all():
+        grid = " x ".join(map(str, scores.shape[1:]))
+        raise UserError(f"a grid of {grid} has no middle and border at centre_frac {centre_frac}; raise size_px")
+    flat = scores.flatten(1).double()
+    return torch.stack([(1 + (s[middle, None] - s[~middle]).sign().mean()) / 2 for s in flat])
+
+
+def _in_middle(num: int, centre_frac: float, device: torch.device) -> Tensor:
+    distance = (2 * torch.arange(num, device=device) + 1 - num).abs()  # of centres of cells from the middle, half cells
+    return distance < centre_frac * num
+
+
+def bootstrap_interval(values: Tensor, *, seed: int, num_draws: int = 10_000) -> tuple[float, float]:
+    """Return the 95 % percentile interval of the mean of values (N,) under resampling with replacement."""
+    draws = torch.randint(len(values), (num_draws, len(values)), generator=generator(seed, "bootstrap"))
+    means = values.cpu().double()[draws].mean(1)
+    return float(means.quantile(0.025)), float(means.quantile(0.975))

@@ -1,0 +1,241 @@
+"""Figures 13 and 14 for one backbone: the pictures, and how far its maps tell the middle of images from their border.
+
+Most photographs have their object in the middle. So the measure is the area under the ROC curve of middle against
+border. Untrained networks tell the two apart as well, by zero padding or by what the pixels show already, and some
+initialisations more than others: the number to beat is the best of several. What the measure does not say: whether
+outlines are right, or whether a map follows an object that stands elsewhere; a map that is the same for every image can
+score well. For that, look at the sheet.
+
+Legend: N images, h x w positions, D features.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from pipeline import last_layer, visuals
+from pipeline.backbones import create_backbone, initial_backbone
+from pipeline.checkpoint import load_weights
+from pipeline.datasets import EncodedImages, ImageBatch, batches
+from pipeline.errors import UserError
+from pipeline.seeds import generator
+from pipeline.settings import check_whole, check_whole_list
+from pipeline.views import evaluation_view
+from pipeline.visuals_sheet import cut_out, heat
+
+MEASURES = ("pca", "attention")
+NETWORKS = ("trained", "random_init", "best_init")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Section `visuals` of paper/figure13/params.yaml.
+
+    Args:
+        weights: a backbone.safetensors of this project; it says itself which architecture it is for.
+        dataset: name of a folder of data/.
+        split: train or test.
+        size_px: side of the images that the backbone sees, px.
+        num_images: that are measured, drawn from the split; >= 2.
+        num_shown: the first of them, on the sheet.
+        seed: of the drawing and of the bootstrap, >= 0.
+        pca: image (the colours of each image by itself) or images (one PCA for all that are shown).
+        foreground: colour the foreground alone, see `visuals.pca_rgb`.
+        attention_mass: share of the attention that the mask keeps, in (0, 1].
+        centre_frac: side of the middle as a fraction of the image's, in (0, 1).
+        random_init_seeds: of the initialisations to compare with, each >= 0; the first is on the sheet.
+        batch_size: images a forward pass, >= 1.
+        device: auto, cpu or cuda.
+    """
+
+    weights: str
+    dataset: str
+    split: str
+    size_px: int
+    num_images: int
+    num_shown: int
+    seed: int
+    pca: str
+    foreground: bool
+    attention_mass: float
+    centre_frac: float
+    random_init_seeds: tuple[int, ...]
+    batch_size: int
+    device: str
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name, low in {"size_px": 1, "num_images": 2, "num_shown": 1, "seed": 0, "batch_size": 1}.items():
+            check_whole(f"visuals.{name}", getattr(self, name), low)
+        check_whole_list("visuals.random_init_seeds", self.random_init_seeds, 0)
+        rules = {
+            "weights": (isinstance(self.weights, str), "the path of a backbone.safetensors"),
+            "dataset": (isinstance(self.dataset, str), "the name of a data set"),
+            "split": (self.split in ("train", "test"), "train or test"),
+            "num_shown": (self.num_shown <= self.num_images, f"<= visuals.num_images, {self.num_images}"),
+            "pca": (self.pca in ("image", "images"), "image or images"),
+            "foreground": (isinstance(self.foreground, bool), "true or false"),
+            "attention_mass": (_is_number(self.attention_mass) and 0 < self.attention_mass <= 1, "in (0, 1]"),
+            "centre_frac": (_is_number(self.centre_frac) and 0 < self.centre_frac < 1, "in (0, 1)"),
+            "device": (self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise UserError(f"visuals.{name} must be {rule}, got {getattr(self, name)!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+class Maps(NamedTuple):
+    """What one network shows: features (N, h, w, D) and attention (N, h, w), the mean over heads; float32, CPU."""
+
+    features: Tensor
+    attention: Tensor
+
+
+class Found(NamedTuple):
+    """What `measure` found.
+
+    columns: of the sheet, pictures by heading. rows: one an image, with `image` (index in the split), `label` and
+    centre AUROCs `<measure>_<network>`; random_init is the mean over the initialisations, best_init the one whose mean
+    over images is highest. model: what the weights say of themselves. grid: h and w. has_class_token: whose attention
+    it is.
+    """
+
+    columns: dict[str, Tensor]
+    rows: list[dict[str, Any]]
+    model: dict[str, Any]
+    grid: tuple[int, int]
+    has_class_token: bool
+
+
+def measure(settings: Settings, device: torch.device) -> Found:
+    """Look at the images through the trained backbone and through random initialisations of it.
+
+    Raises:
+        UserError: weights that are absent or not of this project, more images than there are, or a size that the
+            architecture does not take.
+    """
+    weights = Path(settings.weights)
+    model = describe_weights(weights)
+    architecture = model["backbone"], model["kwargs"]
+    chosen, images = draw_images(settings)
+    views = evaluation_view(images.pixels, images.aspect, settings.size_px, mean=model["mean"], std=model["std"])
+    backbone = create_backbone(*architecture)
+    load_weights(weights, backbone)
+
+    def through(network: nn.Module) -> tuple[dict[str, Tensor], Maps]:
+        seen = look(network, views, settings, device)
+        return separation(seen, settings), Maps(*(part[: settings.num_shown].clone() for part in seen))
+
+    trained, maps = through(backbone)
+    untrained, before = zip(
+        *(through(initial_backbone(*architecture, seed=seed)) for seed in settings.random_init_seeds), strict=True
+    )
+    scores = {}
+    for name in MEASURES:
+        inits = torch.stack([one[name] for one in untrained])
+        of_networks = (trained[name], inits.mean(0), inits[inits.mean(1).argmax()])
+        scores |= {f"{name}_{network}": values for network, values in zip(NETWORKS, of_networks, strict=True)}
+    rows = [
+        {"image": index, "label": label} | {name: float(values[i]) for name, values in scores.items()}
+        for i, (index, label) in enumerate(zip(chosen.tolist(), images.labels.tolist(), strict=True))
+    ]
+    columns = pictures(ImageBatch(*(part[: settings.num_shown] for part in images)), maps, before[0], settings)
+    return Found(columns, rows, model, tuple(maps.attention.shape[1:]), last_layer.has_class_token(backbone))
+
+
+def describe_weights(path: Path) -> dict[str, Any]:
+    """Return what `checkpoint.save_weights` put into a file: backbone, kwargs, img_size_px, mean, std.
+
+    Raises:
+        UserError: if there is no such file, or the description is missing.
+    """
+    if not path.is_file():
+        raise UserError(f"visuals.weights: there is no {path}; run the pipeline that trains it, or name other weights")
+    with safe_open(path, "pt") as file:
+        told = (file.metadata() or {}).get("lejepa")
+    if told is None:
+        raise UserError(f"visuals.weights: {path} does not say of which backbone; name one that pretraining wrote")
+    return json.loads(told)
+
+
+def draw_images(settings: Settings) -> tuple[Tensor, ImageBatch]:
+    """Draw images without replacement; returns their indices (N,) in the split and the images.
+
+    Raises:
+        UserError: if the split has fewer.
+    """
+    # A canvas of twice the side: centre crops of wide photographs are then not enlarged more than their pixels demand.
+    images = EncodedImages(Path("data") / settings.dataset, settings.split, load_px=2 * settings.size_px)
+    if settings.num_images > len(images):
+        raise UserError(
+            f"visuals.num_images must be <= {len(images)}, the images of {settings.dataset} {settings.split}, "
+            f"got {settings.num_images}"
+        )
+    order = torch.randperm(len(images), generator=generator(settings.seed, "visuals"))[: settings.num_images]
+    return order, next(batches(images, order, settings.num_images))
+
+
+@torch.inference_mode()
+def look(backbone: nn.Module, views: Tensor, settings: Settings, device: torch.device) -> Maps:
+    """Run a network over views (N, 3, H, W), in float32.
+
+    Raises:
+        UserError: if it fails at this size.
+    """
+    backbone.to(device).eval()
+    found = []
+    try:
+        for batch in views.split(settings.batch_size):
+            features = last_layer.patch_features(backbone, batch.to(device))
+            found.append((features.cpu(), last_layer.attention_maps(backbone, batch.to(device)).mean(1).cpu()))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"visuals.size_px: {type(backbone).__name__} fails at {settings.size_px} px with visuals.batch_size "
+            f"{settings.batch_size}: {reason}; take the size of its training, or a smaller batch"
+        ) from None
+    return Maps(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def separation(seen: Maps, settings: Settings) -> dict[str, Tensor]:
+    """Return the centre AUROC (N,) of the first principal component and of the attention.
+
+    The PCA is that of all images together, and its sign the one that puts the middle above the border on average: one
+    sign for all images, since the better of two for each would be above one half by chance.
+    """
+    along = visuals.centre_auroc(visuals.project(seen.features)[..., 0], settings.centre_frac)
+    return {
+        "pca": along if along.mean() >= 0.5 else 1 - along,
+        "attention": visuals.centre_auroc(seen.attention, settings.centre_frac),
+    }
+
+
+def pictures(images: ImageBatch, trained: Maps, untrained: Maps, settings: Settings) -> dict[str, Tensor]:
+    """Return the columns of the sheet, (N, H, W, 3) uint8 by heading."""
+    plain = evaluation_view(images.pixels, images.aspect, settings.size_px, mean=(0.0,) * 3, std=(1.0,) * 3)
+    inputs = (255 * plain.permute(0, 2, 3, 1)).round().clamp(0, 255).to(torch.uint8)
+    masks = visuals.kept_mass(trained.attention, settings.attention_mass)
+    return {
+        "image": inputs,
+        "PCA": _colours(trained.features, settings),
+        "attention": heat(trained.attention),
+        f"{100 * settings.attention_mass:g} % of attention": cut_out(inputs, masks),
+        "random init: PCA": _colours(untrained.features, settings),
+        "random init: attention": heat(untrained.attention),
+    }
+
+
+def _colours(features: Tensor, settings: Settings) -> Tensor:
+    groups = features.split(1) if settings.pca == "image" else [features]
+    return torch.cat([visuals.pca_rgb(group, foreground=settings.foreground) for group in groups])

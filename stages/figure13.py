@@ -1,0 +1,31 @@
+"""Patch features as colours and attention as a mask: `python -m stages.figure13 paper/figure13/params.yaml`.
+
+For another backbone: a folder with a params.yaml of its own that names its weights; the report has the folder's name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.devices import choose_device
+from pipeline.files import write_atomically
+from pipeline.params import reports_root
+from pipeline.settings import read_settings
+from pipeline.synthetic_report import write_report
+from pipeline.visuals_measure import Settings, measure
+from pipeline.visuals_report import report
+from pipeline.visuals_sheet import sheet
+from stages import run
+
+
+def main(params_path: str = "paper/figure13/params.yaml") -> None:
+    settings = read_settings(params_path, "visuals", Settings)
+    device = choose_device(settings.device)
+    found = measure(settings, device)
+    root, name = reports_root(params_path), Path(params_path).parent.name
+    write_atomically(root / "plots" / f"{name}.png", lambda file: file.write(sheet(found.columns)))
+    write_report(root, params_path, report(found, settings, name), str(device))
+
+
+if __name__ == "__main__":
+    run(main)

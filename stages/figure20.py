@@ -1,0 +1,19 @@
+"""Error of the trapezoid rule: `python -m stages.figure20 paper/figure20/params.yaml`."""
+
+from __future__ import annotations
+
+from pipeline.params import reports_root
+from pipeline.quadrature import Settings, measure
+from pipeline.quadrature_report import report
+from pipeline.settings import read_settings
+from pipeline.synthetic_report import write_report
+from stages import run
+
+
+def main(params_path: str = "paper/figure20/params.yaml") -> None:
+    settings = read_settings(params_path, "quadrature", Settings)
+    write_report(reports_root(params_path), params_path, report(measure(settings), settings), "cpu")
+
+
+if __name__ == "__main__":
+    run(main)

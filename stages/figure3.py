@@ -1,0 +1,19 @@
+"""Bias and variance of probes on anisotropic embeddings: `python -m stages.figure3 paper/figure3/params.yaml`."""
+
+from __future__ import annotations
+
+from pipeline.anisotropy import Settings, measure
+from pipeline.anisotropy_report import report
+from pipeline.params import reports_root
+from pipeline.settings import read_settings
+from pipeline.synthetic_report import write_report
+from stages import run
+
+
+def main(params_path: str = "paper/figure3/params.yaml") -> None:
+    settings = read_settings(params_path, "anisotropy", Settings)
+    write_report(reports_root(params_path), params_path, report(measure(settings), settings), "cpu")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,20 @@
+"""Report figures 6 and 16: `python -m stages.figure6_report [paper/figure6/params.yaml]` writes table and charts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.params import grid_name, reports_root
+from pipeline.repair_report import report
+from pipeline.results import read_json
+from pipeline.synthetic_report import write_report
+from stages import run
+
+
+def main(params_path: str = "paper/figure6/params.yaml") -> None:
+    measured = read_json(Path("runs") / grid_name(params_path) / "measured.json")
+    write_report(reports_root(params_path), params_path, report(measured), "cpu")
+
+
+if __name__ == "__main__":
+    run(main)

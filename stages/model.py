@@ -1,0 +1,29 @@
+"""Fetch one frozen model of the catalogue to models/<name>/: `python -m stages.model NAME [params.yaml]`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.fetch import TIMEOUT_S
+from pipeline.models import make_model
+from pipeline.schema import Model
+from pipeline.validation import did_you_mean
+from stages import run
+
+
+def main(name: str, params_path: str = "params.yaml") -> None:
+    catalogue = Model.catalogue(params_path)
+    if name not in catalogue:
+        raise UserError(f"unknown model {name!r}{did_you_mean(name, catalogue)}; add it under models:")
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # whatever timm asks for: no pickled code is run
+    socket.setdefaulttimeout(max(TIMEOUT_S))  # torch.hub would wait for ever for a silent server
+    model = make_model(name, Path("models") / name, **catalogue[name].model_dump())
+    print(f"{name}: {model['backbone']}, {model['num_params']:,} parameters, embedding {model['embed_dim']}")
+    print(f"  {model['size_px']} px, from {model['origin']}")
+
+
+if __name__ == "__main__":
+    run(main)

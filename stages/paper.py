@@ -1,0 +1,31 @@
+"""One page over all tables and figures of the paper: `python -m stages.paper` writes reports/paper.md and paper.csv.
+
+Reads what `dvc repro paper/<id>/dvc.yaml` left in reports/claims/; runs nothing itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline.files import write_text
+from pipeline.paper_page import paper_csv, paper_markdown, read_pipelines
+from stages import run
+
+PAPER, REPORTS = Path("paper"), Path("reports")
+
+
+def main() -> int:
+    summaries, found, problems = read_pipelines(PAPER, REPORTS / "claims")
+    if not summaries:
+        print(f"no {PAPER}/*/params.yaml; run from the repository root", file=sys.stderr)
+        return 1
+    write_text(REPORTS / "paper.csv", paper_csv(list(summaries.values())))
+    write_text(REPORTS / "paper.md", paper_markdown(list(summaries.values()), found, REPORTS, problems))
+    print(f"{REPORTS}/paper.md: {len(found)} of {len(summaries)} pipelines have a report")
+    print("".join(f"broken: {line}\n" for line in problems), end="", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,24 @@
+"""Time of SIGReg over N, S and T: `python -m stages.table6 paper/table6/params.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.devices import choose_device
+from pipeline.params import reports_root
+from pipeline.settings import read_settings
+from pipeline.sigreg_time import Settings, measure, read_published
+from pipeline.sigreg_time_report import report
+from pipeline.synthetic_report import write_report
+from stages import run
+
+
+def main(params_path: str = "paper/table6/params.yaml") -> None:
+    settings, device = read_settings(params_path, "sigreg_time", Settings), choose_device("auto")
+    published = read_published(Path(params_path).with_name("published.csv"))
+    times = measure([row.size for row in published], settings, device)
+    write_report(reports_root(params_path), params_path, report(times, published, settings, device), str(device))
+
+
+if __name__ == "__main__":
+    run(main)

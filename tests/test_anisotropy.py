@@ -1,0 +1,175 @@
+"""Claims about pipeline.anisotropy, its report and stages/figure3.
+
+1. Embeddings have exactly the covariance diag(2k, 2) / (1 + k), so total variance 2, and seeds pair condition numbers.
+2. Linear probes equal numpy's; over many draws OLS and ridge have the bias and variance of their closed forms.
+3. On these embeddings the closed forms are the textbook's, and isotropy has the least OLS variance and ridge bias.
+4. The logistic probe equals scikit-learn's, and says what to change where it does not converge.
+5. Spread of known coefficients: bias, variance, and turns across the +-180 degree cut.
+6. A rise must exceed chance; claims follow the rows.
+7. Settings are refused by name and value.
+8. The stage writes table, page, charts and claims.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from sklearn.linear_model import LogisticRegression
+
+from pipeline import anisotropy
+from pipeline.anisotropy import Row, Settings, fit_probes
+from pipeline.anisotropy_report import claims
+from pipeline.claims import read_claims, read_rows
+from pipeline.errors import UserError
+from pipeline.seeds import generator
+from stages import figure3
+
+PARAMS = Path(__file__).parents[1] / "paper/figure3/params.yaml"
+SETTINGS = Settings((1, 16), 60, 40, 3, 1.0, 1.0, 5.0, 1.0)
+
+
+def embeddings(condition_number, num_samples=50):
+    z = anisotropy.isotropic_embeddings(num_samples, generator(0, "test"))
+    return anisotropy.stretch(z, condition_number)
+
+
+@pytest.mark.parametrize("k", [1, 4, 100])
+def test_covariance(k):
+    z = embeddings(k)
+    covariance = z.T @ z / len(z)
+    torch.testing.assert_close(covariance, torch.diag(torch.tensor([2 * k, 2.0], dtype=z.dtype) / (1 + k)))
+    assert covariance.trace().item() == pytest.approx(2, rel=1e-12)
+    assert z.mean(0).abs().max() < 1e-12
+
+
+def test_condition_numbers_share_their_draws():
+    isotropic, stretched = (fit_probes(3, k, SETTINGS)["OLS"] for k in (1, 16))
+    assert torch.equal(isotropic.truth, stretched.truth)
+    scale = torch.tensor([32 / 17, 2 / 17], dtype=torch.float64).sqrt()
+    torch.testing.assert_close(isotropic.embeddings * scale, stretched.embeddings)
+    assert not torch.equal(isotropic.truth, fit_probes(4, 1, SETTINGS)["OLS"].truth)
+
+
+def test_linear_probes_equal_numpy():
+    z, labels = embeddings(9), torch.randn(3, 50, generator=generator(1, "labels"), dtype=torch.float64)
+    fitted, shrunk = (anisotropy.linear_probe(z, labels, ridge) for ridge in (0.0, 7.0))
+    padded = np.vstack([z.numpy(), math.sqrt(7) * np.eye(2)])
+    for draw, ols, ridge in zip(labels.numpy(), fitted.numpy(), shrunk.numpy(), strict=True):
+        np.testing.assert_allclose(ols, np.linalg.lstsq(z.numpy(), draw, rcond=None)[0], rtol=1e-10)
+        padded_labels = np.concatenate([draw, np.zeros(2)])
+        np.testing.assert_allclose(ridge, np.linalg.lstsq(padded, padded_labels, rcond=None)[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize(("probe", "ridge"), [("OLS", 0.0), ("ridge", 5.0)])
+def test_many_draws_agree_with_the_closed_form(probe, ridge):
+    settings = Settings((1, 16), 60, 20_000, 2, 1.0, 0.7, 5.0, 1.0)
+    fits = fit_probes(0, 16, settings)[probe]
+    found = anisotropy.spread(fits.coefficients, fits.truth)
+    bias, variance = anisotropy.linear_closed_form(fits.embeddings, fits.truth, 0.7, ridge)
+    assert found.variance == pytest.approx(variance, rel=0.05)
+    assert found.squared_bias == pytest.approx(bias, abs=5 * math.sqrt(max(bias, variance / 2e4) * variance / 2e4))
+    assert (bias == 0) == (probe == "OLS")
+
+
+def test_closed_forms_are_the_textbooks():
+    num_samples, truth = 50, torch.tensor([0.6, 0.8], dtype=torch.float64)
+    variances, biases = [], []
+    for k in (1, 2, 8, 64):
+        eigenvalues = num_samples * np.array([2 * k, 2]) / (1 + k)
+        ols_bias, ols_variance = anisotropy.linear_closed_form(embeddings(k), truth, 0.5, 0.0)
+        assert ols_bias == 0 and ols_variance == pytest.approx(0.25 * (1 / eigenvalues).sum())
+        # Averaged over the direction of the truth: half of each eigendirection's.
+        per_direction = [
+            anisotropy.linear_closed_form(embeddings(k), torch.eye(2, dtype=torch.float64)[i], 0.5, 5.0) for i in (0, 1)
+        ]
+        bias = sum(bias for bias, _ in per_direction) / 2
+        assert bias == pytest.approx((25 / (eigenvalues + 5) ** 2).sum() / 2)
+        assert per_direction[0][1] == pytest.approx(0.25 * (eigenvalues / (eigenvalues + 5) ** 2).sum())
+        variances.append(ols_variance)
+        biases.append(bias)
+    assert variances == sorted(variances) and biases == sorted(biases) and variances[0] < variances[1]
+
+
+def test_logistic_equals_scikit_learn():
+    fits = fit_probes(0, 16, SETTINGS)["logistic"]
+    labels = (
+        torch.rand(5, 60, generator=generator(2, "classes")) < torch.sigmoid(fits.embeddings @ fits.truth)
+    ).double()
+    fitted = anisotropy.logistic_probe(fits.embeddings, labels, 0.5)
+    for draw, coefficients in zip(labels.numpy(), fitted.numpy(), strict=True):
+        reference = LogisticRegression(C=2.0, fit_intercept=False, tol=1e-10, max_iter=1000)
+        reference.fit(fits.embeddings.numpy(), draw)
+        np.testing.assert_allclose(coefficients, reference.coef_[0], rtol=1e-5)
+
+
+def test_logistic_without_convergence_says_what_to_change(monkeypatch):
+    monkeypatch.setattr(anisotropy, "NEWTON_STEPS", 2)
+    z = torch.tensor([[-1.0, 0.0], [1.0, 0.1]], dtype=torch.float64)
+    with pytest.raises(UserError, match=r"anisotropy\.logistic_ridge must .* got 0.1"):
+        anisotropy.logistic_probe(z, torch.tensor([[0.0, 1.0]], dtype=torch.float64), 0.1)
+
+
+def test_spread_of_known_coefficients():
+    at = torch.tensor([170.0, -170.0], dtype=torch.float64).deg2rad()
+    found = anisotropy.spread(torch.stack([at.cos(), at.sin()], dim=1), torch.tensor([-1.0, 0.0], dtype=torch.float64))
+    variance = 2 * math.sin(math.radians(10)) ** 2
+    assert found.direction_std_deg == pytest.approx(10)
+    assert found.variance == pytest.approx(variance)
+    assert found.squared_bias == pytest.approx((1 - math.cos(math.radians(10))) ** 2 - variance / 2)
+
+
+def test_a_rise_must_exceed_chance():
+    def verdicts(of_seed):
+        rows = [
+            Row(k, probe, seed, *[float(k > 1) * of_seed[seed]] * 5)
+            for k in (1, 8)
+            for probe in anisotropy.PROBES
+            for seed in (0, 1, 2, 3)
+        ]
+        return {claim.verdict for claim in claims(rows)}
+
+    assert verdicts([1.0, 1.1, 0.9, 1.0]) == {"reproduced"}
+    assert verdicts([3.0, -2.0, 2.0, -2.5]) == {"differs"} == verdicts([-1.0] * 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_draws": 1}, r"anisotropy\.num_draws must be a whole number >= 2, got 1"),
+        ({"ridge": 0}, r"anisotropy\.ridge must be a number > 0, got 0"),
+        ({"condition_numbers": [2, 4]}, r"anisotropy\.condition_numbers must rise from 1 to another number"),
+        ({"condition_numbers": [1]}, r"anisotropy\.condition_numbers must rise from 1 to another number"),
+        ({"condition_numbers": [1, 8, 4]}, r"anisotropy\.condition_numbers must rise"),
+    ],
+)
+def test_bad_settings(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        figure3.main(small_params(tmp_path, **change))
+
+
+def small_params(folder, **change):
+    """Write paper/figure3/params.yaml with its miniature merged in, and further changes."""
+    values = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    section = {**values["anisotropy"], **values["miniature"]["anisotropy"], **change}
+    path = folder / "paper/figure3/params.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump({"anisotropy": section}), encoding="utf-8")
+    return str(path)
+
+
+def test_stage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    figure3.main(small_params(tmp_path))
+    rows = read_rows(tmp_path / "reports/figure3.csv", Row._fields)
+    assert len(rows) == 2 * 3 * 5
+    found = read_claims(tmp_path / "reports/claims/figure3.csv")
+    assert [claim.verdict for claim in found] == ["reproduced"] * 6 and {claim.seeds for claim in found} == {5}
+    page = (tmp_path / "reports/figure3.md").read_text(encoding="utf-8")
+    for name in ("figure3", "figure3-boundaries", "figure3-coefficients"):
+        assert f"(plots/{name}.svg)" in page
+        assert (tmp_path / f"reports/plots/{name}.svg").read_text(encoding="utf-8").startswith("<svg")

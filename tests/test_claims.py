@@ -1,0 +1,143 @@
+"""Claims of pipeline.claims and pipeline.settings:
+
+1. Claims read back as they were written, commas, quotes and Greek letters included.
+2. A claim that contradicts itself, a row of other columns, and a file that is no list of claims are refused by name.
+3. A Markdown table keeps its shape whatever its cells hold.
+4. Settings: every unknown, missing or broken key is named with its path and value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from pipeline.claims import (
+    Claim,
+    claims_table,
+    csv_text,
+    markdown_table,
+    mean_and_std,
+    read_claims,
+    rounded,
+    write_claims,
+)
+from pipeline.errors import UserError
+from pipeline.settings import check_names, check_number, check_whole, check_whole_list, read_settings
+
+CLAIMS = [
+    Claim('accuracy of "ViT-L", λ 0.05', "74.57", "60.10", "0.42", 3, "differs"),
+    Claim("not reached", "> 1", "", "", 0, "not run"),
+]
+
+
+def test_claims_read_back(tmp_path):
+    path = tmp_path / "claims" / "table5.csv"
+    write_claims(path, CLAIMS)
+    assert path.read_text(encoding="utf-8").splitlines()[0] == "claim,published,ours,std,seeds,verdict"
+    assert read_claims(path) == CLAIMS
+
+
+@pytest.mark.parametrize(("seeds", "verdict"), [(3, "fine"), (0, "reproduced"), (2, "not run"), (-1, "differs")])
+def test_a_claim_must_make_sense(seeds, verdict):
+    with pytest.raises(ValueError, match=r"(verdict|seeds) must be"):
+        Claim("x", "1", "1", "", seeds, verdict)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("claim,ours\nx,1\n", "must have the columns claim, published"),
+        ("claim,published,ours,std,seeds,verdict\nx,1\n", "more or fewer than 6 cells"),
+        ("claim,published,ours,std,seeds,verdict\nx,1,1,,three,differs\n", "three"),
+        ("claim,published,ours,std,seeds,verdict\nx,1,1,,3,maybe\n", "verdict must be one of"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, text, told):
+    path = tmp_path / "table5.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=told) as error:
+        read_claims(path)
+    assert str(path) in str(error.value)
+
+
+def test_absent_file(tmp_path):
+    with pytest.raises(UserError, match=r"table5\.csv does not exist"):
+        read_claims(tmp_path / "table5.csv")
+
+
+def test_rows_must_have_the_columns():
+    assert csv_text(("a", "b"), [{"b": 2, "a": None}]) == "a,b\n,2\n"
+    with pytest.raises(ValueError, match="exactly the columns a, b"):
+        csv_text(("a", "b"), [{"a": 1}])
+
+
+def test_markdown_table_keeps_its_shape():
+    table = markdown_table(("a", "b"), [("x|y", "two\nlines"), (None, 0)])
+    assert table == "| a | b |\n| -- | -- |\n| x\\|y | two lines |\n| – | 0 |\n"
+
+
+def test_claims_table():
+    lines = claims_table(CLAIMS).splitlines()
+    assert lines[2] == '| accuracy of "ViT-L", λ 0.05 | 74.57 | 60.10 ± 0.42 | 3 | differs |'
+    assert lines[3] == "| not reached | > 1 | – | 0 | not run |"
+
+
+def test_numbers():
+    assert mean_and_std([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
+    assert mean_and_std([4.0]) == (4.0, None)
+    assert rounded({"a": 0.123456789, "b": 3, "c": "x"}) == {"a": 0.123457, "b": 3, "c": "x"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    names: tuple[str, ...]
+    counts: tuple[int, ...]
+    steps: int
+    lr: float
+
+    def __post_init__(self):
+        check_names("sizes.names", self.names, ["mean", "median"])
+        check_whole_list("sizes.counts", self.counts, 1)
+        check_whole("sizes.steps", self.steps, 1)
+        check_number("sizes.lr", self.lr, above=0)
+
+
+def read(tmp_path, **changes):
+    values = {"names": "[mean]", "counts": "[1, 2]", "steps": "3", "lr": "1e-3"} | changes
+    path = tmp_path / "params.yaml"
+    lines = [f"  {name}: {value}\n" for name, value in values.items() if value]
+    path.write_text("sizes:\n" + "".join(lines), encoding="utf-8")
+    return read_settings(path, "sizes", Sizes)
+
+
+def test_settings(tmp_path):
+    assert read(tmp_path) == Sizes(("mean",), (1, 2), 3, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"step": "3"}, r"unknown key sizes\.step; did you mean 'steps'\?"),
+        ({"steps": ""}, r"sizes\.steps is required"),
+        ({"steps": "0"}, r"sizes\.steps must be a whole number >= 1, got 0"),
+        ({"steps": "true"}, r"sizes\.steps must be a whole number >= 1, got True"),
+        ({"lr": "0"}, r"sizes\.lr must be a number > 0, got 0"),
+        ({"lr": ".nan"}, r"sizes\.lr must be a number > 0, got nan"),
+        ({"counts": "[]"}, r"sizes\.counts must be a list of one or more different values"),
+        ({"counts": "[2, 2]"}, r"sizes\.counts must be a list of one or more different values"),
+        ({"counts": "4"}, r"sizes\.counts must be a list .*, got 4"),
+        ({"counts": "[1.5]"}, r"sizes\.counts must be a whole number >= 1, got 1\.5"),
+        ({"names": "[medan]"}, r"sizes\.names has the unknown entry 'medan'; did you mean 'median'\?"),
+    ],
+)
+def test_broken_settings_are_named(tmp_path, changes, told):
+    with pytest.raises(UserError, match=told) as error:
+        read(tmp_path, **changes)
+    assert "params.yaml" in str(error.value)
+
+
+def test_a_section_must_be_there(tmp_path):
+    (tmp_path / "params.yaml").write_text("other: 1\n", encoding="utf-8")
+    with pytest.raises(UserError, match="sizes must be a mapping"):
+        read_settings(tmp_path / "params.yaml", "sizes", Sizes)

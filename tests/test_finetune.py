@@ -1,0 +1,327 @@
+"""Claims about fine-tuning:
+
+1. It learns what no probe on the frozen features can, from all images and from a few a class, and leaves the given
+   backbone as it was.
+2. It is AdamW with warm-up and cosine on the mean cross-entropy, as a plain loop has it; vectors do not decay.
+3. The learning rate follows held-out training images alone; the test images are scored once a run; few-shot runs see
+   the images of the frozen few-shot probe and no others.
+4. A run costs what the settings say; a few-shot run no more than `min_steps` or the run on all images.
+5. The same seed gives the same bits, whatever the global random state; an interrupted evaluation goes on.
+6. The head stands at the probe site; a run that diverges scores 0.
+7. The stage gives the same names in both modes, with the baselines asked for and no others; a frozen public model is
+   shown what its own model.json says.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline import finetune
+from pipeline.backbones import create_backbone
+from pipeline.checkpoint import Checkpoints, save_weights
+from pipeline.datasets import ImageBatch
+from pipeline.devices import choose_autocast
+from pipeline.errors import UserError
+from pipeline.features import embeddings
+from pipeline.files import write_json
+from pipeline.finetune import accuracy, evaluate, finetuned
+from pipeline.packing import pack
+from pipeline.pictures import Picture
+from pipeline.probes import Split, few_shot_members, linear_probe, stratified_holdout
+from pipeline.results import read_json
+from pipeline.schedule import lr_factor
+from pipeline.seeds import generator
+from pipeline.views import evaluation_view
+from stages import probe as stage
+
+CPU = torch.device("cpu")
+READING = {
+    "size_px": 8, "mean": [0.5] * 3, "std": [0.25] * 3, "batch_size": 64, "num_workers": 0, "device": CPU,
+    "autocast": choose_autocast("float32", CPU),
+}  # fmt: skip
+FINETUNE = {
+    "epochs": 6, "min_steps": 30, "batch_size": 20, "learning_rates": [1e-6, 3e-2], "few_shot_lr": 3e-2, "num_draws": 2,
+    "weight_decay": 0.05, "warmup_frac": 0.1, "crop_scale": [0.5, 1.0], "flip_prob": 0.5,
+}  # fmt: skip
+SETTINGS = {"site": "pooled", "holdout_frac": 0.25, "few_shot": {"shots": [2, 10]}, "finetune": FINETUNE}
+RUN = {
+    "site": "pooled", "num_classes": 3, "lr": 3e-2, "weight_decay": 0.05, "epochs": 6, "min_steps": 1, "batch_size": 20,
+    "warmup_frac": 0.0, "crop_scale": [0.5, 1.0], "flip_prob": 0.5, "seed": 0, "reading": READING,
+}  # fmt: skip
+
+
+def pictures(num: int = 120, seed: int = 0) -> ImageBatch:
+    """Noise in which class 0 is redder, class 1 greener and class 2 neither; blue tells nothing."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num)[torch.randperm(num, generator=random)] % 3
+    pixels = torch.randint(40, 160, (num, 3, 8, 8), dtype=torch.uint8, generator=random)
+    for channel in (0, 1):
+        pixels[labels == channel, channel] += 80
+    return ImageBatch(pixels, torch.ones(num), labels)
+
+
+def blind_backbone() -> nn.Module:
+    """A network that sees blue alone, until it learns."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    backbone[0].weight.data[:, :2] = 0
+    return backbone
+
+
+def found(folder: Path, backbone=None, train=None, test=None, settings=None, **changes) -> dict[str, float]:
+    settings = {**SETTINGS, **(settings or {})}
+    return evaluate(
+        backbone or blind_backbone(),
+        train or pictures(),
+        test or pictures(150, seed=1),
+        num_classes=3,
+        settings={**settings, "finetune": {**settings["finetune"], **changes}},
+        seed=0,
+        reading=READING,
+        checkpoints=Checkpoints(folder, changes),
+    )
+
+
+@pytest.fixture
+def runs(monkeypatch) -> list[tuple[torch.Tensor, float, list[torch.Tensor]]]:
+    """Members and learning rate of every run, and the images of each of its passes."""
+    seen = []
+
+    def train(backbone, images, members, *, lr, **how):
+        seen.append((members, lr, []))
+        return finetuned(backbone, images, members, lr=lr, **how)
+
+    def read(images, order, batch_size, **how):
+        seen[-1][2].append(order)
+        return batches(images, order, batch_size, **how)
+
+    batches = finetune.batches
+    monkeypatch.setattr(finetune, "finetuned", train)
+    monkeypatch.setattr(finetune, "batches", read)
+    return seen
+
+
+# 1. What it learns
+
+
+def test_it_learns_what_frozen_features_do_not_show(tmp_path):
+    backbone, splits = blind_backbone().train(), (pictures(), pictures(150, seed=1))
+    before = copy.deepcopy(backbone.state_dict())
+    frozen = linear_probe(
+        *(Split(embeddings(backbone, images, **READING), images.labels) for images in splits),
+        num_classes=3, learning_rates=[0.1], weight_decays=[0.0], epochs=10, batch_size=20, holdout_frac=0.25, seed=0,
+    )  # fmt: skip
+    learned = found(tmp_path, backbone, *splits)
+    assert frozen.top1 < 0.45 and learned["linear_top1"] > 0.95
+    assert learned["linear_top1_2shot"] > 0.6 and learned["linear_top1_10shot"] > 0.9
+    assert learned["linear_lr"] == 3e-2 and learned["linear_holdout_top1"] > 0.95
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    assert backbone.training
+
+
+def test_names_are_those_of_the_frozen_probes(tmp_path):
+    names = ["linear_lr", "linear_holdout_top1", "linear_top1"]
+    names += [f"linear_top1_{k}shot{part}" for k in (2, 10) for part in ("", "_images", "_std")]
+    several = found(tmp_path, epochs=1, min_steps=1)
+    assert list(several) == names
+    assert (several["linear_top1_2shot_images"], several["linear_top1_10shot_images"]) == (6, 30)
+    single = found(tmp_path, epochs=1, min_steps=1, learning_rates=[1e-3], num_draws=1)
+    assert [*single] == [name for name in names if not name.endswith(("_std", "holdout_top1"))]
+
+
+# 2. What it does
+
+
+def test_it_is_a_plain_loop():
+    images = pictures(30)
+    how = {**RUN, "epochs": 5, "batch_size": 30, "crop_scale": [1.0, 1.0], "flip_prob": 0.0, "warmup_frac": 0.4}
+    classifier = finetuned(blind_backbone(), images, torch.arange(30), **how)
+    backbone, head = blind_backbone(), nn.Linear(8, 3)
+    nn.init.zeros_(head.weight), nn.init.zeros_(head.bias)
+    view = evaluation_view(images.pixels, images.aspect, 8, mean=[0.5] * 3, std=[0.25] * 3)
+    groups = [
+        {"params": [backbone[0].weight, head.weight], "weight_decay": 0.05},
+        {"params": [backbone[0].bias, head.bias], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups)
+    for step in range(5):
+        for group in adamw.param_groups:
+            group["lr"] = 3e-2 * lr_factor(step, num_steps=5, num_warmup_steps=2, final_frac=0.0)
+        order = torch.randperm(30, generator=generator(0, "finetune order", step))  # for the last bits
+        adamw.zero_grad()
+        nn.functional.cross_entropy(head(backbone(view[order])), images.labels[order]).backward()
+        adamw.step()
+    for ours, theirs in zip(classifier.parameters(), [*backbone.parameters(), *head.parameters()], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_vectors_and_what_timm_exempts_do_not_decay():
+    backbone = create_backbone("test_vit", {"img_size": 32, "patch_size": 8})
+    classifier = finetune.Classifier(backbone, "pooled", 64, 3)
+    decay, keep = finetune._adamw(classifier, 0.1).param_groups
+    names = {id(parameter): name for name, parameter in classifier.named_parameters()}
+    decaying, kept = ({names[id(p)] for p in group["params"]} for group in (decay, keep))
+    assert (decay["weight_decay"], keep["weight_decay"]) == (0.1, 0.0)
+    assert decaying | kept == set(names.values()) and not decaying & kept
+    assert {"backbone.pos_embed", "backbone.cls_token", "head.bias", "backbone.norm.weight"} <= kept
+    assert {"head.weight", "backbone.blocks.0.attn.qkv.weight"} <= decaying
+
+
+# 3. What is chosen, and by which images
+
+
+def test_the_choice_ignores_the_test_images(tmp_path):
+    test, rates = pictures(150, seed=1), [1e-6, 3e-2]
+    shuffled = test._replace(labels=test.labels[torch.randperm(150, generator=torch.Generator().manual_seed(3))])
+    first, other = (
+        found(tmp_path / name, test=images, learning_rates=rates, epochs=3, settings={"few_shot": {"shots": []}})
+        for name, images in (("first", test), ("other", shuffled))
+    )
+    assert other["linear_lr"] == first["linear_lr"] == 3e-2
+    assert other["linear_holdout_top1"] == first["linear_holdout_top1"]
+    assert other["linear_top1"] < 0.5 < first["linear_top1"]
+
+
+def test_runs_see_their_images_alone(tmp_path, runs, monkeypatch):
+    train, test, scored = pictures(), pictures(150, seed=1), []
+
+    def score(classifier, images, members, reading):
+        scored.append("test" if images is test else "train")
+        return accuracy(classifier, images, members, reading)
+
+    monkeypatch.setattr(finetune, "accuracy", score)
+    found(tmp_path, train=train, test=test, epochs=2, min_steps=4, few_shot_lr=2e-2)
+    fit, held = stratified_holdout(train.labels, 0.25, seed=0)
+    few = [few_shot_members(train.labels, shots, seed=0, draw=draw) for shots in (2, 10) for draw in (0, 1)]
+    assert [run[1] for run in runs] == [1e-6, 3e-2, 3e-2] + [2e-2] * 4
+    for (members, _, passes), wanted in zip(runs, [fit, fit, torch.arange(120), *few], strict=True):
+        assert torch.equal(members, wanted)
+        assert all(sorted(order.tolist()) == sorted(wanted.tolist()) for order in passes)
+    assert not set(fit.tolist()) & set(held.tolist()) and scored == ["train"] * 2 + ["test"] * 5
+
+
+def test_too_many_shots_are_refused_before_any_run(tmp_path, runs):
+    with pytest.raises(UserError, match="shots asks for 41 images a class but the largest class has 40"):
+        found(tmp_path, settings={"few_shot": {"shots": [2, 41]}})
+    assert runs == []
+
+
+# 4. What it costs
+
+
+def test_a_run_costs_what_the_settings_say(tmp_path, runs):
+    found(tmp_path, learning_rates=[1e-3], num_draws=1, epochs=7, min_steps=25)
+    steps = {len(members): len(passes) * (len(members) // min(20, len(members))) for members, _, passes in runs}
+    assert steps == {120: 7 * 6, 6: 25, 30: 25}
+    assert all(len({tuple(order.tolist()) for order in passes}) > 1 for _, _, passes in runs)
+
+
+# 5. Repeatable
+
+
+def test_the_same_seed_gives_the_same_bits():
+    images, some = pictures(), torch.arange(50)
+    first = finetuned(blind_backbone(), images, some, **RUN).state_dict()
+    again, other = blind_backbone(), blind_backbone()
+    torch.manual_seed(9)
+    again = finetuned(again, images, some, **RUN).state_dict()
+    other = finetuned(other, images, some, **{**RUN, "seed": 1}).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_an_interrupted_evaluation_goes_on(tmp_path, monkeypatch):
+    short = {"epochs": 1, "min_steps": 8}
+    whole, calls = found(tmp_path / "whole", **short), Counter()
+
+    def interrupted(*args, **how):
+        calls["runs"] += 1
+        if calls["runs"] == 4:
+            raise KeyboardInterrupt
+        return finetuned(*args, **how)
+
+    monkeypatch.setattr(finetune, "finetuned", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        found(tmp_path / "part", **short)
+    assert found(tmp_path / "part", **short) == whole
+    assert calls["runs"] == 4 + 4  # three finished, one was cut off, four were left
+    assert found(tmp_path / "part", **short) == whole and calls["runs"] == 8
+
+
+# 6. Sites and divergence
+
+
+def test_the_head_stands_at_the_site():
+    backbone, images = create_backbone("test_vit", {"img_size": 8, "patch_size": 4}), pictures(12)
+    classifier = finetuned(backbone, images, torch.arange(12), **{**RUN, "site": "cls_last2", "lr": 1e-3, "epochs": 2})
+    assert classifier.head.weight.shape == (3, 128)
+    before, after = backbone.state_dict(), classifier.backbone.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert {"patch_embed.proj.weight", "blocks.5.attn.qkv.weight"} <= changed
+
+
+def test_a_run_that_diverges_scores_nothing():
+    images = pictures(30)
+    classifier = finetuned(blind_backbone(), images, torch.arange(30), **{**RUN, "lr": 1e30, "epochs": 3})
+    assert accuracy(classifier, images, torch.arange(30), READING) == 0
+
+
+# 7. The stage
+
+
+@pytest.fixture
+def cell(tmp_path, monkeypatch) -> dict:
+    """A folder with a small data set and weights, as the working directory; return the settings of its probe."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stage, "cell_record", lambda configs: configs)
+    monkeypatch.setattr(stage, "publish_or_warn", lambda record: None)
+    images = pictures(24).pixels.permute(0, 2, 3, 1).numpy()
+    splits = {name: [Picture(image, i % 3, str(i)) for i, image in enumerate(images)] for name in ("train", "test")}
+    pack(Path("data/target"), "target", {"source": "folder"}, ["a", "b", "c"], splits)
+    save_weights(Path("weights.safetensors"), create_backbone("test_byobnet", {}), {})
+    linear = {"learning_rates": [0.01, 0.1], "weight_decays": [0.0, 0.1], "epochs": 2, "batch_size": 16}
+    few_shot = {"shots": [2], "num_draws": 2, "ridge": 1.0}
+    probe = {**SETTINGS, "mode": "frozen", "baselines": [], "linear": linear, "few_shot": few_shot}
+    probe |= {"knn": {"k": 3, "temperature": 0.1}, "finetune": {**FINETUNE, "epochs": 1, "min_steps": 1}}
+    seen = {"size_px": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+    return {
+        "data": "data/target", "weights": "weights.safetensors", "out": "out", "seed": 0, "device": "cpu",
+        "precision": "float32", "backbone": "test_byobnet", "backbone_kwargs": {}, "probe": probe,
+        "reading": {**seen, "load_px": 64, "batch_size": 16, "num_workers": 0, "memory_gb": 1.0},
+    }  # fmt: skip
+
+
+def measured(config: dict) -> dict[str, float]:
+    write_json(Path("configs/cell/probe.json"), config)
+    stage.main("configs/cell/probe.json")
+    return read_json(Path("out/metrics.json"))
+
+
+def test_the_stage_in_both_modes(cell):
+    frozen = measured(cell)
+    cell["probe"] |= {"mode": "finetune", "baselines": ["random_init", "raw_pixels"]}
+    tuned = measured(cell)
+    shared = ["linear_top1", "linear_lr", "linear_holdout_top1", "knn_top1"]
+    shared += [f"linear_top1_2shot{part}" for part in ("", "_std", "_images")]
+    assert sorted(frozen) == sorted([*shared, "linear_weight_decay"])
+    assert sorted(name for name in tuned if not name.startswith(("random_init_", "raw_pixels_"))) == sorted(shared)
+    assert sorted(name[12:] for name in tuned if name.startswith("random_init_")) == sorted(shared)
+    assert sorted(name[11:] for name in tuned if name.startswith("raw_pixels_")) == sorted(frozen)
+    assert tuned["knn_top1"] == frozen["knn_top1"]
+    assert not list(Path(".scratch/checkpoints").glob("*"))
+
+
+def test_the_stage_reads_from_a_frozen_model_what_it_was_shown(cell):
+    own = measured(cell)
+    seen = {name: cell["reading"].pop(name) for name in ("size_px", "mean", "std")}
+    architecture = {"backbone": cell.pop("backbone"), "kwargs": cell.pop("backbone_kwargs")}
+    write_json(Path("model.json"), {**architecture, **seen})
+    assert measured({**cell, "model": "model.json"}) == own
+    write_json(Path("model.json"), {**architecture, **seen, "size_px": 16})
+    assert measured({**cell, "model": "model.json"}) != own

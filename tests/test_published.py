@@ -1,0 +1,334 @@
+"""Claims about pipeline.measured, pipeline.pairing, pipeline.published, pipeline.published_report and stages.table.
+
+1. A published row meets every cell that its axis columns select; ours is the mean over seeds in percent, with the
+   standard deviation (n - 1) where there are two or more, and the difference is ours minus published.
+2. Verdict: within one standard deviation over seeds; with one seed within one standard error of the test set; without
+   results, without a cell in the grid or with its cells left out of cells.yaml: not run.
+3. Tuned axes: per seed the cell with the best held-out accuracy answers, not the one with the best test accuracy; what
+   was chosen is named.
+4. `reduce` answers with the extreme over all configurations, and only where every one of them has results.
+5. Another metric, another probed set, a frozen model and shared pretrainings are found; counts are those really used.
+6. Groups of cells without a published number have a line; missing cells, lacking scores and broken files are named with
+   the command that makes them.
+7. Rows that are ambiguous or no numbers are errors that say what to do.
+8. The stage writes the same bytes twice, works with no result at all, marks a miniature and writes it elsewhere.
+9. Markdown has the paper's shape where each number has a place of its own, and one number a line where not.
+10. The chart draws the varied axis (shots too), and the random initialisation where nothing is published.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from paper_results import write_pipeline, write_result
+
+from pipeline.claims import read_claims
+from pipeline.errors import UserError
+from pipeline.measured import read_results
+from pipeline.pairing import table_numbers
+from pipeline.published import plain
+from stages import table
+
+PARAMS = "paper/t/params.yaml"
+TWO = "dataset,top1\ndigits,90\ndtd,40.5\n"
+SETS = {"datasets": ["digits", "dtd"]}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def numbers(listing):
+    return table_numbers(listing, read_results(listing, "dvc repro it")[0])
+
+
+def lines():
+    with Path("reports/t.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def page():
+    return Path("reports/t.md").read_text(encoding="utf-8")
+
+
+def drawn():
+    return "".join(ElementTree.fromstring(Path("reports/plots/t.svg").read_text(encoding="utf-8")).itertext())
+
+
+def test_mean_and_deviation_over_seeds():
+    listing = write_pipeline("paper/t", TWO, {**SETS, "seeds": [0, 1, 2]})
+    for cell, top1 in zip(listing.cells, (0.88, 0.90, 0.95, 0.50, 0.52), strict=False):
+        write_result(listing, cell, top1)
+    digits, dtd = numbers(listing)
+    assert digits.mean == pytest.approx(91) and digits.difference == pytest.approx(1)
+    assert digits.std == digits.deviation == pytest.approx(math.sqrt((9 + 1 + 16) / 2))
+    assert digits.verdict == "reproduced" and digits.missing == ()
+    assert dtd.mean == pytest.approx(51) and dtd.difference == pytest.approx(10.5) and dtd.verdict == "differs"
+    assert [cell.key for cell in dtd.missing] == ["dtd--test_vit--lambda0.05--seed2"]
+
+
+@pytest.mark.parametrize(("top1", "verdict"), [(0.9149, "reproduced"), (0.9150, "differs"), (0.8839, "differs")])
+def test_one_seed_is_judged_by_the_standard_error_of_the_test_set(top1, verdict):
+    listing = write_pipeline("paper/t", "dataset,top1\ndigits,90.1\n")
+    write_result(listing, listing.cells[0], top1)
+    (number,) = numbers(listing)
+    assert number.std is None and number.deviation == pytest.approx(100 * math.sqrt(top1 * (1 - top1) / 400))
+    assert number.verdict == verdict
+
+
+def test_rows_that_nothing_answers_are_not_run():
+    listing = write_pipeline("paper/t", TWO + "cifar10,80\n", SETS)
+    write_result(listing, listing.cells[0], 0.9)
+    text = Path("paper/t/cells.yaml").read_text(encoding="utf-8")
+    kept = [line for line in text.splitlines(keepends=True) if "  dtd--" not in line]
+    Path("paper/t/cells.yaml").write_text("".join(kept), encoding="utf-8")
+    table.main(PARAMS)
+    assert [line["verdict"] for line in lines()] == ["reproduced", "not run", "not run"]
+    assert "dataset cifar10, linear_top1: no cell of paper/t/params.yaml has it" in page()
+    assert "dataset dtd, linear_top1: its cells are left out of cells.yaml" in page()
+    assert [(claim.seeds, claim.ours) for claim in read_claims(Path("reports/claims/t.csv"))][1:] == [(0, "")] * 2
+
+
+TUNED = {
+    "axes": {"lr": {"sets": ["pretrain.optimizer.lr"], "values": [0.003, 0.0001]}},
+    "lambdas": [0.01, 0.1],
+    "selected": ["lambda", "lr"],
+}
+
+
+def tuned_listing(seeds):
+    """Held-out accuracy rises with lambda and falls with the test accuracy; seed 1 likes the smaller rate."""
+    listing = write_pipeline("paper/t", "dataset,top1\ndigits,70\n", {**TUNED, "seeds": seeds})
+    for cell in listing.cells:
+        likes = dict(cell.choices)["lr"] == (0.003 if cell.seed == 0 else 0.0001)
+        held_out = 0.6 + cell.lamb + 0.05 * likes
+        write_result(listing, cell, 1.5 - held_out, linear_holdout_top1=held_out)
+    return listing
+
+
+def test_tuned_axes_are_chosen_on_held_out_images():
+    (number,) = numbers(tuned_listing([0]))
+    assert number.mean == pytest.approx(75) and max(number.scores) < 89
+    assert number.chosen == "lambda 0.1, lr 0.003" and number.axes.keys() == {"dataset", "backbone"}
+
+
+def test_each_seed_chooses_for_itself():
+    (number,) = numbers(tuned_listing([0, 1]))
+    assert number.chosen == "seed 0: lambda 0.1, lr 0.003; seed 1: lambda 0.1, lr 0.0001" and len(number.scores) == 2
+
+
+def test_a_tuned_cell_without_held_out_accuracy_is_not_used():
+    listing = write_pipeline("paper/t", "dataset,top1\ndigits,70\n", TUNED)
+    write_result(listing, listing.cells[0], 0.9)
+    (number,) = numbers(listing)
+    assert number.mean is None and listing.cells[0] in number.missing
+
+
+EXTREMES = "reduce,label,top1\nmin,lowest of 2,91.5\nmax,highest of 2,95\n"
+
+
+def test_extremes_need_every_configuration():
+    listing = write_pipeline("paper/t", EXTREMES, {"backbones": ["test_vit", "test_resnet"]})
+    write_result(listing, listing.cells[0], 0.91)
+    assert [n.verdict for n in numbers(listing)] == ["not run", "not run", "", ""]
+    write_result(listing, listing.cells[1], 0.94)
+    low, high, vit, resnet = numbers(listing)
+    assert (low.mean, high.mean) == pytest.approx((91, 94))
+    assert (low.chosen, high.chosen) == ("backbone test_vit", "backbone test_resnet")
+    assert (vit.axes["backbone"], vit.mean, resnet.mean) == ("test_vit", pytest.approx(91), pytest.approx(94))
+    table.main(PARAMS)
+    assert "| lowest of 2 | – | 91.0 (published 91.5, −0.5) |" in page()
+
+
+def test_metrics_sets_and_frozen_models():
+    published = "backbone,target,metric,top1\n"
+    published += "".join(
+        f"{backbone},dtd,{metric},30\n"
+        for backbone in ("test_vit", "big")
+        for metric in ("linear_top1", "linear_top1_1shot")
+    )
+    listing = write_pipeline(
+        "paper/t",
+        published,
+        {"targets": ["dtd"], "models": ["big"]},
+        models={"big": {"backbone": "test_resnet"}},
+    )
+    trained, frozen = listing.cells
+    write_result(listing, trained, 0.4, linear_top1_1shot=0.3, linear_top1_1shot_images=47)
+    write_result(listing, frozen, 0.6, linear_top1_1shot=0.2)
+    found = numbers(listing)
+    assert [n.mean for n in found] == pytest.approx([40, 30, 60, 20])
+    assert [n.counts() for n in found] == [(1438, 1880, 1880), (1438, 47, 1880), (None, 1880, 1880), (None, 1880, 1880)]
+    assert found[0].baseline("random_init") == pytest.approx(50) and found[1].baseline("raw_pixels") is None
+    table.main(PARAMS)
+    assert "| backbone | linear_top1 | linear_top1_1shot |" in page()
+    assert "dataset `digits`, lambda `0.05`, target `dtd`" in page()
+
+
+def test_shared_pretrainings_are_found():
+    first = write_pipeline("paper/first", "dataset,top1\ndigits,90\n")
+    listing = write_pipeline("paper/t", "target,top1\ndtd,40\n", {"targets": ["dtd"]}, shares=["first"])
+    (cell,) = listing.cells
+    assert listing.owners[cell] == first.cells[0]
+    write_result(listing, cell, 0.4)
+    results, problems = read_results(listing, "dvc repro it")
+    assert results[cell].num_pretrain == 1438 and problems == []
+
+
+def test_unpublished_groups_and_missing_cells_have_lines():
+    listing = write_pipeline("paper/t", "dataset,top1\ndigits,90\n", {**SETS, "seeds": [0, 1]})
+    write_result(listing, listing.cells[2], 0.4)
+    table.main(PARAMS)
+    digits, dtd = lines()
+    assert (digits["ours_mean"], digits["verdict"], digits["cells_missing"]) == ("", "not run", "2")
+    assert (dtd["dataset"], dtd["published"], dtd["ours_mean"], dtd["verdict"]) == ("dtd", "", "40.0000", "")
+    assert (dtd["seeds"], dtd["cells_missing"], dtd["num_train"], dtd["num_test"]) == ("1", "1", "1880", "1880")
+    assert "3 of 4 cells have no results; run: `dvc repro paper/t/dvc.yaml`" in page()
+    assert "`dvc repro paper/t/dvc.yaml:probe@digits--test_vit--lambda0.05--seed0`" in page()
+    assert len(read_claims(Path("reports/claims/t.csv"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "metrics.json is broken"),
+        ('{"linear_top1": 1.2}', "scores must be fractions in [0, 1], but linear_top1 is 1.2"),
+        ('{"linear_top1": NaN}', "linear_top1 is nan"),
+        ('{"knn_top1": 0.5}', "what linear_top1 needs is not in it"),
+    ],
+)
+def test_broken_files_are_named(text, said, capsys):
+    listing = write_pipeline("paper/t", TWO, SETS)
+    for cell in listing.cells:
+        write_result(listing, cell, 0.9)
+    broken = listing.cells[0].folder / "probe/metrics.json"
+    broken.write_text(text, encoding="utf-8")
+    table.main(PARAMS)
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if str(broken) in line]
+    assert said in told and said in page()
+    assert "run: dvc repro paper/t/dvc.yaml" in told or "is not in it" in told
+    assert [line["verdict"] for line in lines()] == ["not run", "differs"]
+
+
+def test_missing_counts_are_named_and_the_score_stays():
+    listing = write_pipeline("paper/t", "dataset,top1\ndigits,90\n")
+    write_result(listing, listing.cells[0], 0.9)
+    Path("data/digits/meta.json").unlink()
+    results, problems = read_results(listing, "dvc repro it")
+    assert results[listing.cells[0]].num_test is None
+    assert problems == ["no data/digits/meta.json; make it with: dvc repro it"]
+
+
+@pytest.mark.parametrize(
+    ("published", "said"),
+    [
+        (
+            "backbone,top1\ntest_vit,90\n",
+            r"published.csv line 2 is about cells that differ in dataset; add these",
+        ),
+        ("dataset,top1\ndigits,good\n", r"line 2: top1 must be a percentage in \[0, 100\], got 'good'"),
+        ("dataset,value\ndigits,90\n", r"line 2: top1 must be a percentage in \[0, 100\], got None"),
+        ("dataset,top1\ndigits,nan\n", r"line 2: top1 must be a percentage"),
+        ("reduce,top1\nmost,90\n", r"line 2: reduce must be one of min, max or empty, got 'most'"),
+    ],
+)
+def test_bad_rows_are_refused(published, said):
+    listing = write_pipeline("paper/t", published, SETS)
+    with pytest.raises(UserError, match=said):
+        numbers(listing)
+
+
+def test_nothing_was_run(capsys):
+    write_pipeline("paper/t", TWO, SETS)
+    table.main(PARAMS)
+    assert "2 published numbers: 0 reproduced, 0 differs, 2 not run. 0 of 2 cells are probed." in page()
+    assert "| digits | – (published 90) |" in page() and "What was measured" not in page()
+    assert "nothing was run" in drawn()
+    assert "missing: 2 of 2 cells have no results; run: `dvc repro paper/t/dvc.yaml`" in capsys.readouterr().err
+
+
+def test_same_bytes():
+    listing = write_pipeline("paper/t", TWO, SETS)
+    write_result(listing, listing.cells[0], 0.9)
+    written = []
+    for _ in range(2):
+        table.main(PARAMS)
+        written.append({str(path): path.read_bytes() for path in Path("reports").rglob("*") if path.is_file()})
+    assert written[0] == written[1]
+    assert sorted(written[0]) == ["reports/claims/t.csv", "reports/plots/t.svg", "reports/t.csv", "reports/t.md"]
+    assert "Pretrained on: cpu, Abacus, commit c0ffee." in page()
+
+
+def test_miniature():
+    listing = write_pipeline("miniature/t", TWO, SETS)
+    write_result(listing, listing.cells[0], 0.9)
+    table.main("miniature/t/params.yaml")
+    assert not Path("reports").exists()
+    first = Path("miniature/reports/t.md").read_text(encoding="utf-8").splitlines()[0]
+    assert "test the code and say nothing about the paper" in first
+
+
+def test_claims_have_the_digits_of_the_paper():
+    listing = write_pipeline("paper/t", "dataset,label,top1\ndigits,ours,90.25\n", {"seeds": [0, 1]})
+    for cell, top1 in zip(listing.cells, (0.90, 0.91), strict=True):
+        write_result(listing, cell, top1)
+    table.main(PARAMS)
+    (claim,) = read_claims(Path("reports/claims/t.csv"))
+    assert claim.claim == "ours, dataset digits, linear_top1"
+    assert (claim.published, claim.ours, claim.std, claim.seeds) == ("90.25", "90.50", "0.71", 2)
+    assert claim.verdict == "reproduced"
+    assert "90.5 ± 0.7 (published 90.25, +0.2)" in page()
+
+
+def test_shape_of_a_sweep():
+    published = "num_views,lambda,top1\n4,0.01,82\n4,0.1,83\n2,0.010,80\n2,0.05,81\n"
+    axes = {"num_views": {"sets": ["pretrain.views.num_global"], "values": [2, 4]}}
+    listing = write_pipeline("paper/t", published, {"axes": axes, "lambdas": [0.01, 0.05, 0.1], "only_published": True})
+    assert len(listing.cells) == 4
+    write_result(listing, listing.cells[0], 0.805)
+    table.main(PARAMS)
+    assert "| lambda | num_views 2 | num_views 4 |" in page()
+    assert (
+        "| 0.01 | 80.5 (published 80, +0.5) | – (published 82) |" in page()
+        and "| 0.1 | – | – (published 83) |" in page()
+    )
+    assert "over lambda" in drawn() and "num_views 2" in drawn()
+
+
+def test_shots_are_an_axis_of_the_chart():
+    rows = [f"digits,linear_top1{shots},{50 + 9 * i}\n" for i, shots in enumerate(("_1shot", "_2shot", "_5shot", ""))]
+    listing = write_pipeline("paper/t", "".join(["dataset,metric,top1\n", *rows]))
+    write_result(listing, listing.cells[0], 0.9, linear_top1_2shot=0.6)
+    table.main(PARAMS)
+    assert "over labelled images a class" in drawn() and "nothing was run" not in drawn()
+
+
+def test_without_published_numbers_the_random_initialisation_is_beside_ours():
+    listing = write_pipeline("paper/t", "top1\n", {"backbones": ["test_vit", "test_resnet"]})
+    for cell in listing.cells:
+        write_result(listing, cell, 0.72)
+    table.main(PARAMS)
+    assert "ours against random initialisation" in drawn() and "published" not in drawn()
+    assert "| test_vit | 72.0 (random init 50.0, +22.0) |" in page()
+    assert "No published numbers. 2 of 2 cells are probed." in page()
+    assert read_claims(Path("reports/claims/t.csv")) == []
+
+
+@pytest.mark.parametrize(("value", "text"), [("0.010", "0.01"), (True, "true"), (None, ""), (2, "2"), ("2.0", "2")])
+def test_axis_values_read_the_same(value, text):
+    assert plain(value) == text
+
+
+@pytest.mark.parametrize("second", ["digits,test_vit,a,91", "dtd,test_vit,b,91"], ids=["one place", "two labels"])
+def test_numbers_that_cannot_share_a_row_get_a_line_each(second):
+    rows = f"digits,test_vit,a,90\n{second}\ndtd,test_resnet,,40\n"
+    grid = {**SETS, "backbones": ["test_vit", "test_resnet"], "only_published": True}
+    write_pipeline("paper/t", f"dataset,backbone,label,top1\n{rows}", grid)
+    table.main(PARAMS)
+    assert "| label | dataset | backbone | top-1 |\n" in page()
+    assert "| a | digits | test_vit | – (published 90) |\n" in page() and "test_vit | – (published 91) |\n" in page()

@@ -1,0 +1,215 @@
+"""Claims of pipeline.repair, pipeline.repair_report and pipeline.descent (figures 6 and 16):
+
+1. The X has the moments of N(shift, I) up to order 2, and lies on two diagonals.
+2. The measures are what they say: closed forms, a Monte Carlo estimate, and what shift and scale must not change.
+3. Descent lowers the statistic, leaves its start alone, gives the same bits again, and reports an overflow.
+4. In two dims Epps-Pulley takes away more of the X than VCReg does.
+5. The control moves samples by random signs that change from step to step.
+6. Verdicts follow from the numbers, a descent that never ran or overflowed everywhere is "not run".
+7. The stages of figures 6 and 7 write every file that dvc.yaml names, from the miniature's settings.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from itertools import repeat
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+import yaml
+
+from pipeline import repair, repair_report
+from pipeline.descent import descend
+from pipeline.errors import UserError
+from pipeline.losses import random_directions, sigreg
+from pipeline.repair import CONTROL, START, Run, Settings
+from pipeline.settings import read_settings
+
+ROOT = Path(__file__).parents[1]
+PARAMS = ROOT / "paper/figure6/params.yaml"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def settings(**changes):
+    values = dict(statistics=("vcreg", "epps_pulley"), dims=(2,), num_slices=(10,), num_samples=100, shift=0.0)
+    values |= dict(num_steps=300, lr=0.02, seeds=(0, 1), num_reference=200)
+    return Settings(**values | changes)
+
+
+def gaussian(num, seed=0):
+    return torch.randn(num, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_cloud_is_an_x():
+    cloud = repair.x_cloud(20_000, 5, shift=1.0, seed=3)
+    assert torch.allclose((cloud[:, 0] - 1).abs(), (cloud[:, 1] - 1).abs(), atol=1e-5)
+    assert torch.allclose(cloud.mean(0), torch.tensor([1.0, 1, 0, 0, 0]), atol=0.03)
+    assert torch.allclose(cloud.T.cov(), torch.eye(5), atol=0.04)
+
+
+def test_x_left_of_known_shapes():
+    x = repair.x_cloud(1000, 2, shift=0.0, seed=0)
+    turn = torch.tensor([[1.0, -1.0], [1.0, 1.0]]) / math.sqrt(2)
+    assert repair.x_left(x) == pytest.approx(1, abs=0.02)
+    assert repair.x_left(x @ turn) == pytest.approx(-1, abs=0.02)
+    assert repair.x_left(gaussian(100_000)) == pytest.approx(0, abs=0.02)
+    assert repair.x_left(3 * x + 7) == pytest.approx(repair.x_left(x), abs=1e-5)
+
+
+def test_energy_distance():
+    # One point in the centre: 2 E|G| - E|G - G'| = 2 sqrt(pi / 2) - sqrt(pi).
+    centre = 2 * math.sqrt(math.pi / 2) - math.sqrt(math.pi)
+    assert repair.energy_distance(torch.zeros(1, 2)) == pytest.approx(centre, rel=1e-9)
+    points, normal = repair.x_cloud(50, 2, shift=1.0, seed=1).double(), gaussian(100_000).double()
+    cross, within = torch.cdist(points, normal).mean(), torch.cdist(points, points).mean()
+    assert repair.energy_distance(points) == pytest.approx(float(2 * cross - within) - math.sqrt(math.pi), abs=0.02)
+    assert repair.energy_distance(gaussian(2000)) == pytest.approx(math.sqrt(math.pi) / 2000, abs=2e-3)
+
+
+def test_spread_and_start_correlation():
+    points = gaussian(1000)
+    assert repair.spread(3 * points + 1) == pytest.approx(3, abs=0.1)
+    assert repair.start_correlation(points, 2 * points + 1) == pytest.approx(1)
+    assert repair.start_correlation(points, gaussian(1000, seed=1)) == pytest.approx(0, abs=0.1)
+
+
+def test_descent_lowers_the_statistic_and_keeps_its_start():
+    start = 2 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    before, directions = start.clone(), random_directions(4, 50, generator=torch.Generator().manual_seed(1))
+    end = descend(start, sigreg, repeat(directions), num_steps=50, lr=0.05)
+    assert torch.equal(start, before) and not end.requires_grad
+    assert sigreg(end, directions) < 0.2 * sigreg(start, directions)
+
+
+def test_overflow_is_reported():
+    row = repair.measure(Run("henze_visagie", 1024, None, 0), settings(num_steps=2))
+    assert row["finite"] is False and row["x_left"] is None and row["points"] is None
+
+
+def test_same_bits():
+    run = Run("epps_pulley", 3, 5, 1)
+    assert repair.measure(run, settings(num_steps=20)) == repair.measure(run, settings(num_steps=20))
+
+
+def test_epps_pulley_repairs_what_vcreg_leaves():
+    left = {name: repair.measure(Run(name, 2, 10, 0), settings())["x_left"] for name in ("vcreg", "epps_pulley")}
+    assert left["epps_pulley"] < left["vcreg"] - 0.2
+
+
+def test_the_control_is_a_random_walk():
+    samples, directions = torch.zeros(50, 3, requires_grad=True), torch.eye(3)[:, :1]
+    statistic, gradients = repair.random_walk(0), []
+    for _ in range(2):
+        gradients.append(torch.autograd.grad(statistic(samples, directions), samples)[0])
+    assert all(set((50 * g[:, 0]).tolist()) == {-1.0, 1.0} for g in gradients)
+    assert not torch.equal(*gradients)
+
+
+def test_runs_cover_the_grid_once():
+    grid = settings(statistics=("epps_pulley", "bhep", CONTROL), dims=(2, 8), num_slices=(10, 100))
+    runs = repair.runs_of(grid)
+    assert len(set(runs)) == len(runs) == 2 * 2 * (1 + 2 + 1 + 2)
+    assert {run.num_slices for run in runs if run.statistic in ("bhep", START)} == {None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"statistics": ("eps_pulley",)}, "unknown entry 'eps_pulley'; did you mean 'epps_pulley'"),
+        ({"dims": (1,)}, "repair.dims must be a whole number >= 2, got 1"),
+        ({"num_samples": 3}, "repair.num_samples must be a whole number >= 4"),
+        ({"shift": -1.0}, "repair.shift"),
+        ({"lr": 0}, "repair.lr must be a number > 0"),
+        ({"num_reference": 10}, "repair.num_reference"),
+    ],
+)
+def test_settings_are_checked(changes, told):
+    with pytest.raises(UserError, match=told):
+        settings(**changes)
+
+
+def row(statistic, dim, num_slices, seed, x_left, energy=0.01, finite=True):
+    measures = {"x_left": x_left, "energy_distance": energy, "spread": 1.0, "start_correlation": 0.5} if finite else {}
+    head = {"statistic": statistic, "dim": dim, "num_slices": num_slices, "seed": seed, "finite": finite}
+    return {**head, **dict.fromkeys(repair.MEASURES), **measures, "points": None}
+
+
+REFERENCE = {"x_left": {"mean": 0.0, "bound": 0.2}, "energy_distance": {"mean": 0.02, "bound": 0.04}}
+
+
+def claims_of(*rows):
+    return repair_report.claims(repair_report.summarise(rows, REFERENCE))
+
+
+def test_verdicts():
+    rows = [row("epps_pulley", 1024, 10, seed, value) for seed, value in enumerate([0.1, 0.0, 0.5])]
+    rows += [row("vcreg", 1024, 10, seed, value) for seed, value in enumerate([0.9, 0.8, 0.1])]
+    rows += [row("vcreg", 128, 10, seed, 0.0, energy=0.5) for seed in range(3)]
+    rows += [row("epps_pulley", 128, 10, seed, 0.0, energy=0.5) for seed in range(3)]
+    rows += [row("extended_jarque_bera", 128, 10, 0, None, finite=False)]
+    found = {claim.claim: (claim.verdict, claim.ours, claim.seeds) for claim in claims_of(*rows)}
+    x, energy = "share of the X left after descent on ", "energy distance to N(0, I) after descent on "
+    assert len(found) == 16
+    assert found[x + "Epps-Pulley, D 1024, S 10"] == ("reproduced", "0.200", 3)
+    assert found[x + "VCReg, D 1024, S 10"] == ("reproduced", "0.600", 3)
+    assert found[x + "VCReg, D 128, S 10"] == ("differs", "0.000", 3)
+    assert found[x + "Epps-Pulley, D 128, S 10"][0] == "reproduced"
+    assert found[energy + "Epps-Pulley, D 128, S 10"] == ("differs", "0.500", 3)
+    assert found[x + "extended Jarque-Bera, D 128, S 10"] == ("not run", "", 0)
+    assert found[x + "VCReg, D 1024, S 100"] == ("not run", "", 0)
+
+
+def test_summary_counts_seeds():
+    rows = [row("watson", 2, 10, 0, 0.1), row("watson", 2, 10, 1, 0.1, energy=0.5), row("watson", 2, 10, 2, 0.9)]
+    (found,) = repair_report.summarise([*rows, row("watson", 2, 10, 3, None, finite=False)], REFERENCE)
+    counts = ("seeds", "overflowed", "repaired", "x_left_within", "energy_distance_within")
+    assert [found[name] for name in counts] == [4, 1, 1, 2, 2]
+
+
+def test_gaussian_samples_are_rarely_refused():
+    bounds = repair.gaussian_reference(settings(num_reference=400))
+    clouds = [gaussian(100, seed) for seed in range(200)]
+    refused = sum(
+        repair.x_left(c) > bounds["x_left"]["bound"] or repair.energy_distance(c) > bounds["energy_distance"]["bound"]
+        for c in clouds
+    )
+    assert 1 <= refused <= 25
+
+
+def test_report_of_a_small_run():
+    small = settings(statistics=("epps_pulley", "henze_visagie", CONTROL), dims=(2, 1024), num_steps=2)
+    measured = {
+        "settings": {"num_samples": 100, "shift": 0.0, "num_steps": 2, "lr": 0.02, "seeds": [0, 1]},
+        "origin": {"date": "2026-01-01", "seconds": 1.0, "hardware": {"num_cpus": 1, "cpu": "x"}, "commit": "abc"},
+        "rows": [repair.measure(run, small) for run in repair.runs_of(small)],
+        "reference": repair.gaussian_reference(small),
+    }
+    report = repair_report.report(measured)
+    assert set(report.charts) == {"figure6", "figure6-2d-10s", "figure6-1024d-10s"}
+    assert all(ElementTree.fromstring(svg).tag.endswith("svg") for svg in report.charts.values())
+    assert "Henze-Visagie" in report.text and "(2 overflowed)" in report.text
+    assert all(set(line) == set(report.columns) for line in report.rows)
+
+
+def test_parameter_file_is_valid():
+    assert read_settings(PARAMS, "repair", Settings).num_samples == 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("figure", "section"), [("figure6", "repair"), ("figure7", "resampling")])
+def test_stages_write_what_dvc_expects(tmp_path, figure, section):
+    whole = yaml.safe_load((ROOT / f"paper/{figure}/params.yaml").read_text(encoding="utf-8"))
+    params = {section: whole[section] | whole["miniature"][section]}
+    path = tmp_path / "paper" / figure / "params.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml.safe_dump(params), encoding="utf-8")
+    stages = yaml.safe_load((ROOT / f"paper/{figure}/dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    for stage in stages.values():
+        subprocess.run([sys.executable, *stage["cmd"].split()[1:]], cwd=tmp_path, check=True, env=ENVIRONMENT)
+        outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
+        assert [out for out in outs if not (tmp_path / out).is_file()] == []

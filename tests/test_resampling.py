@@ -1,0 +1,152 @@
+"""Claims of pipeline.resampling and pipeline.resampling_report (figure 7):
+
+1. Directions: unit columns; kept ones stay, fresh ones change; the same seed gives the same bits.
+2. A Sobol sequence goes on where it stopped, and covers the sphere more evenly than random directions.
+3. Samples before descent have the spectrum that is asked for; N(0, I) samples have the expected SIGReg.
+4. Directions that are kept fit themselves: SIGReg ends lower along them than along others.
+5. Verdicts follow from the numbers, seed by seed.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from torch.quasirandom import SobolEngine
+
+from pipeline import resampling, resampling_report
+from pipeline.errors import UserError
+from pipeline.losses import random_directions
+from pipeline.resampling import FRESH, KEPT, NORMAL, START, Run, Settings
+from pipeline.settings import read_settings
+
+PARAMS = Path(__file__).parents[1] / "paper/figure7/params.yaml"
+
+
+def settings(**changes):
+    values = dict(schemes=(*KEPT, *FRESH), kept_slices=(16, 1024), fresh_slices=(16,), num_samples=64, dim=32)
+    values |= dict(spectrum_power=1.0, num_steps=60, watched_steps=(10, 60), lr=0.02, seeds=(0, 1), num_heldout=1000)
+    return Settings(**values | changes)
+
+
+@pytest.mark.parametrize("scheme", [*KEPT, *FRESH])
+def test_direction_streams(scheme):
+    run = Run(scheme, 8, 0)
+    first, second = islice(resampling.direction_stream(run, 5), 2)
+    again = next(resampling.direction_stream(run, 5))
+    assert first.shape == (5, 8) and torch.equal(first, again)
+    assert torch.allclose(torch.cat([first, second], 1).norm(dim=0), torch.ones(16))
+    assert torch.equal(first, second) == (scheme in KEPT)
+    assert not torch.equal(first, next(resampling.direction_stream(run._replace(seed=1), 5)))
+
+
+def test_unknown_scheme():
+    with pytest.raises(ValueError, match="unknown scheme 'sobol'; known: fixed"):
+        resampling.direction_stream(Run("sobol", 8, 0), 5)
+
+
+def test_sobol_goes_on():
+    run = Run("sobol_resampled", 8, 3)
+    parts = torch.cat(list(islice(resampling.direction_stream(run, 6), 2)), 1)
+    assert torch.equal(parts, next(resampling.direction_stream(run._replace(scheme="sobol_fixed"), 6))) is False
+    engines = [SobolEngine(6, scramble=True, seed=1) for _ in range(2)]
+    halves = torch.cat([resampling.sobol_directions(engines[0], 8) for _ in range(2)], 1)
+    assert torch.equal(halves, resampling.sobol_directions(engines[1], 16))
+
+
+def unevenness(directions):
+    dim, num_slices = directions.shape
+    return float((directions @ directions.T * dim / num_slices - torch.eye(dim)).norm())
+
+
+def test_sobol_is_more_even_than_chance():
+    sobol = resampling.sobol_directions(SobolEngine(4, scramble=True, seed=0), 512)
+    chance = random_directions(4, 512, generator=torch.Generator().manual_seed(0))
+    assert unevenness(sobol) < 0.5 * unevenness(chance)
+
+
+def test_start_has_its_spectrum():
+    wide = settings(num_samples=20_000, dim=8)
+    found = resampling.start_samples(wide, 0).var(0).sort(descending=True).values
+    wanted = 1 / torch.arange(1.0, 9)
+    assert torch.allclose(found, wanted / wanted.mean(), rtol=0.05)
+
+
+def test_levels():
+    rows = {name: resampling.measure(Run(name, None, 0), settings(num_samples=512)) for name in (START, NORMAL)}
+    assert rows[NORMAL]["heldout_sigreg"] == pytest.approx(1.0527, abs=0.2)
+    assert rows[START]["heldout_sigreg"] > 3 * rows[NORMAL]["heldout_sigreg"]
+    assert rows[START]["trained_sigreg"] is None
+
+
+def test_kept_directions_fit_themselves():
+    kept, fresh = (resampling.measure(Run(name, 16, 0), settings()) for name in ("fixed", "resampled"))
+    assert kept["trained_sigreg"] < 0.2 * kept["heldout_sigreg"]
+    assert [step for step, _ in fresh["history"]] == [10, 60]
+    assert fresh["history"][-1][1] == fresh["heldout_sigreg"] < fresh["history"][0][1]
+    assert fresh["heldout_sigreg"] < 0.7 * kept["heldout_sigreg"]
+
+
+def test_runs_cover_the_grid_once():
+    runs = resampling.runs_of(settings())
+    assert len(set(runs)) == len(runs) == 2 * (2 + 2 + 2 + 1 + 1)
+    assert {run.num_slices for run in runs if run.scheme in FRESH} == {16}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"schemes": ("sobol",)}, "unknown entry 'sobol'"),
+        ({"dim": 30_000}, "resampling.dim must be <= 21201, got 30000"),
+        ({"spectrum_power": -1}, "resampling.spectrum_power"),
+        ({"kept_slices": ()}, "resampling.kept_slices must be a list"),
+    ],
+)
+def test_settings_are_checked(changes, told):
+    with pytest.raises(UserError, match=told):
+        settings(**changes)
+
+
+def row(scheme, num_slices, seed, heldout):
+    head = {"scheme": scheme, "num_slices": num_slices, "seed": seed}
+    return {
+        **head,
+        "trained_sigreg": None if num_slices is None else 0.1,
+        "heldout_sigreg": heldout,
+        "history": [(10, heldout)] if num_slices else [],
+    }
+
+
+ROWS = [
+    *(row("resampled", 16, seed, 0.5) for seed in (0, 1)),
+    *(row("fixed", 16, seed, 0.1) for seed in (0, 1)),  # not thousands: no claim
+    *(row("fixed", 1024, seed, value) for seed, value in ((0, 1.0), (1, 0.75))),
+    *(row("sobol_fixed", 4096, seed, value) for seed, value in ((0, 1.0), (1, 0.4))),
+]
+
+
+def test_verdicts():
+    random, sobol = resampling_report.claims(ROWS)
+    assert (random.ours, random.seeds, random.verdict) == ("1.75", 2, "reproduced")
+    assert "1024 random" in random.claim and "4096 Sobol" in sobol.claim
+    assert (sobol.ours, sobol.verdict) == ("1.40", "differs")
+    (absent,) = resampling_report.claims(ROWS[:4])
+    assert absent.verdict == "not run"
+
+
+def test_report():
+    rows = [*ROWS, *(row(name, None, seed, 2.0) for name in (START, NORMAL) for seed in (0, 1))]
+    told = {"num_samples": 64, "dim": 32, "spectrum_power": 1.0, "num_steps": 60, "lr": 0.02, "seeds": [0, 1]}
+    origin = {"date": "2026-01-01", "seconds": 1.0, "hardware": {"num_cpus": 1, "cpu": "x"}, "commit": "abc"}
+    measured = {"settings": told | {"num_heldout": 1000}, "origin": origin, "rows": rows}
+    report = resampling_report.report(measured)
+    assert ElementTree.fromstring(report.charts["figure7"]).tag.endswith("svg")
+    assert "| random, kept | 1024 | 0.875 ± 0.177 | 0.100 ± 0.000 | 2 |" in report.text
+    assert all(set(line) == set(report.columns) for line in report.rows)
+
+
+def test_parameter_file_is_valid():
+    assert 16 in read_settings(PARAMS, "resampling", Settings).fresh_slices

@@ -1,0 +1,369 @@
+"""Claims about the pictures of features (figures 13 and 14):
+
+1. Patch features are timm's last layer on its grid: patch tokens in reading order without prefix tokens, or the map.
+2. Attention of the class token is the softmax of its query with all keys, of the last block, also with register tokens,
+   normalised and rotated queries; the backbone is left as it was. Without a class token it is the mean activation.
+3. PCA is numpy's SVD with a sign that does not depend on the solver; colours do not depend on scale or shift.
+4. A mask keeps the fewest positions that hold the share.
+5. Centre AUROC is the Mann-Whitney statistic; the bootstrap interval is that of a mean, equal for an equal seed.
+6. A sheet has equal bytes for equal input, and each picture in its place.
+7. The stage runs on a backbone's file alone, writes every report, and says what is wrong with its settings.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+from scipy.stats import mannwhitneyu
+
+from pipeline.backbones import create_backbone, initial_backbone
+from pipeline.checkpoint import save_weights
+from pipeline.claims import read_claims
+from pipeline.errors import UserError
+from pipeline.last_layer import activation_attention, attention_maps, cls_attention, patch_features
+from pipeline.packing import pack
+from pipeline.pictures import Picture
+from pipeline.visuals import bootstrap_interval, centre_auroc, kept_mass, pca_rgb, principal_components
+from pipeline.visuals_measure import MEASURES, NETWORKS, Settings
+from pipeline.visuals_report import COLUMNS, claims
+from pipeline.visuals_sheet import CELL_PX, GAP_PX, HEAD_PX, RAMP, cut_out, heat, sheet
+from stages import figure13
+
+VIT = {"img_size": 32, "patch_size": 8, "dynamic_img_size": True}
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def network(name: str, **arguments):
+    torch.manual_seed(0)
+    return create_backbone(name, arguments).eval()
+
+
+# 1. Patch features
+
+
+def test_patch_tokens_come_in_reading_order():
+    vit = network("test_vit", **VIT, reg_tokens=3)
+    views = random(2, 3, 48, 48)
+    found = patch_features(vit, views)
+    with torch.no_grad():
+        tokens = vit.forward_features(views)[:, 4:]  # a class token and three registers
+    assert found.shape == (2, 6, 6, 64) and found.dtype == torch.float32
+    assert torch.equal(found[:, 1, 2], tokens[:, 6 + 2])
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
+def test_feature_maps_have_features_last(name):
+    backbone, views = network(name), random(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = backbone.forward_features(views)
+    assert torch.equal(patch_features(backbone, views), expected.movedim(1, -1))
+
+
+def test_maps_with_features_last_stay_so():
+    small = {"img_size": 64, "window_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 1]}
+    swin = network("swin_tiny_patch4_window7_224", **small)
+    assert patch_features(swin, random(1, 3, 64, 64)).shape == (1, 8, 8, 16)
+
+
+def test_tokens_that_are_no_square_are_refused():
+    with pytest.raises(UserError, match=r"8 tokens of VisionTransformer are no square grid"):
+        patch_features(network("test_vit", **VIT), random(1, 3, 32, 16))
+
+
+# 2. Attention
+
+
+def last_block_input(vit, views):
+    seen = []
+    hook = vit.blocks[-1].attn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        vit.forward_features(views)
+    hook.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"reg_tokens": 2, "qk_norm": True}])
+def test_class_token_attention_is_the_explicit_softmax(arguments):
+    vit, views = network("test_vit", **VIT, **arguments), random(3, 3, 32, 32)
+    block, tokens = vit.blocks[-1].attn, last_block_input(vit, views)
+    with torch.no_grad():
+        query, key, _ = block.qkv(tokens).unflatten(-1, (3, 2, 32)).permute(2, 0, 3, 1, 4)
+        scores = block.q_norm(query[:, :, :1]) @ block.k_norm(key).mT / 32**0.5
+    expected = scores.softmax(-1)[:, :, 0, vit.num_prefix_tokens :].unflatten(-1, (4, 4))
+    torch.testing.assert_close(cls_attention(vit, views), expected, rtol=1e-5, atol=1e-7)
+    assert expected.std() > 0
+
+
+def test_rotated_queries_are_in_the_attention():
+    eva = network("vit_small_patch16_rope_224", img_size=64, depth=2, embed_dim=64, num_heads=2)
+    views = random(1, 3, 64, 64)
+    found = cls_attention(eva, views)
+    assert found.shape == (1, 2, 4, 4) and (found.sum((2, 3)) < 1).all()
+    block = eva.blocks[-1].attn
+    tokens = last_block_input(eva, views)
+    with torch.no_grad():
+        query, key, _ = block.qkv(tokens).unflatten(-1, (3, 2, 32)).permute(2, 0, 3, 1, 4)
+        plain = (query[:, :, :1] @ key.mT / 32**0.5).softmax(-1)[:, :, 0, 1:].unflatten(-1, (4, 4))
+    assert not torch.allclose(found, plain, atol=1e-5)
+
+
+def test_reading_attention_leaves_the_backbone_as_it_was():
+    vit, views = network("test_vit", **VIT), random(2, 3, 32, 32)
+    block = vit.blocks[-1].attn
+    before, fused = vit(views), block.fused_attn
+    cls_attention(vit, views)
+    assert block.fused_attn == fused and not block.attn_drop._forward_pre_hooks
+    assert torch.equal(vit(views), before)
+
+
+def test_without_class_token_attention_is_the_mean_activation():
+    resnet, views = network("test_resnet"), random(2, 3, 64, 64)
+    found = attention_maps(resnet, views)
+    with torch.no_grad():
+        strength = resnet.forward_features(views).abs().mean(1, keepdim=True)
+    torch.testing.assert_close(found, strength / strength.sum((2, 3), keepdim=True))
+    assert activation_attention(resnet, torch.zeros(1, 3, 64, 64)).isfinite().all()
+    with pytest.raises(UserError, match="no class token whose attention can be read"):
+        cls_attention(resnet, views)
+
+
+# 3. PCA
+
+
+def test_components_are_those_of_numpy():
+    features = random(3, 5, 5, 12) * torch.linspace(3, 1, 12)
+    mean, components = principal_components(features, 3)
+    vectors = features.reshape(-1, 12).double().numpy()
+    _, _, rows = np.linalg.svd(vectors - vectors.mean(0))
+    signs = np.sign(rows[np.arange(12), np.abs(rows).argmax(1)])
+    np.testing.assert_allclose(components, (rows * signs[:, None])[:3], atol=1e-9)
+    np.testing.assert_allclose(mean, vectors.mean(0), atol=1e-12)
+
+
+def test_colours_do_not_depend_on_scale_or_shift():
+    features = random(2, 6, 6, 8)
+    found = pca_rgb(features)
+    assert found.shape == (2, 6, 6, 3) and found.dtype == torch.uint8
+    assert (found.float() - pca_rgb(8 * features + 64).float()).abs().max() <= 1
+    flat = found.flatten(0, 2)
+    assert (flat.amin(0) == 0).all() and (flat.amax(0) == 255).all()
+
+
+def test_colours_are_the_scaled_coordinates():
+    features = torch.zeros(1, 1, 101, 3)
+    features[0, 0, :, 1] = torch.arange(101)
+    found = pca_rgb(features)[0, 0]
+    expected = (255 * ((torch.arange(101) - 2) / 96).clamp(0, 1)).round()
+    assert torch.equal(found[:, 0].float(), expected)
+    assert (found[:, 1:] == 0).all()  # nothing varies there
+
+
+def test_foreground_is_the_object_in_the_middle():
+    features = 0.1 * random(2, 8, 8, 6)
+    features[:, 2:6, 2:6, 0] -= 5
+    found = pca_rgb(features, foreground=True)
+    coloured = (found > 0).any(-1)
+    assert coloured[:, 2:6, 2:6].float().mean() > 0.9
+    coloured[:, 2:6, 2:6] = False
+    assert not coloured.any()
+
+
+# 4. Masks
+
+
+def test_mask_keeps_the_fewest_positions_that_hold_the_mass():
+    attention = random(4, 3, 5, 5).softmax(-1)
+    kept = kept_mass(attention, 0.6)
+    held = (attention * kept).sum((-2, -1)) / attention.sum((-2, -1))
+    weakest = attention.masked_fill(~kept, torch.inf).amin((-2, -1))
+    assert (held >= 0.6 - 1e-6).all() and (held - weakest / attention.sum((-2, -1)) < 0.6).all()
+    assert (weakest >= attention.masked_fill(kept, 0).amax((-2, -1))).all()
+
+
+def test_mask_by_hand():
+    attention = torch.tensor([[4.0, 1.0], [3.0, 2.0]])
+    assert kept_mass(attention, 0.4).tolist() == [[True, False], [False, False]]
+    assert kept_mass(attention, 0.41).tolist() == [[True, False], [True, False]]
+    assert kept_mass(attention, 1.0).all()
+    assert not kept_mass(torch.zeros(2, 2), 0.5).any()
+    with pytest.raises(ValueError, match=r"mass must be in \(0, 1\], got 0"):
+        kept_mass(attention, 0)
+
+
+# 5. Measures
+
+
+def test_centre_auroc_is_the_mann_whitney_statistic():
+    scores = random(3, 8, 8).mul(4).round()  # with ties
+    for one, found in zip(scores, centre_auroc(scores), strict=True):
+        border = np.ones((8, 8), bool)
+        border[2:6, 2:6] = False
+        statistic = mannwhitneyu(one.numpy()[~border], one.numpy()[border]).statistic
+        assert found == pytest.approx(statistic / (16 * 48))
+
+
+def test_grids_without_middle_are_refused():
+    with pytest.raises(UserError, match=r"a grid of 2 x 2 has no middle and border at centre_frac 0\.5"):
+        centre_auroc(torch.zeros(1, 2, 2))
+
+
+def test_bootstrap_interval_is_that_of_a_mean():
+    values = random(400)
+    low, high = bootstrap_interval(values, seed=0)
+    half = 1.96 * float(values.std()) / 20
+    assert low == pytest.approx(float(values.mean()) - half, abs=0.01)
+    assert high == pytest.approx(float(values.mean()) + half, abs=0.01)
+    assert (low, high) == bootstrap_interval(values, seed=0) != bootstrap_interval(values, seed=1)
+
+
+def row(gain: float) -> dict:
+    found = {f"{measure}_{network}": 0.5 for measure in MEASURES for network in NETWORKS}
+    return {**found, "pca_trained": 0.5 + gain, "attention_random_init": 0.4}
+
+
+def test_a_claim_holds_if_the_interval_is_above_zero():
+    found = claims([row(0.1), row(0.2), row(0.3)], seed=0)
+    assert [(c.ours, c.verdict) for c in found] == [("20.0", "reproduced"), ("0.0", "differs")]
+    assert claims([row(-0.1), row(0.2), row(0.0)], seed=0)[0].verdict == "differs"
+
+
+# 6. Sheets
+
+
+def test_heat_spans_the_ramp():
+    found = heat(torch.tensor([[[0.0, 1.0]], [[2.0, 2.0]]]))
+    assert found[0, 0].tolist() == [list(RAMP[0]), list(RAMP[-1])]
+    assert found[1, 0].tolist() == [list(RAMP[0])] * 2
+
+
+def test_cut_out_veils_the_rest():
+    images = torch.full((1, 4, 4, 3), 100, dtype=torch.uint8)
+    found = cut_out(images, torch.tensor([[[True, False], [False, False]]]))
+    assert found[0, :2, :2].unique().tolist() == [100]
+    assert found[0, 2:, 3:].tolist() == [[[97, 103, 142]]] * 2
+
+
+def test_sheet_puts_each_picture_in_its_place():
+    red = torch.zeros(2, 2, 2, 3, dtype=torch.uint8)
+    red[..., 0] = 255
+    blue = torch.zeros(2, 500, 500, 3, dtype=torch.uint8)
+    blue[1, ..., 2] = 255
+    columns = {"red": red, "large": blue}
+    assert sheet(columns) == sheet(columns)
+    page = Image.open(io.BytesIO(sheet(columns)))
+    step, top = CELL_PX + GAP_PX, HEAD_PX + GAP_PX
+    assert page.size == (2 * step + GAP_PX, 2 * step + HEAD_PX + GAP_PX)
+    assert page.getpixel((GAP_PX + 5, top + 5)) == (255, 0, 0)
+    assert page.getpixel((GAP_PX + step + 5, top + 5)) == (0, 0, 0)
+    assert page.getpixel((GAP_PX + step + 5, top + step + 5)) == (0, 0, 255)
+    with pytest.raises(ValueError, match=r"one length, got \[1, 2\]"):
+        sheet({"a": red, "b": blue[:1]})
+
+
+# 7. The stage
+
+SETTINGS = {
+    "weights": "weights/backbone.safetensors",
+    "dataset": "set",
+    "split": "test",
+    "size_px": 32,
+    "num_images": 5,
+    "num_shown": 2,
+    "seed": 0,
+    "pca": "image",
+    "foreground": False,
+    "attention_mass": 0.6,
+    "centre_frac": 0.5,
+    "random_init_seeds": [0, 1],
+    "batch_size": 2,
+    "device": "cpu",
+}
+
+
+def run_stage(change: dict | None = None) -> None:
+    path = Path("paper/look/params.yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({"visuals": {**SETTINGS, **(change or {})}}), encoding="utf-8")
+    figure13.main(str(path))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (6, 20, 14), dtype=np.uint8)
+    splits = {name: [Picture(image, i % 2, str(i)) for i, image in enumerate(noise)] for name in ("train", "test")}
+    pack(tmp_path / "data/set", "set", {"source": "folder"}, ["a", "b"], splits)
+    return tmp_path
+
+
+def save(folder, name: str, arguments: dict, backbone=None) -> None:
+    told = {"backbone": name, "kwargs": arguments, "img_size_px": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+    save_weights(folder / SETTINGS["weights"], backbone or network(name, **arguments), told)
+
+
+@pytest.mark.parametrize(("name", "arguments", "size_px"), [("test_vit", VIT, 32), ("test_resnet", {}, 128)])
+def test_stage_writes_every_report(place, name, arguments, size_px):
+    save(place, name, arguments)
+    run_stage({"size_px": size_px})
+    with (place / "reports/look.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS and len(rows) == 5 == len({entry["image"] for entry in rows})
+    mean = {n: np.mean([float(entry[f"attention_{n}"]) for entry in rows]) for n in NETWORKS}
+    assert mean["best_init"] > mean["random_init"]
+    page = (place / "reports/look.md").read_text(encoding="utf-8")
+    assert "![look](plots/look.png)" in page and "4 × 4 positions" in page and name in page
+    whose = "the class token's" if name == "test_vit" else "the mean absolute activation"
+    assert whose in page
+    assert len(read_claims(place / "reports/claims/look.csv")) == 2
+    picture = (place / "reports/plots/look.png").read_bytes()
+    assert Image.open(io.BytesIO(picture)).size == (6 * (CELL_PX + GAP_PX) + GAP_PX, 2 * (CELL_PX + GAP_PX) + 36)
+    run_stage({"size_px": size_px})
+    assert (place / "reports/plots/look.png").read_bytes() == picture
+
+
+def test_weights_as_initialised_separate_like_their_initialisation(place):
+    save(place, "test_vit", VIT, initial_backbone("test_vit", VIT, seed=3))
+    run_stage({"random_init_seeds": [3]})
+    assert [(c.ours, c.verdict) for c in read_claims(place / "reports/claims/look.csv")] == [("0.0", "differs")] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_images": 7}, "visuals.num_images must be <= 6, the images of set test, got 7"),
+        ({"weights": "nowhere.safetensors"}, "visuals.weights: there is no nowhere.safetensors; run the pipeline"),
+        ({"num_shown": 6}, "visuals.num_shown must be <= visuals.num_images, 5, got 6"),
+        ({"pca": "each"}, "visuals.pca must be image or images, got 'each'"),
+        ({"attention_mass": 0}, r"visuals.attention_mass must be in \(0, 1\], got 0"),
+        ({"centre_frac": True}, r"visuals.centre_frac must be in \(0, 1\), got True"),
+        ({"size_px": 20}, "visuals.size_px: VisionTransformer fails at 20 px with visuals.batch_size 2"),
+        ({"batch": 2}, "unknown key visuals.batch; did you mean"),
+    ],
+)
+def test_broken_settings_are_named(place, change, message):
+    save(place, "test_vit", VIT)
+    with pytest.raises(UserError, match=message):
+        run_stage(change)
+
+
+def test_weights_that_say_nothing_are_refused(place):
+    (place / "weights").mkdir()
+    save_file({"a": torch.zeros(1)}, place / SETTINGS["weights"])
+    with pytest.raises(UserError, match="does not say of which backbone"):
+        run_stage()
+
+
+def test_settings_have_a_document_for_every_key():
+    assert set(SETTINGS) == set(Settings.__dataclass_fields__)
+    assert all(f"        {name}: " in Settings.__doc__ for name in SETTINGS)
