@@ -29,7 +29,7 @@ CHECKPOINT_BYTES_A_S = 2e8  # a modest disk; a checkpoint is waited for at the e
 CHECKPOINT_BYTES_A_PARAM = 12  # float32 weights and the two moments of AdamW
 # Seconds that measuring backbones may take in all, and for one; many backbones get less each.
 BUDGET_S, MOST_S = 20.0, 0.6
-MOST_BACKBONES = 12  # a grid with more has a zoo: its larger ones are not timed one by one
+MOST_TIMED = 16  # with more loads than this the larger ones are scaled from one of their family
 
 
 class Cost(NamedTuple):
@@ -70,8 +70,7 @@ def measure(tasks: Iterable[Task], note: Callable[[str], None]) -> Measured:
         note: called with a line of progress.
     """
     left = [task for task in tasks if not task.done]
-    singly = {task.load for task in left if not task.many}
-    speeds, failures, crowded = _measure_speeds(list(dict.fromkeys(task.load for task in left)), singly, note)
+    speeds, failures, crowded = _measure_speeds(list(dict.fromkeys(task.load for task in left)), note)
     known = [task for task in left if task.load in speeds]
     needed: dict[str, set[int]] = {}
     for task in known:
@@ -88,16 +87,15 @@ def measure(tasks: Iterable[Task], note: Callable[[str], None]) -> Measured:
     return Measured(timing.start_seconds() if left else 0.0, speeds, failures, timed, decode, crowded)
 
 
-def _measure_speeds(
-    loads: list[speed.Load], singly: set[speed.Load], note: Callable[[str], None]
-) -> tuple[dict, dict, bool]:
+def _measure_speeds(loads: list[speed.Load], note: Callable[[str], None]) -> tuple[dict, dict, bool]:
     chosen: dict[speed.Load, speed.Load] = {}
     timings: dict[speed.Load, speed.Timing] = {}
     failures: dict[speed.Load, str] = {}
     ever_crowded = False
+    note(f"counting the operations of {len(loads)} kinds of training")
     for load in loads:
         try:
-            chosen[load] = speed.timed_load(load, of_many=load not in singly)
+            chosen[load] = speed.timed_load(load, of_many=len(loads) > MOST_TIMED)
         except UserError as error:
             failures[load] = str(error)
     to_time = list(dict.fromkeys(chosen.values()))

@@ -51,7 +51,7 @@ PROBE = {
 
 def figure_miniature(sections: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a pipeline without a grid, its own `miniature` section laid over them."""
-    own = {name: value for name, value in sections.items() if name != "miniature"}
+    own = {name: value for name, value in sections.items() if name not in ("miniature", "datasets", "models")}
     return merge(own, sections.get("miniature", {}))
 
 

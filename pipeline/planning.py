@@ -73,7 +73,6 @@ class Task:
         train_set: facts of the set that is trained on; None: unknown until it is downloaded.
         probe_set: facts of the set that is probed.
         pretrain_done: whether the weights are on disk, trained or fetched.
-        many: whether its grid has so many backbones that they are not timed one by one.
     """
 
     cell: Cell
@@ -85,7 +84,6 @@ class Task:
     probe_set: SetFacts | None
     pretrain_done: bool
     probe_done: bool
-    many: bool
 
     @property
     def done(self) -> bool:
@@ -158,12 +156,8 @@ def params_files(pipeline: str | Path) -> list[Path]:
     return found
 
 
-def read_pipeline(path: Path, *, many: int) -> Pipeline:
+def read_pipeline(path: Path) -> Pipeline:
     """Read a parameter file and look up what is on disk.
-
-    Args:
-        path: params.yaml.
-        many: a grid with more backbones than this has so many that they are not timed one by one.
 
     Raises:
         ParamsError: naming every broken rule.
@@ -185,7 +179,6 @@ def read_pipeline(path: Path, *, many: int) -> Pipeline:
             facts[cell.probed_on],
             pretrain_done=Path(listing.weights(cell)).is_file(),
             probe_done=(cell.folder / "probe" / "metrics.json").is_file(),
-            many=len(params.grid.backbones) > many,
         )
         for cell in cells
     ]

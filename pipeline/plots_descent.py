@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from pipeline.figures import COLOURS, DASHES, INK, MARKERS, RC, _legend, _line, _log_y, _panels, _svg
 
@@ -132,6 +132,9 @@ def coverage(
             axes.set_xticks(ticks, [f"{tick}" for tick in ticks])
             axes.minorticks_off()
             _log_y(axes)
+            low, high = axes.get_ylim()
+            if high > 1000 * low:
+                axes.yaxis.set_major_locator(LogLocator())  # one label a decade; more would touch
             axes.set(title=title, xlabel="S, directions a step")
         for (scheme, num_slices), curve in histories.items():
             last.plot(*zip(*curve, strict=True), linestyle=DASHES[slices.index(num_slices)], **looks[scheme])

@@ -59,6 +59,17 @@ def histories(rows: Sequence[Row]) -> dict[tuple[str, int], list[tuple[int, floa
     return out
 
 
+def _early_lead(curves: Mapping[tuple[str, int], Sequence[tuple[int, float]]]) -> str:
+    """Say until which of the watched steps thousands of kept directions are ahead of a few fresh ones."""
+    few = curves.get(("resampled", FEW), [])
+    told = []
+    for (scheme, num_slices), kept in curves.items():
+        ahead = [step for (step, theirs), (_, ours) in zip(kept, few, strict=False) if theirs < ours]
+        if scheme in KEPT:
+            told.append(f"{num_slices} ({LABELS[scheme]}) until step {ahead[-1]}" if ahead else f"{num_slices} never")
+    return f"Ahead of {FEW} fresh random directions, of the steps watched: {'; '.join(told) or 'none was run'}.\n"
+
+
 def claims(rows: Sequence[Row]) -> list[Claim]:
     """Compare 16 fresh directions a step with each set of thousands that stays, seed by seed.
 
@@ -118,7 +129,7 @@ def report(measured: Mapping[str, Any]) -> Report:
     )
     chart = plots_descent.coverage(summary, histories(rows), LABELS, LEVELS, TITLES)
     title = "Figure 7: directions that stay against directions drawn at every step"
-    text = f"{method}\n{table}"
+    text = f"{method}\n{table}\n{_early_lead(histories(rows))}"
     return Report(title, text, COLUMNS, list(map(rounded, summary)), {"figure7": chart}, claims(rows))
 
 

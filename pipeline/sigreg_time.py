@@ -2,7 +2,8 @@
 
 Timed is what a training step does: draw fresh directions, project, take the statistic, and its gradient by the
 projections ("forward + backward"); or the value alone ("forward", without gradient). The paper does not say which of
-the two it timed.
+the two it timed. On a CPU it is the processor time of one thread, which other programs do not lengthen much; with
+several threads that wait for each other, a second busy program makes every clock useless (pipeline.timing).
 
 Legend: N samples, K projection dimension, S slices, T knots.
 
@@ -96,7 +97,8 @@ def read_published(path: Path) -> list[Published]:
 def measure(sizes: list[Size], settings: Settings, device: torch.device) -> list[Times]:
     """Time every size in turn, round after round, so that a busy moment of the machine does not fall on one size.
 
-    One round before the timed ones is not counted. Sizes beyond `settings.max_terms` are left out.
+    On a CPU torch is given one thread for as long as this takes. One round before the timed ones is not counted. Sizes
+    beyond `settings.max_terms` are left out.
 
     Raises:
         UserError: every size is beyond it.
@@ -108,28 +110,34 @@ def measure(sizes: list[Size], settings: Settings, device: torch.device) -> list
         raise UserError(f"sigreg_time.max_terms must be >= {smallest}, the smallest size, got {settings.max_terms}")
     largest = max(size.num_samples for size, *_ in all_times)
     everything = torch.randn(largest, settings.proj_dim, generator=draws).to(device)
-    for repetition in range(settings.num_repetitions + 1):
-        for size, forward_ms, step_ms in all_times:
-            projections = everything[: size.num_samples]
-            forward = _milliseconds(projections, size, draws)
-            step = _milliseconds(projections.clone().requires_grad_(), size, draws)
-            if repetition:
-                forward_ms.append(forward)
-                step_ms.append(step)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for repetition in range(settings.num_repetitions + 1):
+            for size, forward_ms, step_ms in all_times:
+                projections = everything[: size.num_samples]
+                forward = _milliseconds(projections, size, draws)
+                step = _milliseconds(projections.clone().requires_grad_(), size, draws)
+                if repetition:
+                    forward_ms.append(forward)
+                    step_ms.append(step)
+    finally:
+        torch.set_num_threads(threads)
     return all_times
 
 
 def _milliseconds(projections: torch.Tensor, size: Size, draws: torch.Generator) -> float:
     """Time SIGReg of (N, K) projections; with its gradient where they require one."""
     device = projections.device
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     _wait(device)
-    started = time.perf_counter()
+    started = clock()
     directions = random_directions(projections.shape[1], size.num_slices, generator=draws, device=device)
     loss = sigreg(projections, directions, num_knots=size.num_knots)
     if projections.requires_grad:
         loss.backward()
     _wait(device)
-    return 1e3 * (time.perf_counter() - started)
+    return 1e3 * (clock() - started)
 
 
 def _wait(device: torch.device) -> None:

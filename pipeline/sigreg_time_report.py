@@ -59,9 +59,9 @@ def claims(times: Sequence[Times], published: Sequence[Published]) -> list[Claim
 
 def report(times: Sequence[Times], published: Sequence[Published], settings: Settings, device: torch.device) -> Report:
     """Put rows, chart and claims together."""
-    threads = "" if device.type == "cuda" else f", threads: {torch.get_num_threads()}"
+    clock = "wall time" if device.type == "cuda" else "processor time of one thread"
     text = (
-        f"Milliseconds of SIGReg on this machine ({device.type}{threads}, float32, K = {settings.proj_dim}): draw "
+        f"Milliseconds of SIGReg on this machine ({device.type}, {clock}, float32, K = {settings.proj_dim}): draw "
         "directions, project, statistic, and its gradient (forward + backward), or the value alone (forward). Median ± "
         f"standard deviation of {settings.num_repetitions} repetitions; the paper's are means on one V100. The paper "
         "states neither K nor whether the backward pass is in its times.\n\n"

@@ -31,7 +31,7 @@ from pipeline.zoo import family_of
 
 BYTES_A_PARAM = 16  # float32 weight, gradient and the two moments of AdamW
 FULL_BATCH = 64  # larger steps take time in proportion
-# A backbone above the first is not run on a CPU, one of a large zoo not above the second; its family's stand-in is.
+# A backbone above the first is not run on a CPU, one of many not above the second; the stand-in of its family is.
 LARGEST_OPERATIONS, LARGEST_OF_MANY = 2e10, 2e8
 STAND_INS = {
     "convnext": "convnext_nano",
@@ -132,7 +132,7 @@ def timed_load(load: Load, *, of_many: bool = False) -> Load:
 
     Args:
         load: of a cell.
-        of_many: whether it belongs to a large zoo.
+        of_many: whether there are too many loads to time each of them.
 
     Raises:
         SpeedError, BackboneError: the backbone does not exist, does not fit its views, or not into memory.

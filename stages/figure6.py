@@ -1,4 +1,4 @@
-"""Run the descents of figures 6 and 16: `python -m stages.figure6 [paper/figure6/params.yaml]`."""
+"""Run the descents of figures 6 and 16: `python -m stages.figure6 [paper/figure6/params.yaml [OUT]]`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 from pipeline import repair
 from pipeline.descent import origin, run_all
 from pipeline.files import write_json
-from pipeline.params import grid_name
 from pipeline.settings import read_settings
 from stages import run
 
 
-def main(params_path: str = "paper/figure6/params.yaml") -> None:
+def main(params_path: str = "paper/figure6/params.yaml", out: str = "runs/figure6/measured.json") -> None:
     settings = read_settings(params_path, "repair", repair.Settings)
     began, runs, rows = time.perf_counter(), repair.runs_of(settings), []
     for row in run_all(partial(repair.measure, settings=settings), runs):
@@ -27,7 +26,7 @@ def main(params_path: str = "paper/figure6/params.yaml") -> None:
         "rows": rows,
         "reference": repair.gaussian_reference(settings),
     }
-    write_json(Path("runs") / grid_name(params_path) / "measured.json", measured)
+    write_json(Path(out), measured)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run the descents of figure 7: `python -m stages.figure7 [paper/figure7/params.yaml]`."""
+"""Run the descents of figure 7: `python -m stages.figure7 [paper/figure7/params.yaml [OUT]]`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from pathlib import Path
 from pipeline import resampling
 from pipeline.descent import origin, run_all
 from pipeline.files import write_json
-from pipeline.params import grid_name
 from pipeline.settings import read_settings
 from stages import run
 
 
-def main(params_path: str = "paper/figure7/params.yaml") -> None:
+def main(params_path: str = "paper/figure7/params.yaml", out: str = "runs/figure7/measured.json") -> None:
     settings = read_settings(params_path, "resampling", resampling.Settings)
     began, runs, rows = time.perf_counter(), resampling.runs_of(settings), []
     for row in run_all(partial(resampling.measure, settings=settings), runs):
         rows.append(row)
         print(f"{len(rows)} of {len(runs)} done", flush=True)
     measured = {"settings": asdict(settings), "origin": origin(time.perf_counter() - began), "rows": rows}
-    write_json(Path("runs") / grid_name(params_path) / "measured.json", measured)
+    write_json(Path(out), measured)
 
 
 if __name__ == "__main__":

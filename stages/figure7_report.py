@@ -1,19 +1,18 @@
-"""Report figure 7: `python -m stages.figure7_report [paper/figure7/params.yaml]` writes table, claims and charts."""
+"""Report figure 7: `python -m stages.figure7_report [paper/figure7/params.yaml [MEASURED]]`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.params import grid_name, reports_root
+from pipeline.params import reports_root
 from pipeline.resampling_report import report
 from pipeline.results import read_json
 from pipeline.synthetic_report import write_report
 from stages import run
 
 
-def main(params_path: str = "paper/figure7/params.yaml") -> None:
-    measured = read_json(Path("runs") / grid_name(params_path) / "measured.json")
-    write_report(reports_root(params_path), params_path, report(measured), "cpu")
+def main(params_path: str = "paper/figure7/params.yaml", measured: str = "runs/figure7/measured.json") -> None:
+    write_report(reports_root(params_path), params_path, report(read_json(Path(measured))), "cpu")
 
 
 if __name__ == "__main__":

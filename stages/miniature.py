@@ -32,6 +32,8 @@ def main(*folders: str) -> None:
 
 def write(folder: Path) -> None:
     sections, target = read_sections(folder / "params.yaml"), HOME / folder.name
+    for name in sections.get("shares", []):
+        write(folder.parent / name)
     if "grid" not in sections:
         write_yaml(target / "params.yaml", miniature.figure_miniature(sections), folder)
         graph = (folder / "dvc.yaml").read_text(encoding="utf-8")
@@ -41,8 +43,6 @@ def write(folder: Path) -> None:
             write_text(target / PUBLISHED, (folder / PUBLISHED).read_text(encoding="utf-8"))
         print(f"{target}: run it with dvc repro {target}/dvc.yaml")
         return
-    for name in sections.get("shares", []):
-        write(folder.parent / name)
     original = open_listing(folder / "params.yaml", whole=True)
     stands = miniature.names(original)
     write_yaml(target / "params.yaml", miniature.grid_miniature(sections, original, stands), folder)

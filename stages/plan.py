@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.costs import MOST_BACKBONES, measure
+from pipeline.costs import measure
 from pipeline.plan_text import pipeline_text, problems, speeds_text, totals
 from pipeline.planning import params_files, read_pipeline
 from pipeline.validation import ParamsError
@@ -19,7 +19,7 @@ def main(*pipelines: str) -> int:
     found, broken = [], []
     for path in dict.fromkeys(paths):
         try:
-            found.append(read_pipeline(path, many=MOST_BACKBONES))
+            found.append(read_pipeline(path))
         except ParamsError as error:
             broken.append(str(error))
     tasks = [task for pipeline in found for task in pipeline.tasks]

@@ -47,7 +47,7 @@ def write(change: dict | None = None, path: str = "params.yaml") -> Path:
 
 
 def tasks_of(**change) -> list[planning.Task]:
-    return planning.read_pipeline(write(change), many=costs.MOST_BACKBONES).tasks
+    return planning.read_pipeline(write(change)).tasks
 
 
 def planned(**change) -> tuple[list[planning.Task], costs.Measured]:

@@ -118,7 +118,7 @@ def test_a_zoo_is_timed_by_families(fake_speed, monkeypatch):
     views = {"num_global": 1, "num_local": 0, "global_px": 224}
     names = ["resnet18", "resnet26", "levit_128", "test_vit"]
     change = {"grid": {"backbones": names, "lambdas": [0.1], "seeds": [0]}, "pretrain": {"views": views}}
-    monkeypatch.setattr(costs, "MOST_BACKBONES", 3)
+    monkeypatch.setattr(costs, "MOST_TIMED", 3)
     tasks, measured = planned(**change)
     assert [timed.backbone for timed in fake_speed] == ["resnet26d", "levit_192", "test_vit"]
     assert [measured.speeds[task.load].timed for task in tasks] == ["resnet26d", "resnet26d", "levit_192", "test_vit"]

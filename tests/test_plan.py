@@ -77,7 +77,7 @@ def shared(fake_speed):
     for name in ("one", "two"):
         listing = open_listing(f"paper/{name}/params.yaml", whole=True)
         Path(f"paper/{name}/cells.yaml").write_text(cells_text(listing))
-    return [planning.read_pipeline(Path(f"paper/{name}/params.yaml"), many=12) for name in ("one", "two")]
+    return [planning.read_pipeline(Path(f"paper/{name}/params.yaml")) for name in ("one", "two")]
 
 
 def test_weights_of_another_grid_are_counted_there(shared, capsys):
@@ -161,7 +161,7 @@ def test_a_set_that_nobody_knows_has_unknown_cost(fake_speed, capsys):
 def test_what_a_person_must_fetch():
     Path("data/by-hand/big").mkdir(parents=True)
     path = write({"grid": {"datasets": ["digits", "big", "mine"]}})
-    entries = planning.read_pipeline(path, many=12).datasets
+    entries = planning.read_pipeline(path).datasets
     downloads, by_hand = plan_text.needs(entries)
     assert downloads == []
     told = "\n".join(by_hand)
@@ -173,7 +173,7 @@ def test_what_a_person_must_fetch():
 
 def test_packed_sets_need_nothing():
     path = write({"grid": {"datasets": ["cifar10"]}})
-    entries = planning.read_pipeline(path, many=12).datasets
+    entries = planning.read_pipeline(path).datasets
     assert plan_text.needs(entries) == (["cifar10 (torchvision.datasets.CIFAR10)"], [])
     pack("cifar10", 1000, [30, 50])
     assert plan_text.needs(entries) == ([], [])

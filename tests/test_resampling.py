@@ -137,6 +137,11 @@ def test_verdicts():
     assert absent.verdict == "not run"
 
 
+def test_early_lead():
+    curves = {("resampled", 16): [(1, 3.0), (2, 2.0), (3, 1.0)], ("fixed", 1024): [(1, 2.0), (2, 1.9), (3, 1.8)]}
+    assert "1024 (random, kept) until step 2." in resampling_report._early_lead(curves)
+
+
 def test_report():
     rows = [*ROWS, *(row(name, None, seed, 2.0) for name in (START, NORMAL) for seed in (0, 1))]
     told = {"num_samples": 64, "dim": 32, "spectrum_power": 1.0, "num_steps": 60, "lr": 0.02, "seeds": [0, 1]}
@@ -145,6 +150,7 @@ def test_report():
     report = resampling_report.report(measured)
     assert ElementTree.fromstring(report.charts["figure7"]).tag.endswith("svg")
     assert "| random, kept | 1024 | 0.875 ± 0.177 | 0.100 ± 0.000 | 2 |" in report.text
+    assert "steps watched: 1024 never; 4096 never." in report.text
     assert all(set(line) == set(report.columns) for line in report.rows)
 
 

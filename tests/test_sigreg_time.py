@@ -2,7 +2,8 @@
 
 1. The published table is read whole; slopes of its times are those of its numbers.
 2. Sizes along an axis differ in nothing else; the slope of a power law is its exponent.
-3. Every size is timed as often as asked for, with and without gradient, sizes in turn; larger ones are left out.
+3. Every size is timed as often as asked for, with and without gradient, sizes in turn, on one thread; larger ones are
+   left out.
 4. The verdict is about growth: linear times pass, quadratic ones differ, one size is not run.
 5. Settings are refused by name and value.
 6. The stage writes every published row, run or not, page, chart and claims.
@@ -69,14 +70,18 @@ def test_every_size_is_timed_in_turn_with_and_without_gradient(monkeypatch):
             seen.append("backward")
 
     def sigreg(projections, directions, *, num_knots):
+        assert torch.get_num_threads() == 1
         seen.append((*projections.shape, directions.shape[1], num_knots, projections.requires_grad))
         return Loss()
 
     monkeypatch.setattr(sigreg_time, "sigreg", sigreg)
+    torch.set_num_threads(2)
     sizes = [Size(16, 8, 3), Size(100, 100, 17), Size(32, 8, 3)]
     found = sigreg_time.measure(sizes, SETTINGS, torch.device("cpu"))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
     assert [row.size for row in found] == [sizes[0], sizes[2]]
-    assert all(len(row.forward_ms) == len(row.step_ms) == 3 and min(row.forward_ms) > 0 for row in found)
+    assert all(len(row.forward_ms) == len(row.step_ms) == 3 and min(row.forward_ms) >= 0 for row in found)
     a_round = [call for n in (16, 32) for call in ((n, 4, 8, 3, False), (n, 4, 8, 3, True), "backward")]
     assert seen == 4 * a_round
 

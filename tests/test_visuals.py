@@ -1,13 +1,10 @@
 """Claims about the pictures of features (figures 13 and 14):
 
-1. Patch features are timm's last layer on its grid: patch tokens in reading order without prefix tokens, or the map.
-2. Attention of the class token is the softmax of its query with all keys, of the last block, also with register tokens,
-   normalised and rotated queries; the backbone is left as it was. Without a class token it is the mean activation.
-3. PCA is numpy's SVD with a sign that does not depend on the solver; colours do not depend on scale or shift.
-4. A mask keeps the fewest positions that hold the share.
-5. Centre AUROC is the Mann-Whitney statistic; the bootstrap interval is that of a mean, equal for an equal seed.
-6. A sheet has equal bytes for equal input, and each picture in its place.
-7. The stage runs on a backbone's file alone, writes every report, and says what is wrong with its settings.
+1. PCA is numpy's SVD with a sign that does not depend on the solver; colours do not depend on scale or shift.
+2. A mask keeps the fewest positions that hold the share.
+3. Centre AUROC is the Mann-Whitney statistic; the bootstrap interval is that of a mean, equal for an equal seed.
+4. A sheet has equal bytes for equal input, and each picture in its place.
+5. The stage runs on a backbone's file alone, writes every report, and says what is wrong with its settings.
 """
 
 from __future__ import annotations
@@ -28,7 +25,6 @@ from pipeline.backbones import create_backbone, initial_backbone
 from pipeline.checkpoint import save_weights
 from pipeline.claims import read_claims
 from pipeline.errors import UserError
-from pipeline.last_layer import activation_attention, attention_maps, cls_attention, patch_features
 from pipeline.packing import pack
 from pipeline.pictures import Picture
 from pipeline.visuals import bootstrap_interval, centre_auroc, kept_mass, pca_rgb, principal_components
@@ -49,96 +45,7 @@ def network(name: str, **arguments):
     return create_backbone(name, arguments).eval()
 
 
-# 1. Patch features
-
-
-def test_patch_tokens_come_in_reading_order():
-    vit = network("test_vit", **VIT, reg_tokens=3)
-    views = random(2, 3, 48, 48)
-    found = patch_features(vit, views)
-    with torch.no_grad():
-        tokens = vit.forward_features(views)[:, 4:]  # a class token and three registers
-    assert found.shape == (2, 6, 6, 64) and found.dtype == torch.float32
-    assert torch.equal(found[:, 1, 2], tokens[:, 6 + 2])
-
-
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
-def test_feature_maps_have_features_last(name):
-    backbone, views = network(name), random(2, 3, 64, 64)
-    with torch.no_grad():
-        expected = backbone.forward_features(views)
-    assert torch.equal(patch_features(backbone, views), expected.movedim(1, -1))
-
-
-def test_maps_with_features_last_stay_so():
-    small = {"img_size": 64, "window_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 1]}
-    swin = network("swin_tiny_patch4_window7_224", **small)
-    assert patch_features(swin, random(1, 3, 64, 64)).shape == (1, 8, 8, 16)
-
-
-def test_tokens_that_are_no_square_are_refused():
-    with pytest.raises(UserError, match=r"8 tokens of VisionTransformer are no square grid"):
-        patch_features(network("test_vit", **VIT), random(1, 3, 32, 16))
-
-
-# 2. Attention
-
-
-def last_block_input(vit, views):
-    seen = []
-    hook = vit.blocks[-1].attn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    with torch.no_grad():
-        vit.forward_features(views)
-    hook.remove()
-    return seen[0]
-
-
-@pytest.mark.parametrize("arguments", [{}, {"reg_tokens": 2, "qk_norm": True}])
-def test_class_token_attention_is_the_explicit_softmax(arguments):
-    vit, views = network("test_vit", **VIT, **arguments), random(3, 3, 32, 32)
-    block, tokens = vit.blocks[-1].attn, last_block_input(vit, views)
-    with torch.no_grad():
-        query, key, _ = block.qkv(tokens).unflatten(-1, (3, 2, 32)).permute(2, 0, 3, 1, 4)
-        scores = block.q_norm(query[:, :, :1]) @ block.k_norm(key).mT / 32**0.5
-    expected = scores.softmax(-1)[:, :, 0, vit.num_prefix_tokens :].unflatten(-1, (4, 4))
-    torch.testing.assert_close(cls_attention(vit, views), expected, rtol=1e-5, atol=1e-7)
-    assert expected.std() > 0
-
-
-def test_rotated_queries_are_in_the_attention():
-    eva = network("vit_small_patch16_rope_224", img_size=64, depth=2, embed_dim=64, num_heads=2)
-    views = random(1, 3, 64, 64)
-    found = cls_attention(eva, views)
-    assert found.shape == (1, 2, 4, 4) and (found.sum((2, 3)) < 1).all()
-    block = eva.blocks[-1].attn
-    tokens = last_block_input(eva, views)
-    with torch.no_grad():
-        query, key, _ = block.qkv(tokens).unflatten(-1, (3, 2, 32)).permute(2, 0, 3, 1, 4)
-        plain = (query[:, :, :1] @ key.mT / 32**0.5).softmax(-1)[:, :, 0, 1:].unflatten(-1, (4, 4))
-    assert not torch.allclose(found, plain, atol=1e-5)
-
-
-def test_reading_attention_leaves_the_backbone_as_it_was():
-    vit, views = network("test_vit", **VIT), random(2, 3, 32, 32)
-    block = vit.blocks[-1].attn
-    before, fused = vit(views), block.fused_attn
-    cls_attention(vit, views)
-    assert block.fused_attn == fused and not block.attn_drop._forward_pre_hooks
-    assert torch.equal(vit(views), before)
-
-
-def test_without_class_token_attention_is_the_mean_activation():
-    resnet, views = network("test_resnet"), random(2, 3, 64, 64)
-    found = attention_maps(resnet, views)
-    with torch.no_grad():
-        strength = resnet.forward_features(views).abs().mean(1, keepdim=True)
-    torch.testing.assert_close(found, strength / strength.sum((2, 3), keepdim=True))
-    assert activation_attention(resnet, torch.zeros(1, 3, 64, 64)).isfinite().all()
-    with pytest.raises(UserError, match="no class token whose attention can be read"):
-        cls_attention(resnet, views)
-
-
-# 3. PCA
+# 1. PCA
 
 
 def test_components_are_those_of_numpy():
@@ -169,6 +76,12 @@ def test_colours_are_the_scaled_coordinates():
     assert (found[:, 1:] == 0).all()  # nothing varies there
 
 
+def test_rounding_is_no_colour():
+    plain = torch.ones(1, 8, 8, 6)
+    rounded = torch.where(random(1, 8, 8, 6) > 0, plain, plain.nextafter(torch.tensor(0.0)))
+    assert pca_rgb(rounded).max() < 64
+
+
 def test_foreground_is_the_object_in_the_middle():
     features = 0.1 * random(2, 8, 8, 6)
     features[:, 2:6, 2:6, 0] -= 5
@@ -179,7 +92,7 @@ def test_foreground_is_the_object_in_the_middle():
     assert not coloured.any()
 
 
-# 4. Masks
+# 2. Masks
 
 
 def test_mask_keeps_the_fewest_positions_that_hold_the_mass():
@@ -201,7 +114,7 @@ def test_mask_by_hand():
         kept_mass(attention, 0)
 
 
-# 5. Measures
+# 3. Measures
 
 
 def test_centre_auroc_is_the_mann_whitney_statistic():
@@ -238,7 +151,7 @@ def test_a_claim_holds_if_the_interval_is_above_zero():
     assert claims([row(-0.1), row(0.2), row(0.0)], seed=0)[0].verdict == "differs"
 
 
-# 6. Sheets
+# 4. Sheets
 
 
 def test_heat_spans_the_ramp():
@@ -271,7 +184,7 @@ def test_sheet_puts_each_picture_in_its_place():
         sheet({"a": red, "b": blue[:1]})
 
 
-# 7. The stage
+# 5. The stage
 
 SETTINGS = {
     "weights": "weights/backbone.safetensors",
