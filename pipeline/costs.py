@@ -49,6 +49,7 @@ class Cost(NamedTuple):
 class Measured:
     """What this machine does. A load that cannot run has the reason in `failures` instead of a speed.
 
+    speeds: of the loads of cells, and of the stand-ins that were timed for them.
     probes: for each kind of probe, seconds at its smallest and its largest D.
     decode: seconds that a thread takes to decode an image, for (set, load_px).
     crowded: whether other programs kept the cores busy, so that one thread was measured.
@@ -105,11 +106,11 @@ def _measure_speeds(loads: list[speed.Load], note: Callable[[str], None]) -> tup
         try:
             timings[timed], crowded = timing.undisturbed(work)
         except UserError as error:
-            failures |= {load: str(error) for load, by in chosen.items() if by == timed}
+            failures |= {load: str(error) for load, chosen_for in chosen.items() if chosen_for == timed}
         else:
             ever_crowded |= crowded
-    found = [(load, timed) for load, timed in chosen.items() if timed in timings]
-    speeds = {load: speed.Speed(speed.sketch(load), timings[timed], timed.backbone) for load, timed in found}
+    by = {timed: timed for timed in timings} | {load: timed for load, timed in chosen.items() if timed in timings}
+    speeds = {load: speed.Speed(speed.sketch(load), timings[timed], timed.backbone) for load, timed in by.items()}
     return speeds, failures, ever_crowded
 
 

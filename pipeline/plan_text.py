@@ -116,8 +116,9 @@ def left_over(pipelines: Sequence[Pipeline], measured: Measured) -> str:
     pretrain_s, probe_s, overhead_s = (sum(part) for part in zip(*known, strict=True))
     overhead_s += around_s(tasks, len([pipeline for pipeline in pipelines if pipeline.tasks]), measured)
     total_s = pretrain_s + probe_s + overhead_s
-    text = f"{total_s / 3600:,.2f} h on this machine ({duration(total_s)}): training {duration(pretrain_s)}, probes "
-    text += f"{duration(probe_s)}, starting and tracking {duration(overhead_s)}"
+    hours = f"{total_s / 3600:,.{0 if total_s > 360_000 else 2}f} h on this machine ({duration(total_s)})"
+    text = f"{hours}: training {duration(pretrain_s)}, probes {duration(probe_s)}, "
+    text += f"starting and tracking {duration(overhead_s)}"
     unknown = len(parts) - len(known)
     return text + f"; without {unknown} stages of unknown cost" * (unknown > 0)
 
@@ -264,10 +265,10 @@ def rate(per_second: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return seconds in the unit that reads best."""
-    for unit, length, below in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 72)):
+    for unit, length, below in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 72), ("days", 86400, 730)):
         if seconds < below * length:
-            return f"{seconds / length:.{0 if unit == 's' else 1}f} {unit}"
-    return f"{seconds / 86400:,.0f} days"
+            return f"{seconds / length:.{0 if unit in ('s', 'days') else 1}f} {unit}"
+    return f"{seconds / 31_557_600:,.1f} years"
 
 
 def size(num_bytes: float) -> str:

@@ -217,7 +217,9 @@ def test_a_pipeline_without_cells_takes_a_line(capsys, monkeypatch):
     assert "reports/figure3.md is there\n" in printed(capsys, "paper")
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(41, "41 s"), (600, "10.0 min"), (7200, "2.0 h"), (864000, "10 days")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(41, "41 s"), (600, "10.0 min"), (7200, "2.0 h"), (864000, "10 days"), (1e8, "3.2 years")]
+)
 def test_durations(seconds, text):
     assert plan_text.duration(seconds) == text
 
