@@ -94,7 +94,7 @@ def accuracy_against_lambda(rows: Sequence[Mapping[str, Any]], scores: Mapping[s
         SVG text. Bars are `<score>_std`; a grey dashed line is the probe on raw pixels.
     """
     with matplotlib.rc_context(RC):
-        figure, panels = _panels(len(scores), height=2.9)
+        figure, panels = make_panels(len(scores), height=2.9)
         looks = _looks(row["backbone"] for row in rows)
         for axes, (score, label) in zip(panels, scores.items(), strict=True):
             for backbone, look in looks.items():
@@ -107,11 +107,11 @@ def accuracy_against_lambda(rows: Sequence[Mapping[str, Any]], scores: Mapping[s
         panels[0].set_ylabel("top-1, %")
         handles = [
             *_handles(looks),
-            _line("random init", "#8a94a1", DASHES[2]),
-            _line("raw pixels", "#8a94a1", DASHES[1]),
+            legend_line("random init", "#8a94a1", DASHES[2]),
+            legend_line("raw pixels", "#8a94a1", DASHES[1]),
         ]
-        _legend(figure, handles)
-        return _svg(figure, f"accuracy {rows[0]['dataset']}")
+        add_legend(figure, handles)
+        return to_svg(figure, f"accuracy {rows[0]['dataset']}")
 
 
 def _accuracy_line(axes: Any, rows: Sequence[Mapping[str, Any]], score: str, look: dict) -> None:
@@ -155,7 +155,7 @@ def loss_against_accuracy(
     lambdas = sorted({row["lambda"] for row in rows})
     looks = _looks(row["backbone"] for row in rows)
     with matplotlib.rc_context(RC):
-        figure, panels = _panels(len(datasets), height=3.2)
+        figure, panels = make_panels(len(datasets), height=3.2)
         for axes, dataset in zip(panels, datasets, strict=True):
             rho, num_cells = correlations[dataset]
             told = f"Spearman ρ = {rho:+.2f}".replace("-", "−") if rho is not None else "Spearman ρ undefined"
@@ -165,10 +165,12 @@ def loss_against_accuracy(
                 axes.plot(row["train_loss"], 100 * row[score], marker, color=looks[row["backbone"]]["color"], alpha=0.9)
             axes.set_xlabel("training loss, last epoch")
         panels[0].set_ylabel(f"{label} top-1, %")
-        points = [_line(name, look["color"], "none", "o") for name, look in looks.items()]
-        points += [_line(f"λ = {v:g}", "#8a94a1", "none", MARKERS[i % len(MARKERS)]) for i, v in enumerate(lambdas)]
-        _legend(figure, points)
-        return _svg(figure, "loss against accuracy")
+        points = [legend_line(name, look["color"], "none", "o") for name, look in looks.items()]
+        points += [
+            legend_line(f"λ = {v:g}", "#8a94a1", "none", MARKERS[i % len(MARKERS)]) for i, v in enumerate(lambdas)
+        ]
+        add_legend(figure, points)
+        return to_svg(figure, "loss against accuracy")
 
 
 def loss_curves(histories: Sequence[Mapping[str, Any]]) -> str:
@@ -183,7 +185,7 @@ def loss_curves(histories: Sequence[Mapping[str, Any]]) -> str:
     lambdas = sorted({curve["lambda"] for curve in histories})
     looks = _looks(curve["backbone"] for curve in histories)
     with matplotlib.rc_context(RC):
-        figure, panels = _panels(3, height=2.7)
+        figure, panels = make_panels(3, height=2.7)
         width = 1.5 if len(histories) <= 24 else 0.7
         titles = {"loss": "total", "pred_loss": "prediction", "sigreg_loss": "SIGReg"}
         for axes, (column, title) in zip(panels, titles.items(), strict=True):
@@ -192,18 +194,18 @@ def loss_curves(histories: Sequence[Mapping[str, Any]]) -> str:
                 colour = looks[curve["backbone"]]["color"]
                 axes.plot(curve["epoch"], curve[column], color=colour, linestyle=dash, linewidth=width)
             if _spans_decades([value for curve in histories for value in curve[column]]):
-                _log_y(axes)
+                log_y_axis(axes)
             axes.set_title(title)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         panels[0].set_ylabel("loss")
-        swatches = [_line(name, look["color"], "-") for name, look in looks.items()]
-        swatches += [_line(f"λ = {v:g}", "#8a94a1", DASHES[i % len(DASHES)]) for i, v in enumerate(lambdas)]
-        _legend(figure, swatches)
-        return _svg(figure, f"loss curves {histories[0]['dataset']}")
+        swatches = [legend_line(name, look["color"], "-") for name, look in looks.items()]
+        swatches += [legend_line(f"λ = {v:g}", "#8a94a1", DASHES[i % len(DASHES)]) for i, v in enumerate(lambdas)]
+        add_legend(figure, swatches)
+        return to_svg(figure, f"loss curves {histories[0]['dataset']}")
 
 
-def _log_y(axes: Any) -> None:
+def log_y_axis(axes: Any) -> None:
     """Make the y axis logarithmic with plain numbers on it (the default writes powers as mathematics)."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -216,7 +218,7 @@ def _spans_decades(values: Sequence[float]) -> bool:
     return min(values, default=0) > 0 and max(values) > 20 * min(values)
 
 
-def _panels(count: int, height: float) -> tuple[Figure, list[Any]]:
+def make_panels(count: int, height: float) -> tuple[Figure, list[Any]]:
     """Make a figure with `count` panels, four to a row at most, `height` inches each."""
     columns = min(count, 4)
     num_rows = -(-count // columns)
@@ -237,21 +239,23 @@ def _looks(backbones: Iterable[str]) -> dict[str, dict]:
     }
 
 
-def _line(label: str, colour: str, dash: Any, marker: str = "") -> Line2D:
+def legend_line(label: str, colour: str, dash: Any, marker: str = "") -> Line2D:
+    """Make an entry of a legend."""
     return Line2D([], [], color=colour, linestyle=dash, marker=marker, label=label)
 
 
 def _handles(looks: Mapping[str, dict]) -> list[Line2D]:
-    return [_line(name, look["color"], "-", look["marker"]) for name, look in looks.items()]
+    return [legend_line(name, look["color"], "-", look["marker"]) for name, look in looks.items()]
 
 
-def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Put a legend under the panels, as many columns as fit."""
     width = figure.get_size_inches()[0]
     columns = max(1, min(len(handles), int(width / 1.75)))
     figure.legend(handles=handles, loc="outside lower left", ncols=columns, handlelength=2.2, columnspacing=1.6)
 
 
-def _svg(figure: Figure, title: str) -> str:
+def to_svg(figure: Figure, title: str) -> str:
     """Write a figure as SVG: no date, ids from a fixed salt, ids that nothing refers to removed."""
     buffer = io.StringIO()
     # The salt differs by figure, so that clip paths of two figures in one page do not share an id.

@@ -14,8 +14,8 @@ from pipeline.cells import Cell
 from pipeline.files import write_text
 from pipeline.listing import open_listing
 from pipeline.page import page
-from pipeline.paper_page import paper_section
 from pipeline.params import reports_folder
+from pipeline.published.overview import paper_section
 from pipeline.results import ResultError, cell_record
 from stages import run
 

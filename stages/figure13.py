@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.devices import choose_device
+from pipeline.experiments.settings import read_settings
+from pipeline.experiments.synthetic_report import write_report
+from pipeline.experiments.visuals_measure import Settings, measure
+from pipeline.experiments.visuals_report import report
+from pipeline.experiments.visuals_sheet import sheet
 from pipeline.files import write_atomically
 from pipeline.params import reports_root
-from pipeline.settings import read_settings
-from pipeline.synthetic_report import write_report
-from pipeline.visuals_measure import Settings, measure
-from pipeline.visuals_report import report
-from pipeline.visuals_sheet import sheet
 from stages import run
 
 

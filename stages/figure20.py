@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from pipeline.experiments.quadrature import Settings, measure
+from pipeline.experiments.quadrature_report import report
+from pipeline.experiments.settings import read_settings
+from pipeline.experiments.synthetic_report import write_report
 from pipeline.params import reports_root
-from pipeline.quadrature import Settings, measure
-from pipeline.quadrature_report import report
-from pipeline.settings import read_settings
-from pipeline.synthetic_report import write_report
 from stages import run
 
 

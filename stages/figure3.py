@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.anisotropy import Settings, measure
-from pipeline.anisotropy_report import report
+from pipeline.experiments.anisotropy import Settings, measure
+from pipeline.experiments.anisotropy_report import report
+from pipeline.experiments.settings import read_settings
+from pipeline.experiments.synthetic_report import write_report
 from pipeline.params import reports_root
-from pipeline.settings import read_settings
-from pipeline.synthetic_report import write_report
 from stages import run
 
 

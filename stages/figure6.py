@@ -7,10 +7,10 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from pipeline import repair
-from pipeline.descent import origin, run_all
+from pipeline.experiments import repair
+from pipeline.experiments.descent import origin, run_all
+from pipeline.experiments.settings import read_settings
 from pipeline.files import write_json
-from pipeline.settings import read_settings
 from stages import run
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.experiments.resampling_report import report
+from pipeline.experiments.synthetic_report import write_report
 from pipeline.params import reports_root
-from pipeline.resampling_report import report
 from pipeline.results import read_json
-from pipeline.synthetic_report import write_report
 from stages import run
 
 

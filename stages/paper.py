@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from pipeline.files import write_text
-from pipeline.paper_page import paper_csv, paper_markdown, read_pipelines
+from pipeline.published.overview import paper_csv, paper_markdown, read_pipelines
 from stages import run
 
 PAPER, REPORTS = Path("paper"), Path("reports")

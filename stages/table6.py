@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.devices import choose_device
+from pipeline.experiments.settings import read_settings
+from pipeline.experiments.sigreg_time import Settings, measure, read_published
+from pipeline.experiments.sigreg_time_report import report
+from pipeline.experiments.synthetic_report import write_report
 from pipeline.params import reports_root
-from pipeline.settings import read_settings
-from pipeline.sigreg_time import Settings, measure, read_published
-from pipeline.sigreg_time_report import report
-from pipeline.synthetic_report import write_report
 from stages import run
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-
-from pipeline.claims import (
+from pipeline.published.claims import (
     Claim,
     claims_table,
     csv_text,
@@ -22,8 +21,9 @@ from pipeline.claims import (
     rounded,
     write_claims,
 )
+
 from pipeline.errors import UserError
-from pipeline.settings import check_names, check_number, check_whole, check_whole_list, read_settings
+from pipeline.experiments.settings import check_names, check_number, check_whole, check_whole_list, read_settings
 
 CLAIMS = [
     Claim('accuracy of "ViT-L", λ 0.05', "74.57", "60.10", "0.42", 3, "differs"),

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.backbones import create_backbone
 from pipeline.errors import UserError
-from pipeline.last_layer import activation_attention, attention_maps, cls_attention, patch_features
+from pipeline.experiments.last_layer import activation_attention, attention_maps, cls_attention, patch_features
 
 VIT = {"img_size": 32, "patch_size": 8, "dynamic_img_size": True}
 

@@ -13,11 +13,11 @@ import csv
 from pathlib import Path
 
 import pytest
+from pipeline.published.claims import Claim, write_claims
 
-from pipeline.claims import Claim, write_claims
 from pipeline.errors import UserError
 from pipeline.page import page
-from pipeline.paper_page import paper_section
+from pipeline.published.overview import paper_section
 from stages import paper
 
 GRID = 'report: {title: "Table 2: transfer", claim: "On a par | with <others>."}\ngrid: {}\n'

@@ -25,12 +25,12 @@ from xml.etree import ElementTree
 
 import pytest
 from paper_results import write_pipeline, write_result
+from pipeline.published.claims import read_claims
+from pipeline.published.measured import read_results
+from pipeline.published.numbers import plain
+from pipeline.published.pairing import table_numbers
 
-from pipeline.claims import read_claims
 from pipeline.errors import UserError
-from pipeline.measured import read_results
-from pipeline.pairing import table_numbers
-from pipeline.published import plain
 from stages import table
 
 PARAMS = "paper/t/params.yaml"

@@ -3,56 +3,29 @@ exactly the files that its program imports."""
 
 from __future__ import annotations
 
-import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pipeline.graph import import_closure, imports, local_imports
+
 ROOT = Path(__file__).parents[1]
 OWNERS = {
     "timm": {"backbones"},
     "mlflow": {"tracking"},
     "pandas": {"tables"},
-    "matplotlib": {"figures"},
+    "matplotlib": {"figures", "plots_descent"},
     "pydantic": {"catalogue", "params", "schema", "schema_pretrain", "schema_probe", "schema_types", "validation"},
 }
 
 
-def imports(path: Path) -> set[str]:
-    """Absolute module names a file imports; `from pipeline import x` counts as pipeline.x."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
-
-
-def local_imports(path: Path) -> set[Path]:
-    candidates = {ROOT / (name.replace(".", "/") + ".py") for name in imports(path)}
-    if "stages" in imports(path):
-        candidates.add(ROOT / "stages/__init__.py")
-    return {candidate for candidate in candidates if candidate.exists()}
-
-
-def closure(path: Path) -> set[Path]:
-    found, todo = set(), [path]
-    while todo:
-        current = todo.pop()
-        if current not in found:
-            found.add(current)
-            todo += local_imports(current)
-    return found
-
-
-LIBRARY = sorted(p for p in (ROOT / "pipeline").glob("*.py") if p.stem != "__init__")
+LIBRARY = sorted(p for p in (ROOT / "pipeline").rglob("*.py") if p.stem != "__init__")
 
 
 def test_imports_are_acyclic():
-    graph = {path: local_imports(path) for path in [*LIBRARY, *(ROOT / "stages").glob("*.py")]}
+    graph = {path: local_imports(path, ROOT) for path in [*LIBRARY, *(ROOT / "stages").glob("*.py")]}
     assert len(list(TopologicalSorter(graph).static_order())) >= len(LIBRARY)
 
 
@@ -63,7 +36,9 @@ def test_library_never_imports_stages():
 
 def test_stages_do_not_import_each_other():
     stages = set((ROOT / "stages").glob("*.py")) - {ROOT / "stages/__init__.py"}
-    assert {path.name: local_imports(path) & stages for path in stages if local_imports(path) & stages} == {}
+    assert {
+        path.name: local_imports(path, ROOT) & stages for path in stages if local_imports(path, ROOT) & stages
+    } == {}
 
 
 @pytest.mark.parametrize("library", OWNERS)
@@ -73,7 +48,7 @@ def test_each_heavy_library_has_one_home(library):
 
 
 def test_losses_need_torch_alone():
-    top = {name.split(".")[0] for path in closure(ROOT / "pipeline/losses.py") for name in imports(path)}
+    top = {name.split(".")[0] for path in import_closure(ROOT / "pipeline/losses.py", ROOT) for name in imports(path)}
     assert top - {"torch", "pipeline", "triton"} <= set(__import__("sys").stdlib_module_names)
 
 
@@ -87,16 +62,17 @@ def stages_of(dvc_yaml: Path):
     for name, stage in yaml.safe_load(dvc_yaml.read_text(encoding="utf-8"))["stages"].items():
         stage = stage.get("do", stage)
         program = stage["cmd"].split(" -m ")[1].split()[0].replace(".", "/") + ".py"
-        deps = {dep for dep in stage["deps"] if str(dep).endswith(".py")}
+        deps = {dep for dep in stage.get("deps", []) if str(dep).endswith(".py")}
         yield f"{dvc_yaml.relative_to(ROOT)}:{name}", program, deps
 
 
-STAGES = [entry for path in [ROOT / "dvc.yaml", ROOT / "data/dvc.yaml"] for entry in stages_of(path)]
+GRAPHS = [*ROOT.glob("dvc.yaml"), *ROOT.glob("*/dvc.yaml"), *sorted(ROOT.glob("paper/*/dvc.yaml"))]
+STAGES = [entry for path in GRAPHS for entry in stages_of(path)]
 
 
 @pytest.mark.parametrize(("name", "program", "deps"), STAGES, ids=[entry[0] for entry in STAGES])
 def test_deps_are_the_import_closure(name, program, deps):
-    wanted = {str(path.relative_to(ROOT)) for path in closure(ROOT / program)}
+    wanted = {str(path.relative_to(ROOT)) for path in import_closure(ROOT / program, ROOT)}
     assert deps == wanted, f"{name}: add {sorted(wanted - deps)}, remove {sorted(deps - wanted)}"
 
 

@@ -18,19 +18,19 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from pipeline.published.claims import read_claims
 from safetensors.torch import save_file
 from scipy.stats import mannwhitneyu
 
 from pipeline.backbones import create_backbone, initial_backbone
 from pipeline.checkpoint import save_weights
-from pipeline.claims import read_claims
 from pipeline.errors import UserError
+from pipeline.experiments.visuals import bootstrap_interval, centre_auroc, kept_mass, pca_rgb, principal_components
+from pipeline.experiments.visuals_measure import MEASURES, NETWORKS, Settings
+from pipeline.experiments.visuals_report import COLUMNS, claims
+from pipeline.experiments.visuals_sheet import CELL_PX, GAP_PX, HEAD_PX, RAMP, cut_out, heat, sheet
 from pipeline.packing import pack
 from pipeline.pictures import Picture
-from pipeline.visuals import bootstrap_interval, centre_auroc, kept_mass, pca_rgb, principal_components
-from pipeline.visuals_measure import MEASURES, NETWORKS, Settings
-from pipeline.visuals_report import COLUMNS, claims
-from pipeline.visuals_sheet import CELL_PX, GAP_PX, HEAD_PX, RAMP, cut_out, heat, sheet
 from stages import figure13
 
 VIT = {"img_size": 32, "patch_size": 8, "dynamic_img_size": True}

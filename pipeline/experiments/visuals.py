@@ -1,4 +1,4 @@
-"""Pictures of what `pipeline.last_layer` gives: features as colours, attention as a mask, and how good a map they make.
+"""Features of `pipeline.experiments.last_layer` as colours, attention as a mask, and how good a map they make.
 
 Legend: N images, h x w positions, D features.
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from pipeline import plots_synthetic
-from pipeline.anisotropy import PROBES, Row, Settings, fit_probes
-from pipeline.claims import Claim, markdown_table, rounded
-from pipeline.synthetic_report import Report
+from pipeline.experiments import plots_synthetic
+from pipeline.experiments.anisotropy import PROBES, Row, Settings, fit_probes
+from pipeline.experiments.synthetic_report import Report
+from pipeline.published.claims import Claim, markdown_table, rounded
 
 STANDARD_ERRORS = 2  # a difference counts as one beyond so many
 CLAIMS = {

@@ -8,9 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pipeline.claims import Claim, claims_table, csv_text, write_claims
 from pipeline.files import write_text
 from pipeline.provenance import describe
+from pipeline.published.claims import Claim, claims_table, csv_text, write_claims
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from pipeline.descent import descend
 from pipeline.errors import UserError
+from pipeline.experiments.descent import descend
+from pipeline.experiments.settings import check_names, check_number, check_whole, check_whole_list
 from pipeline.losses import directions_for_step, random_directions, sigreg
 from pipeline.seeds import derive_seed, generator
-from pipeline.settings import check_names, check_number, check_whole, check_whole_list
 
 KEPT = ("fixed", "sobol_fixed")
 FRESH = ("resampled", "sobol_resampled")

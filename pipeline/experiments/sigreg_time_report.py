@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from pipeline import plots_synthetic
-from pipeline.claims import Claim, markdown_table
-from pipeline.sigreg_time import (
+from pipeline.experiments import plots_synthetic
+from pipeline.experiments.sigreg_time import (
     AXES,
     Published,
     Settings,
@@ -19,7 +18,8 @@ from pipeline.sigreg_time import (
     published_slope,
     slope_of_times,
 )
-from pipeline.synthetic_report import Report
+from pipeline.experiments.synthetic_report import Report
+from pipeline.published.claims import Claim, markdown_table
 
 LINEAR = 0.15  # a slope that is off 1 by less is linear
 KINDS = {"step_ms": "forward + backward", "forward_ms": "forward"}

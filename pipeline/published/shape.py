@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.claims import markdown_table
-from pipeline.published import Number
+from pipeline.published.claims import markdown_table
+from pipeline.published.numbers import Number
 from pipeline.report import ABSENT, Style
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline import figures
 from pipeline.figures import COLOURS, DASHES, MARKERS
-from pipeline.published import Number
-from pipeline.published_shape import coordinate, varying
+from pipeline.published.numbers import Number
+from pipeline.published.shape import coordinate, varying
 
 GREY = "#8a94a1"
 Look = tuple[str, str]  # colour and marker
@@ -32,19 +32,19 @@ def published_against_ours(numbers: Sequence[Number], title: str) -> str:
     names = _series(numbers, over)
     looks = {name: (COLOURS[i % 10], MARKERS[i // 10 % 10]) for i, name in enumerate(dict.fromkeys(names))}
     with figures.matplotlib.rc_context(figures.RC):
-        figure, panels = figures._panels(2 if over else 1, height=3.6)
+        figure, panels = figures.make_panels(2 if over else 1, height=3.6)
         _identity(panels[0], numbers, names, looks)
-        handles = [figures._line(name, *look[:1], "none", look[1]) for name, look in looks.items() if name]
+        handles = [figures.legend_line(name, *look[:1], "none", look[1]) for name, look in looks.items() if name]
         if over:
             _over_axis(panels[1], numbers, names, looks, over)
-            handles += [figures._line("ours", GREY, "-", "o")]
-            handles += [figures._line("published", GREY, DASHES[2], ".")] * any(n.published for n in numbers)
+            handles += [figures.legend_line("ours", GREY, "-", "o")]
+            handles += [figures.legend_line("published", GREY, DASHES[2], ".")] * any(n.published for n in numbers)
         if handles:
             inches = 0.7 + 0.08 * max(len(handle.get_label()) for handle in handles)
             columns = max(1, min(len(handles), int(figure.get_size_inches()[0] / inches)))
             figure.set_figheight(figure.get_figheight() + 0.19 * -(-len(handles) // columns))  # a line of the legend
             figure.legend(handles=handles, loc="outside lower left", ncols=columns)
-        return figures._svg(figure, f"{title}: published and ours")
+        return figures.to_svg(figure, f"{title}: published and ours")
 
 
 def _numeric_axis(numbers: Sequence[Number]) -> str:

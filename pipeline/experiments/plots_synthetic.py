@@ -36,7 +36,7 @@ def bias_variance(rows: Sequence[Any]) -> str:
     }
     numbers = sorted({row.condition_number for row in rows})
     with figures.matplotlib.rc_context(figures.RC):
-        figure, panels = figures._panels(len(columns), height=2.9)
+        figure, panels = figures.make_panels(len(columns), height=2.9)
         for axes, (column, title) in zip(panels, columns.items(), strict=True):
             for probe, colour in PROBE_COLOURS.items():
                 mine = [row for row in rows if row.probe == probe]
@@ -49,10 +49,10 @@ def bias_variance(rows: Sequence[Any]) -> str:
             _log_x(axes, numbers)
             axes.set_title(title)
             axes.set_xlabel("condition number")
-        figures._log_y(panels[1])
-        handles = [figures._line(probe, colour, "-", "o") for probe, colour in PROBE_COLOURS.items()]
-        figures._legend(figure, [*handles, figures._line("closed form", GREY, DASHES[1])])
-        return figures._svg(figure, "bias and variance of probes against the condition number")
+        figures.log_y_axis(panels[1])
+        handles = [figures.legend_line(probe, colour, "-", "o") for probe, colour in PROBE_COLOURS.items()]
+        figures.add_legend(figure, [*handles, figures.legend_line("closed form", GREY, DASHES[1])])
+        return figures.to_svg(figure, "bias and variance of probes against the condition number")
 
 
 def _by_number(rows: Sequence[Any], column: str) -> list[list[float]]:
@@ -71,7 +71,7 @@ def boundaries(fits: Mapping[float, Any]) -> str:
         SVG text; a panel per condition number, the true boundary dashed.
     """
     with figures.matplotlib.rc_context(figures.RC):
-        figure, panels = figures._panels(len(fits), height=3.6)
+        figure, panels = figures.make_panels(len(fits), height=3.6)
         for axes, (number, (embeddings, coefficients, truth)) in zip(panels, fits.items(), strict=True):
             axes.scatter(*embeddings.T.tolist(), s=7, color=GREY, linewidths=0)
             for normal in coefficients[:SHOWN_DRAWS]:
@@ -79,9 +79,9 @@ def boundaries(fits: Mapping[float, Any]) -> str:
             _boundary(axes, truth, color=figures.INK, linewidth=1.8, linestyle=DASHES[1])
             axes.set(xlim=(-4.5, 4.5), ylim=(-4.5, 4.5), aspect="equal", title=_shape(number))
         shown = min(SHOWN_DRAWS, len(next(iter(fits.values())).coefficients))
-        fitted = figures._line(f"fitted, {shown} draws", COLOURS[0], "-")
-        figures._legend(figure, [fitted, figures._line("true boundary", figures.INK, DASHES[1])])
-        return figures._svg(figure, "decision boundaries of logistic probes")
+        fitted = figures.legend_line(f"fitted, {shown} draws", COLOURS[0], "-")
+        figures.add_legend(figure, [fitted, figures.legend_line("true boundary", figures.INK, DASHES[1])])
+        return figures.to_svg(figure, "decision boundaries of logistic probes")
 
 
 def coefficients(fits: Mapping[float, Mapping[str, Any]]) -> str:
@@ -99,16 +99,16 @@ def coefficients(fits: Mapping[float, Mapping[str, Any]]) -> str:
     reach = 1.1 * (torch.cat(clouds) - centre).abs().max().item()
     x, y = centre.tolist()
     with figures.matplotlib.rc_context(figures.RC):
-        figure, panels = figures._panels(len(fits), height=3.6)
+        figure, panels = figures.make_panels(len(fits), height=3.6)
         for axes, (number, by_probe) in zip(panels, fits.items(), strict=True):
             for probe in shown:
                 points = by_probe[probe].coefficients[:SHOWN_DRAWS].T.tolist()
                 axes.scatter(*points, s=9, color=PROBE_COLOURS[probe], alpha=0.6, linewidths=0)
             axes.plot(x, y, "P", color=figures.INK, markersize=8)
             axes.set(xlim=(x - reach, x + reach), ylim=(y - reach, y + reach), aspect="equal", title=_shape(number))
-        handles = [figures._line(probe, PROBE_COLOURS[probe], "none", "o") for probe in shown]
-        figures._legend(figure, [*handles, figures._line("truth", figures.INK, "none", "P")])
-        return figures._svg(figure, "fitted coefficients of OLS and ridge")
+        handles = [figures.legend_line(probe, PROBE_COLOURS[probe], "none", "o") for probe in shown]
+        figures.add_legend(figure, [*handles, figures.legend_line("truth", figures.INK, "none", "P")])
+        return figures.to_svg(figure, "fitted coefficients of OLS and ridge")
 
 
 def _shape(number: float) -> str:
@@ -134,7 +134,7 @@ def quadrature_errors(panels_by_t_max: Mapping[float, Mapping[str, Line]], floor
     laws = list(next(iter(panels_by_t_max.values())))
     looks = {law: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, law in enumerate(laws)}
     with figures.matplotlib.rc_context(figures.RC):
-        figure, panels = figures._panels(len(panels_by_t_max), height=3.2)
+        figure, panels = figures.make_panels(len(panels_by_t_max), height=3.2)
         for axes, (t_max, lines) in zip(panels, panels_by_t_max.items(), strict=True):
             for law, (knots, errors) in lines.items():
                 colour, marker = looks[law]
@@ -146,9 +146,9 @@ def quadrature_errors(panels_by_t_max: Mapping[float, Mapping[str, Line]], floor
             axes.minorticks_off()
             axes.set(title=f"t_max = {t_max:g}", xlabel="knots on [0, t_max]", ylim=(floor / 3, 3))
         panels[0].set_ylabel("relative error")
-        handles = [figures._line(law, colour, "-", marker) for law, (colour, marker) in looks.items()]
-        figures._legend(figure, [*handles, figures._line("quadratic", GREY, DASHES[1])])
-        return figures._svg(figure, "error of the trapezoid rule against knots")
+        handles = [figures.legend_line(law, colour, "-", marker) for law, (colour, marker) in looks.items()]
+        figures.add_legend(figure, [*handles, figures.legend_line("quadratic", GREY, DASHES[1])])
+        return figures.to_svg(figure, "error of the trapezoid rule against knots")
 
 
 def sigreg_times(panels_by_axis: Mapping[str, Mapping[str, Line]]) -> str:
@@ -164,7 +164,7 @@ def sigreg_times(panels_by_axis: Mapping[str, Mapping[str, Line]]) -> str:
     names = list(next(iter(panels_by_axis.values())))
     looks = dict(zip(names, zip(COLOURS, MARKERS, strict=False), strict=False))
     with figures.matplotlib.rc_context(figures.RC):
-        figure, panels = figures._panels(len(panels_by_axis), height=2.9)
+        figure, panels = figures.make_panels(len(panels_by_axis), height=2.9)
         for axes, (axis, lines) in zip(panels, panels_by_axis.items(), strict=True):
             for name, (counts, milliseconds) in lines.items():
                 colour, marker = looks[name]
@@ -172,12 +172,12 @@ def sigreg_times(panels_by_axis: Mapping[str, Mapping[str, Line]]) -> str:
             counts, milliseconds = lines[names[0]]
             axes.plot(counts, [milliseconds[0] * n / counts[0] for n in counts], color=GREY, linestyle=DASHES[1])
             _log_x(axes, max((counts for counts, _ in lines.values()), key=len))
-            figures._log_y(axes)
+            figures.log_y_axis(axes)
             axes.set_xlabel(axis)
         panels[0].set_ylabel("milliseconds")
-        handles = [figures._line(name, colour, "-", marker) for name, (colour, marker) in looks.items()]
-        figures._legend(figure, [*handles, figures._line("linear", GREY, DASHES[1])])
-        return figures._svg(figure, "time of SIGReg against samples, slices and knots")
+        handles = [figures.legend_line(name, colour, "-", marker) for name, (colour, marker) in looks.items()]
+        figures.add_legend(figure, [*handles, figures.legend_line("linear", GREY, DASHES[1])])
+        return figures.to_svg(figure, "time of SIGReg against samples, slices and knots")
 
 
 def _log_x(axes: Any, ticks: Sequence[float]) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from pipeline.claims import Claim, markdown_table, rounded
-from pipeline.synthetic_report import Report
-from pipeline.visuals import bootstrap_interval
-from pipeline.visuals_measure import MEASURES, NETWORKS, Found, Settings
+from pipeline.experiments.synthetic_report import Report
+from pipeline.experiments.visuals import bootstrap_interval
+from pipeline.experiments.visuals_measure import MEASURES, NETWORKS, Found, Settings
+from pipeline.published.claims import Claim, markdown_table, rounded
 
 COLUMNS = ("image", "label", *(f"{measure}_{network}" for measure in MEASURES for network in NETWORKS))
 SUBJECTS = {"pca": "first principal component of patch features", "attention": "attention of the last layer"}

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UserError
+from pipeline.experiments.settings import check_distinct, check_number, check_whole
 from pipeline.seeds import generator
-from pipeline.settings import check_distinct, check_number, check_whole
 
 PROBES = ("OLS", "ridge", "logistic")
 NEWTON_STEPS = 100

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.descent import descend
+from pipeline.experiments.descent import descend
+from pipeline.experiments.settings import check_names, check_number, check_whole, check_whole_list
 from pipeline.losses import directions_for_step
 from pipeline.seeds import derive_seed, generator
-from pipeline.settings import check_names, check_number, check_whole, check_whole_list
 from pipeline.statistics import MULTIVARIATE, STATISTICS, statistic_by_name
 
 CONTROL = "random_walk"

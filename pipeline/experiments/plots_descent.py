@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from pipeline.figures import COLOURS, DASHES, INK, MARKERS, RC, _legend, _line, _log_y, _panels, _svg
+from pipeline.figures import COLOURS, DASHES, INK, MARKERS, RC, add_legend, legend_line, log_y_axis, make_panels, to_svg
 
 GREY = "#8a94a1"
 Row = Mapping[str, Any]
@@ -43,7 +43,7 @@ def clouds(
             else:
                 colour = COLOURS[2] if place else GREY
                 axes.plot(*zip(*cloud, strict=True), "o", color=colour, markersize=3, alpha=0.75, markeredgewidth=0)
-        return _svg(figure, title)
+        return to_svg(figure, title)
 
 
 def leftovers(
@@ -79,10 +79,10 @@ def leftovers(
             line[0].invert_yaxis()
         for axes, label in zip(panels[-1], measures.values(), strict=True):
             axes.set_xlabel(label)
-        handles = [_line("no slices", GREY, "none", MARKERS[0])]
-        handles += [_line(f"S = {num}", COLOURS[i], "none", MARKERS[i + 1]) for i, num in enumerate(slices)]
-        _legend(figure, handles)
-        return _svg(figure, "what is left of the X")
+        handles = [legend_line("no slices", GREY, "none", MARKERS[0])]
+        handles += [legend_line(f"S = {num}", COLOURS[i], "none", MARKERS[i + 1]) for i, num in enumerate(slices)]
+        add_legend(figure, handles)
+        return to_svg(figure, "what is left of the X")
 
 
 def _dots(axes: Any, rows: Sequence[Row], names: Sequence[str], measure: str, slices: Sequence[int]) -> None:
@@ -120,7 +120,7 @@ def coverage(
     looks = {name: {"color": COLOURS[i], "marker": MARKERS[i]} for i, name in enumerate(schemes)}
     slices = sorted({num_slices for _, num_slices in histories})
     with matplotlib.rc_context(RC):
-        figure, (*panels, last) = _panels(len(measures) + 1, height=3.4)
+        figure, (*panels, last) = make_panels(len(measures) + 1, height=3.4)
         for axes, (measure, title) in zip(panels, measures.items(), strict=True):
             for scheme, look in looks.items():
                 _against_slices(axes, [row for row in summary if row["scheme"] == scheme], measure, look)
@@ -131,7 +131,7 @@ def coverage(
             axes.set_xscale("log", base=2)
             axes.set_xticks(ticks, [f"{tick}" for tick in ticks])
             axes.minorticks_off()
-            _log_y(axes)
+            log_y_axis(axes)
             low, high = axes.get_ylim()
             if high > 1000 * low:
                 axes.yaxis.set_major_locator(LogLocator())  # one label a decade; more would touch
@@ -140,13 +140,13 @@ def coverage(
             last.plot(*zip(*curve, strict=True), linestyle=DASHES[slices.index(num_slices)], **looks[scheme])
         last.set(title="never trained on, while descending", xlabel="steps done")
         _log_x(last)
-        _log_y(last)
+        log_y_axis(last)
         panels[0].set_ylabel("SIGReg")
-        handles = [_line(labels[name], look["color"], "-", look["marker"]) for name, look in looks.items()]
-        handles += [_line(labels[name], GREY, DASHES[i + 1]) for i, name in enumerate(levels)]
-        handles += [_line(f"S = {num}", INK, DASHES[i]) for i, num in enumerate(slices)]
-        _legend(figure, handles)
-        return _svg(figure, "directions kept against directions drawn at every step")
+        handles = [legend_line(labels[name], look["color"], "-", look["marker"]) for name, look in looks.items()]
+        handles += [legend_line(labels[name], GREY, DASHES[i + 1]) for i, name in enumerate(levels)]
+        handles += [legend_line(f"S = {num}", INK, DASHES[i]) for i, num in enumerate(slices)]
+        add_legend(figure, handles)
+        return to_svg(figure, "directions kept against directions drawn at every step")
 
 
 def _log_x(axes: Any) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from pipeline import plots_synthetic
-from pipeline.claims import Claim, markdown_table, rounded
-from pipeline.quadrature import LAWS, ROUNDING, Error, Settings, slope
-from pipeline.synthetic_report import Report
+from pipeline.experiments import plots_synthetic
+from pipeline.experiments.quadrature import LAWS, ROUNDING, Error, Settings, slope
+from pipeline.experiments.synthetic_report import Report
+from pipeline.published.claims import Claim, markdown_table, rounded
 
 QUADRATIC = -2.0
 SHARPLY = 0.1  # a slope that is steeper by less is quadratic

@@ -9,9 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from pipeline.claims import Claim, claims_table, csv_text, markdown_table, read_claims, read_rows
 from pipeline.errors import UserError
 from pipeline.listing import published_rows
+from pipeline.published.claims import Claim, claims_table, csv_text, markdown_table, read_claims, read_rows
 from pipeline.validation import read_yaml
 
 COUNTS = {"published": "numbers", "reproduced": "reproduced", "differs": "differs", "not_run": "not run"}

@@ -22,8 +22,8 @@ import torch
 from scipy.integrate import quad
 
 from pipeline.errors import UserError
+from pipeline.experiments.settings import check_distinct, check_number, check_whole_list
 from pipeline.losses import _knots
-from pipeline.settings import check_distinct, check_number, check_whole_list
 
 CharacteristicFunction = Callable[[np.ndarray], np.ndarray]
 ROUNDING = 1e-14  # smaller relative errors are rounding: the sums have tens of terms with one of 2e-16 each

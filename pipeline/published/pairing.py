@@ -15,8 +15,8 @@ from typing import Any
 from pipeline.cells import Cell
 from pipeline.errors import UserError
 from pipeline.listing import PUBLISHED, Listing, is_about, possible_cells, published_rows
-from pipeline.measured import Result
-from pipeline.published import Number, plain
+from pipeline.published.measured import Result
+from pipeline.published.numbers import Number, plain
 
 DEFAULT_METRIC = "linear_top1"
 HOLDOUT = "linear_holdout_top1"

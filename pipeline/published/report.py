@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.cells import Cell
-from pipeline.claims import Claim, csv_text, markdown_table
 from pipeline.listing import Listing
-from pipeline.measured import Result
-from pipeline.paper_page import claim_line
-from pipeline.published import Number
-from pipeline.published_shape import coordinate, in_shape, varying, without_empty
+from pipeline.published.claims import Claim, csv_text, markdown_table
+from pipeline.published.measured import Result
+from pipeline.published.numbers import Number
+from pipeline.published.overview import claim_line
+from pipeline.published.shape import coordinate, in_shape, varying, without_empty
 from pipeline.report import ABSENT, Style
 
 MINIATURE = "**A miniature: these numbers test the code and say nothing about the paper.**"

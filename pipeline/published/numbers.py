@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from pipeline.cells import Cell
-from pipeline.measured import Result
+from pipeline.published.measured import Result
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from pipeline import plots_descent
-from pipeline.claims import Claim, markdown_table, mean_and_std, origin_line, rounded
-from pipeline.repair import CONTROL, MEASURES, START
-from pipeline.synthetic_report import Report
+from pipeline.experiments import plots_descent
+from pipeline.experiments.repair import CONTROL, MEASURES, START
+from pipeline.experiments.synthetic_report import Report
+from pipeline.published.claims import Claim, markdown_table, mean_and_std, origin_line, rounded
 
 Row = Mapping[str, Any]
 PARTS = ("mean", "std")

@@ -20,15 +20,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from pipeline import last_layer, visuals
 from pipeline.backbones import create_backbone, initial_backbone
 from pipeline.checkpoint import load_weights
 from pipeline.datasets import EncodedImages, ImageBatch, batches
 from pipeline.errors import UserError
+from pipeline.experiments import last_layer, visuals
+from pipeline.experiments.settings import check_whole, check_whole_list
+from pipeline.experiments.visuals_sheet import cut_out, heat
 from pipeline.seeds import generator
-from pipeline.settings import check_whole, check_whole_list
 from pipeline.views import evaluation_view
-from pipeline.visuals_sheet import cut_out, heat
 
 MEASURES = ("pca", "attention")
 NETWORKS = ("trained", "random_init", "best_init")

@@ -1,0 +1,1 @@
+"""Our numbers beside the paper's: claims, tables, charts, the page over all of them."""
