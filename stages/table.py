@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.published.claims import write_claims
-from pipeline.published.measured import read_results
-from pipeline.published.pairing import table_numbers
-
 from pipeline.files import write_text
 from pipeline.listing import open_listing
 from pipeline.params import reports_root
+from pipeline.published.claims import write_claims
+from pipeline.published.measured import read_results
+from pipeline.published.pairing import table_numbers
 from pipeline.published.plots import published_against_ours
 from pipeline.published.report import Table, claims, csv_table, markdown, missing
 from stages import run

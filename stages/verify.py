@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.cells import Cell
@@ -18,7 +19,7 @@ from pipeline.results import ResultError, cell_record, table_disagreements
 from pipeline.tracking import Store
 from stages import run
 
-OUTPUTS = ("pretrain/backbone.safetensors", "pretrain/history.csv", "pretrain/metrics.json", "probe/metrics.json")
+TRAINED = ("pretrain/backbone.safetensors", "pretrain/history.csv", "pretrain/metrics.json")
 
 
 def main(params_path: str = "params.yaml") -> int:
@@ -30,24 +31,29 @@ def main(params_path: str = "params.yaml") -> int:
         with table.open(encoding="utf-8", newline="") as file:
             rows = {Cell.of_row(row).key: row for row in csv.DictReader(file)}
     store, locked = Store(), locked_outputs(lock)
-    problems = [
-        f"{cell.key}: {problem}" for cell in cells for problem in check(cell, rows.get(cell.key), store, locked, lock)
-    ]
+    problems = []
+    for cell in cells:
+        outputs = [*TRAINED] * (cell in listing.trained) + ["probe/metrics.json"]
+        found = [*unlocked([cell.folder / name for name in outputs], locked, lock), *check_runs(cell, store)]
+        if grid == "default":  # a paper pipeline's table names no runs
+            found += check_row(cell, rows.get(cell.key), store)
+        problems += [f"{cell.key}: {problem}" for problem in found]
     print("".join(f"{problem}\n" for problem in problems), end="", file=sys.stderr)
     print(f"{len(cells)} cells of grid {grid!r}: {len(problems)} disagreements")
     return 1 if problems else 0
 
 
-def check(cell: Cell, row: dict | None, store: Store, locked: dict[str, str], lock: Path) -> Iterator[str]:
-    yield from unlocked([cell.folder / name for name in OUTPUTS], locked, lock)
+def check_runs(cell: Cell, store: Store) -> Iterator[str]:
     try:
-        record = cell_record(cell.configs)
+        yield from store.disagreements(cell_record(cell.configs))
     except ResultError as error:
         yield str(error)
-        return
-    yield from store.disagreements(record)
-    run_ids = [run.info.run_id for run in store.runs(cell.grid, cell.key)]
-    yield from table_disagreements(record, row, run_ids)
+
+
+def check_row(cell: Cell, row: dict | None, store: Store) -> Iterator[str]:
+    with suppress(ResultError):  # named by check_runs
+        run_ids = [run.info.run_id for run in store.runs(cell.grid, cell.key)]
+        yield from table_disagreements(cell_record(cell.configs), row, run_ids)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from pipeline.published.claims import read_claims, read_rows
 from sklearn.linear_model import LogisticRegression
 
 from pipeline.errors import UserError
 from pipeline.experiments import anisotropy
 from pipeline.experiments.anisotropy import Row, Settings, fit_probes
 from pipeline.experiments.anisotropy_report import claims
+from pipeline.published.claims import read_claims, read_rows
 from pipeline.seeds import generator
 from stages import figure3
 

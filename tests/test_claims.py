@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+
+from pipeline.errors import UserError
+from pipeline.experiments.settings import check_names, check_number, check_whole, check_whole_list, read_settings
 from pipeline.published.claims import (
     Claim,
     claims_table,
@@ -21,9 +24,6 @@ from pipeline.published.claims import (
     rounded,
     write_claims,
 )
-
-from pipeline.errors import UserError
-from pipeline.experiments.settings import check_names, check_number, check_whole, check_whole_list, read_settings
 
 CLAIMS = [
     Claim('accuracy of "ViT-L", λ 0.05', "74.57", "60.10", "0.42", 3, "differs"),

@@ -13,10 +13,10 @@ import csv
 from pathlib import Path
 
 import pytest
-from pipeline.published.claims import Claim, write_claims
 
 from pipeline.errors import UserError
 from pipeline.page import page
+from pipeline.published.claims import Claim, write_claims
 from pipeline.published.overview import paper_section
 from stages import paper
 

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from pipeline.published.claims import read_claims, read_rows
 
 from pipeline.errors import UserError
 from pipeline.experiments import quadrature
 from pipeline.experiments.quadrature import LAWS, Settings
 from pipeline.experiments.quadrature_report import claims
 from pipeline.losses import epps_pulley
+from pipeline.published.claims import read_claims, read_rows
 from stages import figure20
 
 PARAMS = Path(__file__).parents[1] / "paper/figure20/params.yaml"

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from pipeline.published.claims import read_claims, read_rows
 
 from pipeline.errors import UserError
 from pipeline.experiments import sigreg_time
 from pipeline.experiments.sigreg_time import AXES, Settings, Size, Times
 from pipeline.experiments.sigreg_time_report import COLUMNS, claims
+from pipeline.published.claims import read_claims, read_rows
 from stages import table6
 
 FOLDER = Path(__file__).parents[1] / "paper/table6"

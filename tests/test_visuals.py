@@ -18,7 +18,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from pipeline.published.claims import read_claims
 from safetensors.torch import save_file
 from scipy.stats import mannwhitneyu
 
@@ -31,6 +30,7 @@ from pipeline.experiments.visuals_report import COLUMNS, claims
 from pipeline.experiments.visuals_sheet import CELL_PX, GAP_PX, HEAD_PX, RAMP, cut_out, heat, sheet
 from pipeline.packing import pack
 from pipeline.pictures import Picture
+from pipeline.published.claims import read_claims
 from stages import figure13
 
 VIT = {"img_size": 32, "patch_size": 8, "dynamic_img_size": True}
