@@ -1,11 +1,14 @@
 """The DVC graph of a pipeline under paper/: cells.yaml, which DVC loops over, and dvc.yaml, equal for all but the name.
 
-Both are written, never edited; params.yaml is the source. Stage dependencies are the import closure of each program.
+Both are written, never edited; params.yaml is the source. Stages depend on the import closure of their programs. Those of
+the cells do so through one file of checksums that configure writes: hundreds of cells with thirty files each would cost
+every dvc command seconds.
 """
 
 from __future__ import annotations
 
 import ast
+import hashlib
 from pathlib import Path
 
 from pipeline.listing import Listing
@@ -42,8 +45,8 @@ stages:
       cmd: python -m stages.pretrain runs/{grid}/configs/${{key}}/pretrain.json
       deps:
         - runs/{grid}/configs/${{key}}/pretrain.json
+        - runs/{grid}/configs/code-pretrain.txt
         - data/${{item.dataset}}
-{pretrain_deps}
       outs:
         - runs/{grid}/${{key}}/pretrain/backbone.safetensors
         - runs/{grid}/${{key}}/pretrain/provenance.json
@@ -62,9 +65,9 @@ stages:
       cmd: python -m stages.probe runs/{grid}/configs/${{key}}/probe.json
       deps:
         - runs/{grid}/configs/${{key}}/probe.json
+        - runs/{grid}/configs/code-probe.txt
         - ${{item.weights}}
         - data/${{item.dataset}}
-{probe_deps}
       metrics:
         - runs/{grid}/${{key}}/probe/metrics.json
 
@@ -112,9 +115,9 @@ def graph_text(listing: Listing, root: Path, reports: Path) -> str:
     folder, published = listing.path.parent, listing.path.with_name("published.csv")
     backbones = listing.path.with_name("backbones.txt")
 
-    def deps(program: str, indent: int) -> str:
-        files = sorted(str(path.relative_to(root)) for path in import_closure(root / "stages" / f"{program}.py", root))
-        return "\n".join(f"{' ' * indent}- {file}" for file in files)
+    def deps(*programs: str) -> str:
+        files = {path for program in programs for path in import_closure(root / "stages" / f"{program}.py", root)}
+        return "\n".join(f"      - {path.relative_to(root)}" for path in sorted(files))
 
     shares = [folder.parent / name / file for name in listing.params.shares for file in ("params.yaml", "cells.yaml")]
     optional = [path for path in (backbones, published, *bases(listing.path), *shares) if path.exists()]
@@ -126,11 +129,15 @@ def graph_text(listing: Listing, root: Path, reports: Path) -> str:
         reports=reports,
         optional="".join(f"      - {path}\n" for path in optional),
         published=f"      - {published}\n" if published.exists() else "",
-        configure_deps=deps("configure", 6),
-        pretrain_deps=deps("pretrain", 8),
-        probe_deps=deps("probe", 8),
-        table_deps=deps("table", 6),
+        configure_deps=deps("configure", "pretrain", "probe"),
+        table_deps=deps("table"),
     )
+
+
+def checksums(program: str, root: Path) -> str:
+    """Return a line for every file that a stage's program may load: SHA-256 and path."""
+    files = sorted(import_closure(root / "stages" / f"{program}.py", root))
+    return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root)}\n" for path in files)
 
 
 def imports(path: Path) -> set[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipeline.configs import resolve_listing
-from pipeline.files import write_json
+from pipeline.files import write_json, write_text
+from pipeline.graph import checksums
 from pipeline.listing import open_listing
 from pipeline.validation import ParamsError
 from stages import run
@@ -18,6 +21,9 @@ def main(params_path: str = "params.yaml") -> None:
         if config.pretrain:
             write_json(cell.configs / "pretrain.json", config.pretrain)
         write_json(cell.configs / "probe.json", config.probe)
+    if listing.grid != "default":  # the root's stages name their files one by one
+        for program in ("pretrain", "probe"):
+            write_text(Path("runs") / listing.grid / "configs" / f"code-{program}.txt", checksums(program, Path()))
     print(f"{params_path}: {len(configs)} cells of grid {listing.grid!r} are valid")
 
 

@@ -29,6 +29,11 @@ MINIATURE = {
 }
 
 
+def wanted(name: str) -> bool:
+    """Whether a file belongs into a clone that nothing has run in; compare needs the paper's overview."""
+    return not name.startswith("reports/") or name == "reports/paper.csv"
+
+
 class Workspace:
     """A clone in a folder of its own, with its own git repository, DVC cache and MLflow store."""
 
@@ -36,7 +41,7 @@ class Workspace:
         self.root = folder
         listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         for name in subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
-            if (ROOT / name).is_file() and Path(name).name != "dvc.lock" and not name.startswith("reports/"):
+            if (ROOT / name).is_file() and Path(name).name != "dvc.lock" and wanted(name):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
         self.environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
