@@ -1,0 +1,242 @@
+"""Claims about pipelines with a cells.yaml:
+
+1. Any setting is an axis: its values reach the settings of their cells alone, and overrides can select by them.
+2. Targets are probed with weights trained elsewhere; frozen models are probed only, without lambda and training axes.
+3. Cells with the same pretraining share it, within a pipeline and across; other loader settings do not part them.
+4. Only published combinations are kept if asked for; a line removed from cells.yaml is a cell that is not run.
+5. based_on gives what a file is silent about, a rule for backbones is read from its list, and circles are named.
+6. The root refuses what only pipelines can do; a stale or missing cells.yaml says what to run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.cells import grid_cells, identity, merge, resolve
+from pipeline.graph import cells_text, checksums
+from pipeline.listing import is_about, open_listing, possible_cells
+from pipeline.params import grid_name, load_params, reports_root
+from pipeline.validation import ParamsError
+
+CATALOGUES = {
+    "datasets": {"digits": {"source": "sklearn"}, "dtd": {"source": "bundled"}},
+    "models": {"dino": {"backbone": "test_vit"}},
+}
+GRID = {"datasets": ["digits"], "backbones": ["test_vit"], "lambdas": [0.05], "seeds": [0]}
+PRETRAIN = {"epochs": 20, "batch_size": 64}
+T_MAX = {"t_max": {"sets": ["pretrain.sigreg.t_max"], "values": [1, 3]}}
+MODE = {"mode": {"sets": ["probe.mode"], "values": ["frozen", "finetune"]}}
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    """A repository root with catalogues."""
+    monkeypatch.chdir(tmp_path)
+    write("params.yaml", {"grid": GRID, "pretrain": PRETRAIN, **CATALOGUES})
+
+
+def write(path: str, content: dict) -> Path:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return Path(path)
+
+
+def pipeline(name: str = "one", listed: bool = True, **sections) -> Path:
+    path = write(f"paper/{name}/params.yaml", merge({"grid": GRID, "pretrain": PRETRAIN}, sections))
+    if listed:
+        path.with_name("cells.yaml").write_text(cells_text(open_listing(path, whole=True)), encoding="utf-8")
+    return path
+
+
+def problems(path: Path, **options) -> str:
+    with pytest.raises(ParamsError) as caught:
+        open_listing(path, **options)
+    return str(caught.value)
+
+
+# 1. Axes
+
+
+def test_an_axis_sets_its_path_in_its_cells():
+    listing = open_listing(pipeline(grid={"axes": T_MAX}))
+    assert [cell.key for cell in listing.cells] == [
+        "digits--test_vit--lambda0.05--seed0--t_max1",
+        "digits--test_vit--lambda0.05--seed0--t_max3",
+    ]
+    assert [resolve(listing.params, cell)[0].sigreg.t_max for cell in listing.cells] == [1, 3]
+    assert [cell.axes["t_max"] for cell in listing.cells] == [1, 3]
+
+
+def test_overrides_select_by_axis():
+    path = pipeline(
+        grid={
+            "axes": {"layers": {"values": [1, 2]}, "swa": {"sets": ["pretrain.swa.enabled"], "values": [False, True]}}
+        },
+        overrides=[
+            {"when": {"axes": {"layers": "2"}}, "pretrain": {"projector": {"hidden_dims": [8]}}},
+            {"when": {"axes": {"swa": "true"}}, "pretrain": {"swa": {"decay": 0.5}}},
+        ],
+    )
+    listing = open_listing(path)
+    found = {cell.choices: resolve(listing.params, cell)[0] for cell in listing.cells}
+    for ((_, layers), (_, swa)), pretrain in found.items():
+        assert pretrain.projector.hidden_dims == ([8] if layers == 2 else [2048, 2048])
+        assert (pretrain.swa.enabled, pretrain.swa.decay) == ((True, 0.5) if swa else (False, 0.996))
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"t": {"sets": ["pretrain.sigreg.t_mx"], "values": [1]}}, "unknown key pretrain.sigreg.t_mx"),
+        ({"t": {"sets": ["pretrain.epochs"], "values": ["many"]}}, "pretrain.epochs must be a valid integer"),
+        ({"t": {"sets": ["grid.seeds"], "values": [1]}}, "grid.axes.t.sets.0"),
+        ({"t": {"values": []}}, "grid.axes.t.values must have at least 1 item"),
+        ({"T": {"values": [1]}}, "grid.axes"),
+    ],
+)
+def test_a_broken_axis_is_named(axes, message):
+    assert message in problems(pipeline(listed=False, grid={"axes": axes}), whole=True)
+
+
+# 2. Targets and frozen models
+
+
+def test_targets_share_one_training_and_models_have_none():
+    listing = open_listing(pipeline(grid={"targets": ["dtd", "digits"], "models": ["dino"], "axes": {**T_MAX, **MODE}}))
+    keys = [cell.key for cell in listing.cells]
+    assert "digits--test_vit--lambda0.05--seed0--t_max1--modefrozen--on-dtd" in keys
+    assert "digits--test_vit--lambda0.05--seed0--t_max1--modefrozen" in keys  # probed where it was trained
+    assert [key for key in keys if "dino" in key] == [
+        f"{name}--dino--seed0--mode{mode}" for name in ("dtd", "digits") for mode in ("frozen", "finetune")
+    ]
+    assert len(listing.cells) == 2 * 2 * 2 + 4
+    assert len(listing.trained) == 2  # one for each t_max
+    frozen = next(cell for cell in listing.cells if cell.frozen)
+    assert (frozen.probed_on, listing.weights(frozen)) == ("dtd", "models/dino/backbone.safetensors")
+
+
+def test_unknown_models_and_targets_are_named():
+    message = problems(pipeline(listed=False, grid={"models": ["dinno"], "targets": ["dtdd"]}), whole=True)
+    assert "unknown model 'dinno' in grid.models; did you mean 'dino'?" in message
+    assert "unknown data set 'dtdd' in grid.targets; did you mean 'dtd'?" in message
+
+
+# 3. Sharing
+
+
+def test_equal_pretrainings_have_one_owner():
+    listing = open_listing(pipeline(grid={"axes": MODE}))
+    first, second = listing.cells
+    assert listing.owners == {first: first, second: first}
+    assert listing.weights(second) == f"runs/one/{first.key}/pretrain/backbone.safetensors"
+
+
+def test_pipelines_share_what_is_equal_to_the_last_setting():
+    pipeline("one", grid={"seeds": [0, 1]})
+    same = open_listing(pipeline("two", shares=["one"], pretrain={"loader": {"num_workers": 7}}))
+    assert [owner.grid for owner in same.owners.values()] == ["one"] and same.trained == []
+    other = open_listing(pipeline("three", shares=["one"], pretrain={"batch_size": 65}))
+    assert [owner.grid for owner in other.owners.values()] == ["three"]
+
+
+def test_identity_knows_data_backbone_lambda_and_seed():
+    params = load_params(pipeline(grid={"datasets": ["digits", "dtd"], "lambdas": [0.05, 0.1], "seeds": [0, 1]}))
+    cells = grid_cells(params, "one")
+    assert len({identity(params, cell) for cell in cells}) == len(cells) == 8
+
+
+# 4. Published and listed cells
+
+
+def published(path: Path, text: str) -> Path:
+    path.with_name("published.csv").write_text(text, encoding="utf-8")
+    return path
+
+
+def test_only_published_combinations_are_kept():
+    path = pipeline(listed=False, grid={"lambdas": [0.05, 0.10, 0.2], "axes": T_MAX, "only_published": True})
+    published(path, "t_max,lambda,label,top1\n1,0.1,x,70\n3.0,0.050,y,71\n7,0.1,z,72\n")
+    cells = possible_cells(path, load_params(path), "one")
+    assert [(cell.lamb, dict(cell.choices)["t_max"]) for cell in cells] == [(0.05, 3), (0.1, 1)]
+
+
+def test_a_row_is_about_cells_that_agree_in_every_axis_it_names():
+    cell = open_listing(pipeline(grid={"axes": {"swa": {"sets": ["pretrain.swa.enabled"], "values": [True]}}})).cells[0]
+    assert is_about({"swa": "true", "top1": "1"}, cell) and is_about({"target": "digits"}, cell)
+    assert not is_about({"swa": "false"}, cell) and not is_about({"lambda": "0.051"}, cell)
+    assert not is_about({"lambda": "much"}, cell)
+
+
+def test_a_removed_line_is_a_cell_that_is_not_run():
+    path = pipeline(grid={"axes": T_MAX})
+    listing = path.with_name("cells.yaml")
+    kept = [line for line in listing.read_text().splitlines() if "t_max1" not in line]
+    listing.write_text("\n".join(kept) + "\n")
+    assert [cell.key[-6:] for cell in open_listing(path).cells] == ["t_max3"]
+    assert len(open_listing(path, whole=True).cells) == 2
+
+
+# 5. Parameter files
+
+
+def test_based_on_fills_in_and_this_file_wins():
+    pipeline("one", pretrain={"batch_size": 128, "sigreg": {"num_slices": 7}}, probe={"knn": {"k": 3}})
+    path = write("paper/two/params.yaml", {"based_on": "one", "grid": GRID, "pretrain": {"sigreg": {"num_knots": 5}}})
+    params = load_params(path)
+    assert (params.pretrain.batch_size, params.pretrain.sigreg.num_slices) == (128, 7)
+    assert (params.pretrain.sigreg.num_knots, params.probe.knn.k) == (5, 3)
+    write("paper/one/params.yaml", {"based_on": "two", "grid": GRID})
+    with pytest.raises(ParamsError, match="based_on goes in a circle"):
+        load_params(path)
+
+
+def test_a_rule_for_backbones_is_read_from_its_list():
+    rule = {"families": ["resnet"], "max_params": 1.0e6}
+    path = write("paper/one/params.yaml", {"grid": {**GRID, "backbones": rule}, "pretrain": PRETRAIN})
+    assert "run: python -m stages.expand paper/one" in problems(path, whole=True)
+    path.with_name("backbones.txt").write_text("# two\ntest_resnet # resnet, 1\n\ntest_vit\n", encoding="utf-8")
+    assert load_params(path).grid.backbones == ["test_resnet", "test_vit"]
+
+
+@pytest.mark.parametrize(
+    ("path", "grid", "reports"),
+    [("paper/table5", "table5", "reports"), ("miniature/table5", "miniature-table5", "miniature/reports")],
+)
+def test_grids_and_their_reports(path, grid, reports):
+    assert grid_name(f"{path}/params.yaml") == grid
+    assert reports_root(f"{path}/params.yaml") == Path(reports)
+
+
+# 6. What does not fit
+
+
+def test_the_root_takes_no_axes():
+    path = write("params.yaml", {"grid": {**GRID, "axes": T_MAX}, "pretrain": PRETRAIN, **CATALOGUES})
+    assert "grid.axes is not for the root's grid; make a folder with its own params.yaml" in problems(path)
+
+
+def test_a_missing_or_stale_listing_says_what_to_run():
+    path = pipeline(listed=False)
+    assert "there is no paper/one/cells.yaml beside it; run: python -m stages.expand paper/one" in problems(path)
+    pipeline(grid={"axes": T_MAX})
+    pipeline(listed=False)
+    assert "2 entries of probe" in problems(path) and "run: python -m stages.expand paper/one" in problems(path)
+
+
+def test_checksums_name_every_file_of_a_program(tmp_path):
+    for name, text in {
+        "stages/a.py": "from pipeline import b\n",
+        "pipeline/b.py": "x = 1\n",
+        "pipeline/c.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    before = checksums("a", tmp_path)
+    assert [line.split()[1] for line in before.splitlines()] == ["pipeline/b.py", "stages/a.py"]
+    (tmp_path / "pipeline/c.py").write_text("y = 2\n")
+    assert checksums("a", tmp_path) == before
+    (tmp_path / "pipeline/b.py").write_text("x = 2\n")
+    assert checksums("a", tmp_path) != before

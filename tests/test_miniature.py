@@ -1,0 +1,116 @@
+"""Claims about miniatures:
+
+1. They keep the first cell and, per axis, the last one that differs in it alone; frozen models alike.
+2. Every stand-in is bundled or tiny, two names of a family get two of them, one data set has one in every pipeline.
+3. Settings shrink, what the axes and their overrides set does not; published rows keep numbers under the new names.
+4. A pipeline without a grid gets its own `miniature` section laid over its settings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+from workspace import ROOT
+
+from pipeline import miniature
+from pipeline.listing import open_listing, published_rows
+from pipeline.params import read_sections
+
+GRIDS = ["table1b", "table2", "table3", "table4", "table5", "table7", "figure9"]
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def whole(name: str):
+    return open_listing(Path("paper") / name / "params.yaml", whole=True)
+
+
+def small(name: str) -> dict:
+    listing = whole(name)
+    return miniature.grid_miniature(read_sections(listing.path), listing, miniature.names(listing))
+
+
+# 1. Cells
+
+
+def test_one_cell_and_one_step_along_every_axis():
+    cells = miniature.chosen_cells(whole("table4").cells)
+    assert [(cell.backbone, dict(cell.choices)) for cell in cells] == [
+        ("resnet50", {"predictor": False, "swa": False, "projector_layers": 1}),
+        ("vit_tiny_patch16_224", {"predictor": False, "swa": False, "projector_layers": 1}),
+        ("resnet50", {"predictor": True, "swa": False, "projector_layers": 1}),
+        ("resnet50", {"predictor": False, "swa": True, "projector_layers": 1}),
+        ("resnet50", {"predictor": False, "swa": False, "projector_layers": 3}),
+    ]
+
+
+def test_frozen_models_and_targets_are_kept():
+    cells = miniature.chosen_cells(whole("table2").cells)
+    assert {cell.probed_on for cell in cells} == {"dtd", "oxford-pets"}
+    assert {cell.frozen for cell in cells} == {False, True}
+
+
+# 2. Stand-ins
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_stand_ins_are_bundled_tiny_and_distinct(name):
+    listing = whole(name)
+    stands = miniature.names(listing)
+    for cell in miniature.chosen_cells(listing.cells):
+        assert {stands[cell.dataset], stands[cell.probed_on]} <= {"digits", "fashion-mnist-8k"}
+        assert stands[cell.backbone] == "random-vit" if cell.frozen else timm.is_model(stands[cell.backbone])
+    trained = [stands[name] for name in {cell.backbone for cell in listing.cells if not cell.frozen} & set(stands)]
+    assert len(set(trained)) == len(trained)
+
+
+def test_a_data_set_has_one_stand_in():
+    assert miniature.names(whole("table3"))["galaxy10"] == miniature.names(whole("table5"))["galaxy10"]
+
+
+# 3. Settings
+
+
+def test_settings_shrink_but_axes_do_not():
+    found = small("table1b")
+    assert (found["pretrain"]["epochs"], found["pretrain"]["views"]["global_px"]) == (1, 32)
+    views = [
+        override["pretrain"]["views"]["num_local"] for override in found["overrides"] if "axes" in override["when"]
+    ]
+    assert max(views) == 9
+    assert found["grid"]["axes"]["num_views"]["values"] == [4, 10]
+
+
+def test_depth_of_the_projector_is_kept_and_its_width_is_not():
+    widths = [o["pretrain"]["projector"]["hidden_dims"] for o in small("table4")["overrides"] if "axes" in o["when"]]
+    assert sorted({len(hidden) for hidden in widths}) == [0, 1, 2] and max(map(sum, widths)) == 64
+
+
+def test_published_rows_keep_their_numbers_under_new_names():
+    listing = whole("table5")
+    cells, stands = miniature.chosen_cells(listing.cells), miniature.names(listing)
+    rows = miniature.published_miniature(published_rows(listing.path), cells, stands)
+    assert len(rows) == len(cells)
+    first = next(row for row in published_rows(listing.path) if row["backbone"] == "convnextv2_nano")
+    assert rows[0] == {**first, "backbone": "test_convnext", "target": stands["flowers102"]}
+
+
+def test_more_shots_than_digits_have_are_left_out():
+    assert small("table3")["probe"]["few_shot"]["shots"] == [1, 2, 5, 10, 100]
+    listing = whole("table3")
+    cells, stands = miniature.chosen_cells(listing.cells), miniature.names(listing)
+    rows = miniature.published_miniature(published_rows(listing.path), cells, stands)
+    assert rows and not any("1000shot" in row["metric"] for row in rows)
+
+
+# 4. Figures
+
+
+def test_a_figure_has_its_own_overlay():
+    sections = {"a": {"b": 1, "c": 2}, "datasets": {}, "miniature": {"a": {"c": 3}}}
+    assert miniature.figure_miniature(sections) == {"a": {"b": 1, "c": 3}}
