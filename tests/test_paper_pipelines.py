@@ -126,7 +126,7 @@ def test_every_value_has_its_source(name):
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    return Workspace(tmp_path_factory.mktemp("paper"))
+    return Workspace(tmp_path_factory.mktemp("paper"), paper=True)
 
 
 @pytest.mark.slow

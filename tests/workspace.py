@@ -29,19 +29,22 @@ MINIATURE = {
 }
 
 
-def wanted(name: str) -> bool:
+def wanted(name: str, paper: bool) -> bool:
     """Whether a file belongs into a clone that nothing has run in; compare needs the paper's overview."""
+    if name.startswith("paper/"):
+        return paper
     return not name.startswith("reports/") or name == "reports/paper.csv"
 
 
 class Workspace:
     """A clone in a folder of its own, with its own git repository, DVC cache and MLflow store."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, paper: bool = False) -> None:
+        """Copy what git would; the paper's pipelines if wanted, since DVC reads them all at every command."""
         self.root = folder
         listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         for name in subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
-            if (ROOT / name).is_file() and Path(name).name != "dvc.lock" and wanted(name):
+            if (ROOT / name).is_file() and Path(name).name != "dvc.lock" and wanted(name, paper):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
         self.environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
