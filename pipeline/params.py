@@ -58,7 +58,7 @@ def load_params(path: str | Path = ROOT_PARAMS) -> Params:
         params = Params.model_validate(raw)
     except ValidationError as error:
         problems += explain(error, Params)
-    problems += list(_unknown_names(raw)) + list(_bad_overrides(raw))
+    problems += [*_unknown_names(raw), *_bad_overrides(raw), *_idle_axes(raw)]
     if not problems:
         problems += _bad_combinations(params)
     if problems:
@@ -158,6 +158,21 @@ def _bad_overrides(raw: dict) -> Iterator[str]:
             base = _section(raw, name, dict)
             before = set(_problems(model, base, ("overrides", index, name)))
             yield from (p for p in _problems(model, merge(base, change), ("overrides", index, name)) if p not in before)
+
+
+def _idle_axes(raw: dict) -> Iterator[str]:
+    """Name axes that overrides ask for but the grid lacks, and axes of the grid that nothing acts on."""
+    axes = _section(_section(raw, "grid", dict), "axes", dict)
+    used = set()
+    for index, override in enumerate(_section(raw, "overrides", list)):
+        when = _section(override, "when", dict) if isinstance(override, dict) else {}
+        for name in _section(when, "axes", dict):
+            used.add(name)
+            if name not in axes:
+                yield f"unknown axis {name!r} in overrides.{index}.when.axes{did_you_mean(str(name), map(str, axes))}"
+    for name, axis in axes.items():
+        if isinstance(axis, dict) and not axis.get("sets") and name not in used:
+            yield f"grid.axes.{name} changes nothing; give it `sets`, or an override with when.axes.{name}"
 
 
 def _bad_combinations(params: Params) -> list[str]:

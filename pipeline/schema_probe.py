@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 
 from pipeline.schema_types import Fraction, Positive, Range
 from pipeline.validation import Strict
@@ -14,14 +14,8 @@ class Linear(Strict):
     """Linear probe: every setting is trained at once, the best on held-out training images is reported."""
 
     learning_rates: list[Positive] = Field([1e-3, 3e-3, 1e-2, 3e-2], min_length=1)
-    weight_decays: Annotated[
-        list[Annotated[float, Field(ge=0, le=10)]],
-        BeforeValidator(lambda value: value if isinstance(value, list) else [value]),
-    ] = Field(
-        [1e-6],
-        min_length=1,
-        validation_alias=AliasChoices("weight_decays", "weight_decay"),
-        description="tried with every learning rate; one number may be written as `weight_decay`",
+    weight_decays: list[Annotated[float, Field(ge=0, le=10)]] = Field(
+        [1e-6], min_length=1, description="each is tried with every learning rate"
     )
     epochs: int = Field(50, ge=1)
     batch_size: int = Field(512, ge=1)

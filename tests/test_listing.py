@@ -101,6 +101,13 @@ def test_a_broken_axis_is_named(axes, message):
     assert message in problems(pipeline(listed=False, grid={"axes": axes}), whole=True)
 
 
+def test_axes_that_nothing_acts_on_and_overrides_without_an_axis_are_named():
+    idle = pipeline(listed=False, grid={"axes": {"layers": {"values": [1, 2]}}})
+    assert "grid.axes.layers changes nothing; give it `sets`" in problems(idle, whole=True)
+    typo = pipeline("two", listed=False, grid={"axes": T_MAX}, overrides=[{"when": {"axes": {"t_mx": "1"}}}])
+    assert "unknown axis 't_mx' in overrides.0.when.axes; did you mean 't_max'?" in problems(typo, whole=True)
+
+
 # 2. Targets and frozen models
 
 
