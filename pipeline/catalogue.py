@@ -94,12 +94,23 @@ class Bundled(_Entry):
 
 
 class Sklearn(_Entry):
-    """A set of pictures inside scikit-learn itself (no download)."""
+    """Pictures inside scikit-learn itself (no download)."""
 
     source: Literal["sklearn"]
-    dataset: Literal["digits"] = Field(
-        "digits", description="'digits': sklearn.datasets.load_digits, 1797 grey 8 x 8 pictures"
+    dataset: Literal["digits", "sample_images"] = Field(
+        "digits",
+        description="'digits': sklearn.datasets.load_digits, 1797 grey 8 x 8 pictures; 'sample_images': patches of "
+        "load_sample_images, two colour photographs of 640 x 427, each a class, the right test_frac of it for testing",
     )
+    patch_px: int | None = Field(None, ge=8, le=213, description="Side of the square patches of 'sample_images', px")
+
+    @model_validator(mode="after")
+    def _patches_of_photographs(self) -> Sklearn:
+        if self.dataset == "sample_images" and self.patch_px is None:
+            raise ValueError("patch_px is required for dataset 'sample_images', got null; add it, as patch_px: 32")
+        if self.dataset != "sample_images" and self.patch_px is not None:
+            raise ValueError(f"patch_px is for dataset 'sample_images' alone, got {self.patch_px}; remove it")
+        return self
 
 
 class ByHand(Strict):

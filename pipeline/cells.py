@@ -134,7 +134,7 @@ def _nested(path: list[str], value: Any) -> dict:
 def identity(params: Params, cell: Cell) -> str:
     """Return what determines a cell's pretraining, as text: equal text, equal weights.
 
-    Where images are kept and how many processes decode them is no part of it.
+    Where images are kept, how many processes decode them and what is watched meanwhile is no part of it.
     """
-    pretrain = resolve(params, cell)[0].model_dump(mode="json", exclude={"loader"})
+    pretrain = resolve(params, cell)[0].model_dump(mode="json", exclude={"loader", "health"})
     return json.dumps([cell.dataset, cell.backbone, cell.lamb, cell.seed, pretrain], sort_keys=True)

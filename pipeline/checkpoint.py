@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.files import write_atomically
 
 
@@ -30,6 +32,25 @@ def save_weights(path: Path, model: nn.Module, description: dict[str, Any]) -> N
 def load_weights(path: Path, model: nn.Module) -> None:
     """Load safetensors into a model; every name and shape must fit."""
     model.load_state_dict(load_file(path), strict=True)
+
+
+def read_description(path: Path, *, remedy: str) -> dict[str, Any]:
+    """Return the description that `save_weights` put into a file: backbone, kwargs, img_size_px, mean, std.
+
+    Args:
+        path: of the weights.
+        remedy: what to do where they are no use.
+
+    Raises:
+        UserError: if there is no such file, or it holds no description.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no {path}; {remedy}")
+    with safe_open(path, "pt") as file:
+        told = (file.metadata() or {}).get("lejepa")
+    if told is None:
+        raise UserError(f"{path} does not say of which backbone it is, so pretraining did not write it; {remedy}")
+    return json.loads(told)
 
 
 # Newest first; next.pt is there only if the process died between two renames.

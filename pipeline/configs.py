@@ -39,7 +39,7 @@ def resolve_listing(listing: Listing) -> tuple[dict[Cell, CellConfigs], list[str
     for cell in listing.cells if not problems else []:
         pretrain, probe = resolve(listing.params, cell)
         if cell.frozen:
-            configs[cell] = CellConfigs(None, _frozen_config(cell, listing.weights(cell), pretrain, probe))
+            configs[cell] = CellConfigs(None, _frozen_config(cell, listing, pretrain, probe))
             continue
         if pretrain.sigreg.statistic not in STATISTICS:
             name = pretrain.sigreg.statistic
@@ -86,14 +86,13 @@ def _cell_configs(
     seen = {"size_px": views.global_px, "mean": views.mean, "std": views.std}
     return CellConfigs(
         pretrain={**common, **trained, "pretrain": pretrain.model_dump(mode="json")},
-        probe={**common, **_probe_config(cell, listing.weights(cell), pretrain, probe, seen)},
+        probe={**common, **_probe_config(cell, listing, pretrain, probe, seen)},
     )
 
 
-def _frozen_config(cell: Cell, weights: str, pretrain: Pretrain, probe: Probe) -> dict[str, Any]:
+def _frozen_config(cell: Cell, listing: Listing, pretrain: Pretrain, probe: Probe) -> dict[str, Any]:
     """Settings of a frozen model's probe; what it sees stands in its own model.json, which is fetched later."""
-    model = f"models/{cell.backbone}/model.json"
-    return {**_common(cell), "model": model, **_probe_config(cell, weights, pretrain, probe, {})}
+    return {**_common(cell), "model": listing.beside(cell), **_probe_config(cell, listing, pretrain, probe, {})}
 
 
 def _common(cell: Cell) -> dict[str, Any]:
@@ -109,14 +108,17 @@ def _common(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _probe_config(cell: Cell, weights: str, pretrain: Pretrain, probe: Probe, seen: dict) -> dict[str, Any]:
+def _probe_config(cell: Cell, listing: Listing, pretrain: Pretrain, probe: Probe, seen: dict) -> dict[str, Any]:
     reading = {"load_px": pretrain.load_px, "batch_size": probe.batch_size, **pretrain.loader.model_dump()}
     return {
         "data": f"data/{cell.probed_on}",
-        "weights": weights,
+        "weights": listing.weights(cell),
+        "beside": listing.beside(cell),
         "out": f"{cell.folder}/probe",
         "device": pretrain.device,
         "precision": pretrain.precision,
         "reading": {**seen, **reading},
+        "views": pretrain.views.model_dump(mode="json"),
+        "training": {"batch_size": pretrain.batch_size, "sigreg": pretrain.sigreg.model_dump(mode="json")},
         "probe": probe.model_dump(mode="json", exclude={"batch_size"}),
     }

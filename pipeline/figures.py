@@ -1,4 +1,6 @@
-"""The figures of the report, as SVG text with equal bytes for equal input. The only module that imports matplotlib.
+"""The figures of the report, as SVG text with equal bytes for equal input, and the look that all figures share.
+
+Only modules called figures*.py import matplotlib.
 
 Text stays text (small files, the reader's own font), and ink is `currentColor`, so that a figure follows the light or
 dark page it stands in. Each figure also carries its own style, for being opened alone.
@@ -57,30 +59,24 @@ RC = {
 
 
 def comparison(
-    rows: Sequence[Mapping[str, Any]],
-    points: Sequence[Mapping[str, Any]],
-    curves: Sequence[Mapping[str, Any]],
-    correlations: Mapping[str, tuple[float | None, int]],
-    scores: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]], curves: Sequence[Mapping[str, Any]], scores: Mapping[str, str]
 ) -> dict[str, str]:
     """Draw everything the comparison shows.
 
     Args:
         rows: rows of `tables.summarise`.
-        points: one per cell, with dataset, backbone, lambda, train_loss and linear_top1.
         curves: entries of `tables.histories`.
-        correlations: of `tables.rank_correlations`.
         scores: label of each score.
 
     Returns:
-        SVG text under `accuracy-<data set>`, `curves-<data set>` and `loss-accuracy`.
+        SVG text under `accuracy-<data set>` and `curves-<data set>`.
     """
     charts = {}
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         charts[f"accuracy-{dataset}"] = accuracy_against_lambda([r for r in rows if r["dataset"] == dataset], scores)
         if mine := [curve for curve in curves if curve["dataset"] == dataset]:
             charts[f"curves-{dataset}"] = loss_curves(mine)
-    return charts | {"loss-accuracy": loss_against_accuracy(points, correlations, "linear_top1", scores["linear_top1"])}
+    return charts
 
 
 def accuracy_against_lambda(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, str]) -> str:
@@ -95,7 +91,7 @@ def accuracy_against_lambda(rows: Sequence[Mapping[str, Any]], scores: Mapping[s
     """
     with matplotlib.rc_context(RC):
         figure, panels = make_panels(len(scores), height=2.9)
-        looks = _looks(row["backbone"] for row in rows)
+        looks = backbone_looks(row["backbone"] for row in rows)
         for axes, (score, label) in zip(panels, scores.items(), strict=True):
             for backbone, look in looks.items():
                 _accuracy_line(axes, [row for row in rows if row["backbone"] == backbone], score, look)
@@ -137,42 +133,6 @@ def _lambda_axis(axes: Any, lambdas: Sequence[float]) -> None:
     axes.set_xlabel("λ")
 
 
-def loss_against_accuracy(
-    rows: Sequence[Mapping[str, Any]], correlations: Mapping[str, tuple[float | None, int]], score: str, label: str
-) -> str:
-    """Draw training loss against one score: a panel per data set, a point per cell, backbones by colour.
-
-    Args:
-        rows: one per cell, with dataset, backbone, lambda, train_loss and `score`.
-        correlations: Spearman (rho or None, n) per data set, shown in the titles.
-        score: column of `rows`, a fraction.
-        label: name of the score on the axis.
-
-    Returns:
-        SVG text; the marker tells lambda.
-    """
-    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
-    lambdas = sorted({row["lambda"] for row in rows})
-    looks = _looks(row["backbone"] for row in rows)
-    with matplotlib.rc_context(RC):
-        figure, panels = make_panels(len(datasets), height=3.2)
-        for axes, dataset in zip(panels, datasets, strict=True):
-            rho, num_cells = correlations[dataset]
-            told = f"Spearman ρ = {rho:+.2f}".replace("-", "−") if rho is not None else "Spearman ρ undefined"
-            axes.set_title(f"{dataset}\n{told}, n = {num_cells}")
-            for row in (row for row in rows if row["dataset"] == dataset):
-                marker = MARKERS[lambdas.index(row["lambda"]) % len(MARKERS)]
-                axes.plot(row["train_loss"], 100 * row[score], marker, color=looks[row["backbone"]]["color"], alpha=0.9)
-            axes.set_xlabel("training loss, last epoch")
-        panels[0].set_ylabel(f"{label} top-1, %")
-        points = [legend_line(name, look["color"], "none", "o") for name, look in looks.items()]
-        points += [
-            legend_line(f"λ = {v:g}", "#8a94a1", "none", MARKERS[i % len(MARKERS)]) for i, v in enumerate(lambdas)
-        ]
-        add_legend(figure, points)
-        return to_svg(figure, "loss against accuracy")
-
-
 def loss_curves(histories: Sequence[Mapping[str, Any]]) -> str:
     """Draw the loss of one data set's cells by epoch: total, prediction and SIGReg.
 
@@ -183,7 +143,7 @@ def loss_curves(histories: Sequence[Mapping[str, Any]]) -> str:
         SVG text; colour tells the backbone, the dash pattern lambda.
     """
     lambdas = sorted({curve["lambda"] for curve in histories})
-    looks = _looks(curve["backbone"] for curve in histories)
+    looks = backbone_looks(curve["backbone"] for curve in histories)
     with matplotlib.rc_context(RC):
         figure, panels = make_panels(3, height=2.7)
         width = 1.5 if len(histories) <= 24 else 0.7
@@ -193,7 +153,7 @@ def loss_curves(histories: Sequence[Mapping[str, Any]]) -> str:
                 dash = DASHES[lambdas.index(curve["lambda"]) % len(DASHES)]
                 colour = looks[curve["backbone"]]["color"]
                 axes.plot(curve["epoch"], curve[column], color=colour, linestyle=dash, linewidth=width)
-            if _spans_decades([value for curve in histories for value in curve[column]]):
+            if spans_decades([value for curve in histories for value in curve[column]]):
                 log_y_axis(axes)
             axes.set_title(title)
             axes.set_xlabel("epoch")
@@ -208,12 +168,22 @@ def loss_curves(histories: Sequence[Mapping[str, Any]]) -> str:
 def log_y_axis(axes: Any) -> None:
     """Make the y axis logarithmic with plain numbers on it (the default writes powers as mathematics)."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    _plain_decades(axes.yaxis)
 
 
-def _spans_decades(values: Sequence[float]) -> bool:
+def log_x_axis(axes: Any) -> None:
+    """Make the x axis logarithmic with plain numbers on it."""
+    axes.set_xscale("log")
+    _plain_decades(axes.xaxis)
+
+
+def _plain_decades(axis: Any) -> None:
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def spans_decades(values: Sequence[float]) -> bool:
     """Tell whether a logarithmic axis helps: values above zero that differ twentyfold."""
     return min(values, default=0) > 0 and max(values) > 20 * min(values)
 
@@ -230,7 +200,7 @@ def make_panels(count: int, height: float) -> tuple[Figure, list[Any]]:
     return figure, panels[:count]
 
 
-def _looks(backbones: Iterable[str]) -> dict[str, dict]:
+def backbone_looks(backbones: Iterable[str]) -> dict[str, dict]:
     """Give each backbone, in order of appearance, a colour and a marker that no other has."""
     names = list(dict.fromkeys(backbones))
     return {

@@ -16,12 +16,12 @@ from pipeline.params import bases
 
 CELLS = """\
 # Written by `python -m stages.expand {folder}` from params.yaml. Remove a line to leave a cell out.
-# `pretrain` lists what is trained here, `probe` every cell with the weights it reads.
+# `pretrain` lists what is trained here, `probe` every cell with the weights it reads and what is kept beside them.
 """
 
 GRAPH = """\
 # Written by `python -m stages.expand {folder}`; cells: cells.yaml, settings: params.yaml.
-# configure -> pretrain@cell -> probe@cell -> table; data/dvc.yaml downloads data sets, models/dvc.yaml frozen models.
+# configure -> pretrain@cell -> probe@cell -> diagnose, table. Downloads: data/dvc.yaml and, frozen models, models/dvc.yaml.
 vars:
   - cells.yaml
 
@@ -49,6 +49,7 @@ stages:
         - data/${{item.dataset}}
       outs:
         - runs/{grid}/${{key}}/pretrain/backbone.safetensors
+        - runs/{grid}/${{key}}/pretrain/projector.safetensors
         - runs/{grid}/${{key}}/pretrain/provenance.json
       metrics:
         - runs/{grid}/${{key}}/pretrain/metrics.json
@@ -67,9 +68,26 @@ stages:
         - runs/{grid}/configs/${{key}}/probe.json
         - runs/{grid}/configs/code-probe.txt
         - ${{item.weights}}
+        - ${{item.beside}}
         - data/${{item.dataset}}
+      outs:
+        - runs/{grid}/${{key}}/probe/health.json
       metrics:
         - runs/{grid}/${{key}}/probe/metrics.json
+
+  diagnose:
+    desc: which run to take without labels, and how healthy the embeddings are
+    wdir: ../..
+    cmd: python -m stages.diagnose {folder}/params.yaml
+    deps:
+      - runs/{grid}
+      - {folder}/params.yaml
+      - {folder}/cells.yaml
+      - paper/correlations.csv
+{diagnose_deps}
+    outs:
+      - {reports}/diagnosis/{grid}:
+          cache: false
 
   table:
     desc: our numbers beside the published ones
@@ -99,7 +117,8 @@ def cells_text(listing: Listing) -> str:
     lines += [f"    {cell.key}: {{dataset: {cell.dataset}}}\n" for cell in listing.trained]
     lines += ["  probe:\n"]
     lines += [
-        f"    {cell.key}: {{dataset: {cell.probed_on}, weights: {listing.weights(cell)}}}\n" for cell in listing.cells
+        f"    {cell.key}: {{dataset: {cell.probed_on}, weights: {listing.weights(cell)}, beside: {listing.beside(cell)}}}\n"
+        for cell in listing.cells
     ]
     return "".join(lines)
 
@@ -131,6 +150,7 @@ def graph_text(listing: Listing, root: Path, reports: Path) -> str:
         published=f"      - {published}\n" if published.exists() else "",
         configure_deps=deps("configure", "pretrain", "probe"),
         table_deps=deps("table"),
+        diagnose_deps=deps("diagnose"),
     )
 
 

@@ -49,6 +49,12 @@ class Listing:
             return f"models/{cell.backbone}/backbone.safetensors"
         return f"{self.owners[cell].folder}/pretrain/backbone.safetensors"
 
+    def beside(self, cell: Cell) -> str:
+        """Path of what a probe reads beside the weights: the projector, or what a frozen model says of itself."""
+        if cell.frozen:
+            return f"models/{cell.backbone}/model.json"
+        return f"{self.owners[cell].folder}/pretrain/projector.safetensors"
+
 
 def open_listing(path: str | Path = "params.yaml", *, whole: bool = False) -> Listing:
     """Read a parameter file and its list of cells.
@@ -70,7 +76,10 @@ def open_listing(path: str | Path = "params.yaml", *, whole: bool = False) -> Li
     listed = (read_yaml(listing).get("cells") or {}).get("probe") or {}
     cells = [cell for cell in cells if cell.key in listed]
     found = Listing(path, params, grid, cells, _owners(path, params, cells))
-    expected = {cell.key: {"dataset": cell.probed_on, "weights": found.weights(cell)} for cell in cells}
+    expected = {
+        cell.key: {"dataset": cell.probed_on, "weights": found.weights(cell), "beside": found.beside(cell)}
+        for cell in cells
+    }
     stale = [key for key, entry in listed.items() if expected.get(key) != entry]
     if stale:
         remedy = f"do not follow from params.yaml; run: python -m stages.expand {listing.parent}"

@@ -63,6 +63,8 @@ dd b{color:var(--ink);background:var(--best);border-radius:3px;padding:0 3px}
 dd i{font-style:normal;display:inline-block;min-width:3.1em;margin-left:.4em}
 figure{margin:0 0 32px}
 figure .chart{display:block;background:none;max-width:100%;height:auto}
+figure img{display:block;max-width:100%;height:auto}
+summary{cursor:pointer;padding:8px 0}
 figcaption{color:var(--soft);font-size:.88rem;margin-top:8px;max-width:90ch}
 code{font:.86em ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 li code{overflow-wrap:anywhere}

@@ -140,12 +140,18 @@ def _section(raw: dict, name: str, kind: type) -> Any:
 
 
 def _unknown_names(raw: dict) -> Iterator[str]:
-    kinds = (("datasets", "data set", "datasets"), ("targets", "data set", "datasets"), ("models", "model", "models"))
-    for axis, what, catalogue in kinds:
+    kinds = (
+        ("grid", "datasets", "data set", "datasets"),
+        ("grid", "targets", "data set", "datasets"),
+        ("grid", "models", "model", "models"),
+        ("density", "sets", "data set", "datasets"),
+    )
+    for section, key, what, catalogue in kinds:
         known = [str(name) for name in _section(raw, catalogue, dict)]
-        for name in _section(_section(raw, "grid", dict), axis, list):
+        for name in _section(_section(raw, section, dict), key, list):
             if isinstance(name, str) and name not in known:
-                yield f"unknown {what} {name!r} in grid.{axis}{did_you_mean(name, known)}; add it under {catalogue}:"
+                remedy = f"{did_you_mean(name, known)}; add it under {catalogue}:"
+                yield f"unknown {what} {name!r} in {section}.{key}{remedy}"
 
 
 def _bad_overrides(raw: dict) -> Iterator[str]:

@@ -13,7 +13,8 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import write_text
 
-# Columns of history.csv that are curves; each is logged as train/<name> with the epoch as step.
+# Columns of history.csv; each is logged as train/<name> with the epoch as step. Further columns are what was watched
+# (pipeline/watch.py); they are logged as health/<name>.
 CURVES = ("loss", "pred_loss", "sigreg_loss", "lr")
 AXES = ("grid", "dataset", "backbone", "lambda", "seed")
 
@@ -77,7 +78,9 @@ def cell_record(configs: Path) -> Record:
     record = _frozen_record(probe) if "model" in probe else _trained_record(read_json(configs / "pretrain.json"))
     record.params.update(flatten({"probe": probe["probe"]}))
     record.artifacts["probe.json"] = probe
-    record.metrics.update(_numbers("probe", Path(probe["out"]) / "metrics.json"))
+    out = Path(probe["out"])
+    record.metrics.update(_numbers("probe", read_json(out / "metrics.json")))
+    record.metrics.update(_numbers("criteria", read_json(out / "health.json")["criteria"]))
     return record
 
 
@@ -86,12 +89,12 @@ def _trained_record(config: dict[str, Any]) -> Record:
     record = opening_record(config, read_json(out / "provenance.json")["commit"])
     for row in read_history(out / "history.csv"):
         record.metrics.update(epoch_metrics(row))
-    record.metrics.update(_numbers("pretrain", out / "metrics.json"))
+    record.metrics.update(_numbers("pretrain", read_json(out / "metrics.json")))
     return record
 
 
-def _numbers(prefix: str, path: Path) -> dict[tuple[str, int], float]:
-    numbers = {name: value for name, value in read_json(path).items() if isinstance(value, int | float)}
+def _numbers(prefix: str, values: dict[str, Any]) -> dict[tuple[str, int], float]:
+    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
     return {(f"{prefix}/{name}", 0): float(value) for name, value in numbers.items()}
 
 
@@ -122,7 +125,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Read the loss curves, one row an epoch.
+    """Read the curves, one row an epoch: epoch, CURVES and what was watched, if anything was.
 
     Raises:
         ResultError: if the file is missing or broken.
@@ -134,20 +137,30 @@ def read_history(path: Path) -> list[dict[str, float]]:
         raise ResultError(f"no {path}; make it with: dvc repro") from None
     except (ValueError, TypeError) as error:
         raise ResultError(f"{path} is broken ({error}); remove it and run: dvc repro") from None
-    if not rows or set(rows[0]) != {"epoch", *CURVES}:
+    if not rows or not {"epoch", *CURVES} <= rows[0].keys():
         raise ResultError(f"{path} must have the columns epoch, {', '.join(CURVES)}; remove it and run: dvc repro")
     return rows
 
 
 def write_history(path: Path, rows: list[dict[str, float]]) -> None:
-    """Write the loss curves, one row an epoch; numbers read back exactly."""
-    lines = [["epoch", *CURVES], *([row[name] for name in ("epoch", *CURVES)] for row in rows)]
+    """Write the curves, one row an epoch; numbers read back exactly.
+
+    What was watched in some epochs alone, since the settings changed between two parts of a run, is nan in the others.
+    """
+    names = list(dict.fromkeys(["epoch", *CURVES, *(name for row in rows for name in row)]))
+    lines = [names, *([row.get(name, math.nan) for name in names] for row in rows)]
     write_text(path, "".join(",".join(map(str, line)) + "\n" for line in lines))
 
 
 def epoch_metrics(row: dict[str, float]) -> dict[tuple[str, int], float]:
-    """Return the points of one epoch: {('train/loss', 3): 0.25, ...}."""
-    return {(f"train/{name}", int(row["epoch"])): row[name] for name in CURVES}
+    """Return the points of one epoch: {('train/loss', 3): 0.25, ('health/projection_rank', 3): 12.5, ...}.
+
+    What was watched and is not finite has no point: MLflow would keep another number in its place.
+    """
+    losses = {f"train/{name}": row[name] for name in CURVES}
+    watched = {f"health/{name}": value for name, value in row.items() if name not in ("epoch", *CURVES)}
+    finite = {name: value for name, value in watched.items() if math.isfinite(value)}
+    return {(name, int(row["epoch"])): value for name, value in (losses | finite).items()}
 
 
 # Column of comparison.csv: where its value comes from in the record.

@@ -1,4 +1,4 @@
-"""params.yaml as a whole: grid, catalogues, overrides. The sections `pretrain` and `probe` have their own modules."""
+"""params.yaml as a whole: grid, catalogues, overrides. The other sections have their own modules, schema_*.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from pipeline.catalogue import Dataset, DatasetName
+from pipeline.schema_analysis import Density, Diagnose, Pictures
 from pipeline.schema_pretrain import Pretrain
 from pipeline.schema_probe import Probe
 from pipeline.schema_types import Lambda, Plain, Rgb, Value
@@ -140,6 +141,9 @@ class Params(Strict):
     models: dict[DatasetName, Model] = Field({}, description="frozen public models that a grid may probe")
     pretrain: Pretrain
     probe: Probe = Probe()
+    diagnose: Diagnose = Diagnose()
+    density: Density = Density()
+    pictures: Pictures = Pictures()
     report: Report = Report()
     overrides: list[Override] = Field([], description="in order; a later one wins")
     shares: list[str] = Field(

@@ -62,6 +62,15 @@ class Finetune(Strict):
         return values
 
 
+class Health(Strict):
+    """What is said of embedding and projection without labels, on test images; see pipeline/health.py."""
+
+    num_images: int = Field(1000, ge=32, description="of the test split, drawn at random; a smaller split gives all")
+    num_slices: int = Field(256, ge=1, le=65_536, description="directions of the Epps-Pulley statistic")
+    lidar_images: int = Field(200, ge=16, description="images of LiDAR, each a class of its own")
+    lidar_views: int = Field(8, ge=2, le=1000, description="augmented views of each of them")
+
+
 class Probe(Strict):
     """Evaluation of a backbone, beside the same one at random initialisation and beside raw pixels."""
 
@@ -80,3 +89,4 @@ class Probe(Strict):
     knn: Knn = Knn()
     few_shot: FewShot = FewShot()
     finetune: Finetune = Finetune()
+    health: Health = Health()

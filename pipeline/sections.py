@@ -24,9 +24,6 @@ CAPTIONS = {
     "pixels. Bars: the standard deviation of the table, where there is one.",
     "curves": "Loss by epoch: total, prediction and SIGReg; the axis is logarithmic where values differ more than "
     "twentyfold.",
-    "loss-accuracy": "Training loss of the last epoch against linear-probe accuracy, one point a cell. Useful for "
-    "choosing a model without labels where the correlation is strongly negative; losses of different λ weigh "
-    "their two terms differently.",
 }
 
 
@@ -44,7 +41,7 @@ def comparison(
         rows: rows of `tables.summarise`.
         gains: rows of `tables.improvements`.
         scores: columns to show, of `tables.score_columns`.
-        charts: SVG text under `accuracy-<data set>`, `curves-<data set>` and `loss-accuracy`; absent ones are left out.
+        charts: SVG text under `accuracy-<data set>` and `curves-<data set>`; absent ones are left out.
         missing: one line per cell without results.
         style: how numbers and links are written.
     """
@@ -53,7 +50,6 @@ def comparison(
         shown = {f"{kind}-{dataset}": CAPTIONS[kind] for kind in ("accuracy", "curves")}
         said = f'<p class="verdict">{escape(verdict(group, scores, style))}</p>'
         out.append((dataset, _table(group, scores, style) + said + figures(charts, shown)))
-    out.append(("Training loss and accuracy", figures(charts, {"loss-accuracy": CAPTIONS["loss-accuracy"]})))
     if missing:
         out.append(("Missing cells", missing_list(missing)))
     return out

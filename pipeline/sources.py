@@ -61,7 +61,7 @@ def _open_raw(name: str, entry: Dataset, scratch: Path, bundled: Path) -> Raw:
         case "bundled":
             return bundled_set(name, entry, bundled)
         case "sklearn":
-            return sklearn_digits()
+            return sklearn_digits() if entry.patch_px is None else sklearn_patches(entry.patch_px, entry.test_frac)
         case "folder":
             return folder_set(entry, scratch)
         case "arrays":
@@ -98,6 +98,39 @@ def sklearn_digits() -> Raw:
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     pictures = partial(sources_arrays.slices, pixels, "digits", np.asarray)
     return Raw({"train": digits.target}, {"train": pictures}, None, "sklearn.datasets.load_digits")
+
+
+def sklearn_patches(patch_px: int, test_frac: float) -> Raw:
+    """Cut the two colour photographs inside scikit-learn, 640 x 427 px, into a grid of patches; each one is a class.
+
+    The left of both is for training and the right for testing; the column of patches between them is left out, so that
+    no test patch touches a training patch. What fills no whole patch, on the right and at the bottom, is left out too.
+
+    Args:
+        patch_px: side of a patch, at most a third of the width.
+        test_frac: share of the columns of patches that is for testing, rounded, at least one and all but two at most.
+    """
+    from sklearn.datasets import load_sample_images
+
+    photographs = load_sample_images()
+    names = [Path(file).stem for file in photographs.filenames]
+    grids = np.stack([_patches(pixels, patch_px) for pixels in photographs.images])  # (photograph, row, column, ...)
+    num_columns = grids.shape[2]
+    first_test = num_columns - min(max(round(test_frac * num_columns), 1), num_columns - 2)
+    parts = {"train": grids[:, :, : first_test - 1], "test": grids[:, :, first_test:]}
+    labels = {split: np.repeat(names, part.shape[1] * part.shape[2]) for split, part in parts.items()}
+    pictures = {
+        split: partial(sources_arrays.slices, part.reshape(-1, patch_px, patch_px, 3), f"{split} patches", np.asarray)
+        for split, part in parts.items()
+    }
+    return Raw(labels, pictures, None, "sklearn.datasets.load_sample_images")
+
+
+def _patches(pixels: np.ndarray, patch_px: int) -> np.ndarray:
+    """Cut (H, W, 3) into (rows, columns, patch_px, patch_px, 3)."""
+    rows, columns = pixels.shape[0] // patch_px, pixels.shape[1] // patch_px
+    whole = pixels[: rows * patch_px, : columns * patch_px]
+    return whole.reshape(rows, patch_px, columns, patch_px, 3).swapaxes(1, 2)
 
 
 def local_file(entry: Arrays | Folder, scratch: Path) -> Path:

@@ -164,20 +164,6 @@ def improvements(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def rank_correlations(frame: pd.DataFrame, score: str = "linear_top1") -> dict[str, tuple[float | None, int]]:
-    """Spearman correlation of training loss and a score over the cells of each data set.
-
-    Returns:
-        (rho, number of cells) per data set; rho is None below three cells and where either side is constant.
-    """
-    out = {}
-    for dataset, group in frame.groupby("dataset", sort=False):
-        loss, accuracy = group["train_loss"].rank(), group[score].rank()
-        defined = len(group) >= 3 and loss.nunique() > 1 and accuracy.nunique() > 1
-        out[dataset] = (float(loss.corr(accuracy)) if defined else None, len(group))
-    return out
-
-
 def histories(cells: Iterable[Cell], root: Path, *, command: str = "dvc repro") -> tuple[list[dict], list[str]]:
     """Read the loss curves of every cell whose pretraining has finished.
 

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,43 @@ class Store:
         for name, step in sorted(record.metrics.keys() - logged):
             yield f"metric {name} has no point at step {step} in MLflow"
 
+    def tag_picks(self, grid: str, picks: Mapping[str, str]) -> list[str]:
+        """Give picked runs the tag `picked_by`, and take it from the grid's other runs; again, it changes nothing.
+
+        Args:
+            grid: its name.
+            picks: {cell: what picked it}.
+
+        Returns:
+            Picked cells that have no run; `python -m stages.sync` writes it.
+        """
+        query = f"tags.grid = '{grid}'"
+        runs = self.client.search_runs([self.experiment_id], query, max_results=50_000)
+        for run in runs:
+            wanted, tagged = picks.get(run.data.tags["cell"]), run.data.tags.get("picked_by")
+            if wanted and wanted != tagged:
+                self.client.set_tag(run.info.run_id, "picked_by", wanted)
+            elif tagged and not wanted:
+                self.client.delete_tag(run.info.run_id, "picked_by")
+        return sorted(picks.keys() - {run.data.tags["cell"] for run in runs})
+
+    def attach(self, grid: str, cell: str, files: Iterable[Path], folder: str) -> bool:
+        """Put files among the artifacts of a cell's run, in place of those of the same name.
+
+        Args:
+            grid, cell: whose run.
+            files: on disk.
+            folder: among the artifacts, e.g. density.
+
+        Returns:
+            Whether the cell has a run.
+        """
+        runs = self.runs(grid, cell)[:1]
+        for run in runs:
+            for file in files:
+                self.client.log_artifact(run.info.run_id, str(file), folder)
+        return bool(runs)
+
 
 class LiveRun:
     """The run of a cell that trains right now.
@@ -167,7 +204,7 @@ class LiveRun:
         return self._store.open_run(self._record, afresh=afresh)
 
     def log_epoch(self, row: dict[str, float]) -> None:
-        """Log the losses of one epoch as train/loss, train/pred_loss, train/sigreg_loss and train/lr."""
+        """Log one epoch: losses and learning rate as train/<name>, what was watched as health/<name>."""
         update = Record(**{**vars(self._record), "metrics": epoch_metrics(row), "artifacts": {}})
         self._tried(lambda: self._store.fill(self._run_id, update))
 

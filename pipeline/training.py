@@ -27,13 +27,19 @@ STEPS_BETWEEN_FINITE_CHECKS = 50
 
 
 class Epoch(NamedTuple):
-    """Means over the steps of one epoch; `lr` is the learning rate of its last step."""
+    """Means over the steps of one epoch; `lr` is the learning rate of its last step, `health` what was watched then."""
 
     epoch: int
     loss: float
     pred_loss: float
     sigreg_loss: float
     lr: float
+    health: dict[str, float]
+
+    def row(self) -> dict[str, float]:
+        """Return the epoch's row of history.csv: its losses, then its health."""
+        *losses, health = self
+        return dict(zip(self._fields, losses, strict=False)) | health
 
 
 class NonFiniteLossError(UserError):
@@ -42,6 +48,7 @@ class NonFiniteLossError(UserError):
 
 Objective = Callable[..., LeJEPALoss]
 MakeViews = Callable[..., tuple[Tensor, Tensor | None]]
+Watch = Callable[[nn.Module, nn.Module], dict[str, float]]
 
 
 def lejepa_objective(
@@ -101,6 +108,7 @@ def pretrain(
     autocast: torch.autocast,
     num_workers: int,
     checkpoints: Checkpoints,
+    watch: Watch | None = None,
 ) -> Iterator[Epoch]:
     """Train in place; yield the means of every epoch, those of an interrupted run first.
 
@@ -121,6 +129,7 @@ def pretrain(
         autocast: precision context.
         num_workers: decoding processes for images that are not in memory.
         checkpoints: where the state of every epoch goes.
+        watch: (backbone, projector) -> numbers by name, looked at after every epoch; changes neither.
 
     Raises:
         UserError: if there are fewer images than a batch.
@@ -155,7 +164,8 @@ def pretrain(
                 if device.type == "cpu" or index % STEPS_BETWEEN_FINITE_CHECKS == 0 or index == steps_per_epoch - 1:
                     _stop_if_not_finite(int(bad_step), order, batch_size, steps_per_epoch)
                 bar.update()
-            history.append(Epoch(epoch + 1, *(sums / steps_per_epoch).tolist(), lr * factor))
+            health = watch(learner.backbone, learner.projector) if watch else {}
+            history.append(Epoch(epoch + 1, *(sums / steps_per_epoch).tolist(), lr * factor, health))
             bar.set_postfix(loss=f"{history[-1].loss:.4f}")
             checkpoints.save({**learner.state(), "history": [tuple(record) for record in history]})
             yield history[-1]

@@ -11,12 +11,15 @@ from pathlib import Path
 
 from pipeline import figures, report, sections, tables, tracking
 from pipeline.cells import Cell
+from pipeline.diagnostics import page as diagnosis
 from pipeline.files import write_text
+from pipeline.gallery import page as gallery
 from pipeline.listing import open_listing
 from pipeline.page import page
-from pipeline.params import reports_folder
+from pipeline.params import reports_folder, reports_root
 from pipeline.published.overview import paper_section
 from pipeline.results import ResultError, cell_record
+from pipeline.typicality import page as typicality
 from stages import run
 
 RUN_URL = "http://127.0.0.1:5000/#/experiments/{experiment}/runs/{{run_id}}"  # where `make ui` serves
@@ -27,8 +30,7 @@ def main(params_path: str = "params.yaml") -> int:
     listing = open_listing(params_path)
     params, grid, cells = listing.params, listing.grid, listing.cells
     command = "dvc repro" if grid == "default" else f"dvc repro {Path(params_path).with_name('dvc.yaml')}"
-    out = reports_folder(grid)
-    experiment, run_ids = tracked(grid, cells)
+    out, (experiment, run_ids) = reports_folder(grid), tracked(grid, cells)
     frame, missing = tables.collect(cells, Path(), run_ids=run_ids, command=command)
     if frame.empty:
         print(f"no cell of grid {grid!r} has results under runs/{grid}; run: {command}", file=sys.stderr)
@@ -37,19 +39,19 @@ def main(params_path: str = "params.yaml") -> int:
     missing += damaged
     style = report.Style(params.report.decimals, RUN_URL.format(experiment=experiment) if experiment else "")
     rows, gains, scores = tables.summarise(frame), tables.improvements(frame), tables.score_columns(frame)
-    labels = {score: report.score_label(score) for score in scores}
-    charts = figures.comparison(rows, frame.to_dict("records"), curves, tables.rank_correlations(frame), labels)
-    title, subtitle = params.report.title, f"Grid {grid}: {len(frame)} of {len(cells)} cells have results."
-    shown = sections.comparison(rows, gains, scores, charts, missing, style) + paper_section(out / "paper.csv")
+    charts = figures.comparison(rows, curves, {score: report.score_label(score) for score in scores})
+    subtitle = f"Grid {grid}: {len(frame)} of {len(cells)} cells have results."
+    shown = sections.comparison(rows, gains, scores, charts, missing, style)
+    shown += diagnosis.section(reports_root(params_path) / "diagnosis" / grid)
+    shown += typicality.section(out / "density") + gallery.section(out / "pictures") + paper_section(out / "paper.csv")
     write_text(out / "comparison.csv", tables.to_csv(frame))
-    write_text(out / "comparison.md", report.markdown(title, rows, gains, scores, missing, style))
-    write_text(out / "index.html", page(title, subtitle, shown, FOOTER))
+    write_text(out / "comparison.md", report.markdown(params.report.title, rows, gains, scores, missing, style))
+    write_text(out / "index.html", page(params.report.title, subtitle, shown, FOOTER))
     for old in (out / "figures").glob("*.svg"):
         old.unlink()
     for name, svg in charts.items():
         write_text(out / "figures" / f"{name}.svg", svg)
-    print("\n".join(report.summary_line(gain, style) for gain in gains))
-    print(f"{subtitle} See {out}/index.html")
+    print("\n".join([*(report.summary_line(gain, style) for gain in gains), f"{subtitle} See {out}/index.html"]))
     print("".join(f"missing: {line}\n" for line in missing), end="", file=sys.stderr)
     return 0
 

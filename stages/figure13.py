@@ -12,8 +12,8 @@ from pipeline.experiments.settings import read_settings
 from pipeline.experiments.synthetic_report import write_report
 from pipeline.experiments.visuals_measure import Settings, measure
 from pipeline.experiments.visuals_report import report
-from pipeline.experiments.visuals_sheet import sheet
 from pipeline.files import write_atomically
+from pipeline.gallery.sheet import sheet
 from pipeline.params import reports_root
 from stages import run
 
@@ -23,7 +23,8 @@ def main(params_path: str = "paper/figure13/params.yaml") -> None:
     device = choose_device(settings.device)
     found = measure(settings, device)
     root, name = reports_root(params_path), Path(params_path).parent.name
-    write_atomically(root / "plots" / f"{name}.png", lambda file: file.write(sheet(found.columns)))
+    png = sheet(list(zip(*found.columns.values(), strict=True)), above=list(found.columns))
+    write_atomically(root / "plots" / f"{name}.png", lambda file: file.write(png))
     write_report(root, params_path, report(found, settings, name), str(device))
 
 

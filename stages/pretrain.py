@@ -14,6 +14,7 @@ from pipeline.learner import build_learner
 from pipeline.results import opening_record, read_json, write_history
 from pipeline.tracking import LiveRun
 from pipeline.views import Multicrop
+from pipeline.watch import build_watch
 from stages import run
 
 
@@ -23,9 +24,10 @@ def main(config_path: str) -> None:
     settings, seed, out = config["pretrain"], config["seed"], Path(config["out"])
     loader, views, optimizer = settings["loader"], settings["views"], settings["optimizer"]
     device = choose_device(settings["device"])
+    autocast = choose_autocast(settings["precision"], device)
     images = open_split(config["data"], "train", load_px=settings["load_px"], memory_gb=loader["memory_gb"])
     learner = build_learner(config, device)
-    identity = [{**config, "pretrain": {**settings, "loader": None}}, read_meta(config["data"])]
+    identity = [{**config, "pretrain": {**settings, "loader": None, "health": None}}, read_meta(config["data"])]
     checkpoints = Checkpoints(Path(".scratch/checkpoints"), identity, provenance.loaded_sources())
     epochs = training.pretrain(
         learner,
@@ -44,17 +46,20 @@ def main(config_path: str) -> None:
         lr=optimizer["lr"],
         **settings["schedule"],
         device=device,
-        autocast=choose_autocast(settings["precision"], device),
+        autocast=autocast,
         num_workers=loader["num_workers"],
         checkpoints=checkpoints,
+        watch=build_watch(config, device, autocast),
     )
     history = []
     with LiveRun(opening_record(config, provenance.commit()), afresh=not checkpoints.exist()) as run:
         for epoch in epochs:
-            history.append(epoch._asdict())
+            history.append(epoch.row())
             run.log_epoch(history[-1])
     model = {"backbone": config["backbone"], "kwargs": config["backbone_kwargs"], "img_size_px": views["global_px"]}
     save_weights(out / "backbone.safetensors", learner.backbone, {**model, "mean": views["mean"], "std": views["std"]})
+    projector = {"width": config["embed_dim"], **settings["projector"]}
+    save_weights(out / "projector.safetensors", learner.projector, projector)
     write_history(out / "history.csv", history)
     write_json(
         out / "metrics.json",

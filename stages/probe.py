@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from pipeline import backbones, features, finetune, probes, provenance
+from pipeline import backbones, features, finetune, health, probes, provenance
 from pipeline.checkpoint import Checkpoints, load_weights
 from pipeline.datasets import open_split, read_meta
 from pipeline.devices import choose_autocast, choose_device
 from pipeline.files import write_json
 from pipeline.results import cell_record, read_json
 from pipeline.tracking import publish_or_warn
+from pipeline.views import Multicrop
 from stages import run
 
 
@@ -42,6 +43,14 @@ def main(config_path: str) -> None:
 
     def measure(extract):
         return (probes.Split(extract(images).to(device), images.labels.to(device)) for images in splits)
+
+    seen = {"global_px": files["size_px"], "mean": files["mean"], "std": files["std"]}
+    views = Multicrop(**config["views"] | seen)
+    trained = None
+    if "model" not in config:
+        trained = health.load_trained(Path(config["beside"]), views, lamb=config["lambda"], **config["training"])
+    facts = health.report(networks[""], splits[1], views=views, reading=reading, trained=trained, **settings["health"])
+    write_json(Path(config["out"]) / "health.json", facts)
 
     metrics: dict[str, float] = {}
     for prefix, network in networks.items():

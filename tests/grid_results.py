@@ -55,16 +55,19 @@ def write_cell(root: Path, cell: FakeCell, pretrain: dict | None, probe: dict | 
         write_history(root, cell, epochs, loss=0.3)
 
 
-def write_history(root: Path, cell: FakeCell, epochs: int, loss: float, scale: float = 1.0) -> None:
-    lines = ["epoch,loss,pred_loss,sigreg_loss,lr"]
+def write_history(
+    root: Path, cell: FakeCell, epochs: int, loss: float, scale: float = 1.0, *, watched: bool = False
+) -> None:
+    lines = ["epoch,loss,pred_loss,sigreg_loss,lr" + ",embedding_rank,projection_epps_pulley" * watched]
     for e in range(1, epochs + 1):
         total, pred, sigreg = loss + 0.8 / e, 0.8 * loss + 0.1 / e, 1 + 34 / e**1.6
-        lines.append(f"{e},{scale * total:.4f},{scale * pred:.4f},{scale * sigreg:.4f},0.001")
+        health = f",{20 - 8 / e:.3f},{sigreg:.3f}" if watched else ""
+        lines.append(f"{e},{scale * total:.4f},{scale * pred:.4f},{scale * sigreg:.4f},0.001{health}")
     (root / cell.folder / "pretrain" / "history.csv").write_text("\n".join(lines) + "\n")
 
 
 def write_grid(root: Path, cells: list[FakeCell], shots=(1, 10)) -> None:
-    """Write plausible metrics for every cell, seeded by the cell's key."""
+    """Write plausible metrics for every cell, seeded by the cell's key; at the first lambda the training is watched."""
     for cell in cells:
         rng, initial = random.Random(cell.key), random.Random(cell.dataset + cell.backbone + str(cell.seed))
         linear, knn = DATASETS.get(cell.dataset, (0.7, 0.6))
@@ -81,4 +84,4 @@ def write_grid(root: Path, cells: list[FakeCell], shots=(1, 10)) -> None:
                 probe[f"{prefix}linear_top1_{k}shot_std"] = 0.04 / k**0.5
         losses = {"train_loss": loss, "pred_loss": loss * 0.8, "sigreg_loss": 1 + loss}
         write_cell(root, cell, pretrain_metrics(num_params=num_params, **losses), probe)
-        write_history(root, cell, 12, loss, rng.uniform(0.7, 1.4))
+        write_history(root, cell, 12, loss, rng.uniform(0.7, 1.4), watched=cell.lamb == cells[0].lamb)

@@ -107,7 +107,7 @@ def test_cells_come_in_the_order_of_the_file(tmp_path):
 @pytest.mark.parametrize("lambdas", ["0.05, 0.10, .5, 1, 0, 1e-3, 1E-5, 0.1e-6", "1.0, 0.0"])
 def test_keys_are_spelled_as_in_dvc_yaml(tmp_path, monkeypatch, lambdas):
     datasets = {"digits": {"source": "sklearn"}, "a-b_2": {"source": "bundled"}}
-    settings = {"datasets": datasets, "pretrain": BASE["pretrain"]}
+    settings = {"datasets": datasets, "pretrain": BASE["pretrain"], "density": {"sets": ["digits"]}}
     grid = f"grid: {{datasets: [digits, a-b_2], backbones: [test_vit], lambdas: [{lambdas}], seeds: [0, 010, 7]}}\n"
     (tmp_path / "params.yaml").write_text(grid + yaml.safe_dump(settings), encoding="utf-8")
     shutil.copy(ROOT / "dvc.yaml", tmp_path)

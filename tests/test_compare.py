@@ -4,6 +4,7 @@
 2. Run twice it writes the same bytes, and figures of data sets that left the grid are removed.
 3. With cells missing it exits with 0 and names them on stderr; without MLflow it warns and leaves the ids empty.
 4. With no result at all it fails, writes nothing and names the command.
+5. The page has the sections of diagnosis, density and pictures; folders that are not there are named as gaps.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ import yaml
 from grid_results import write_grid
 
 from pipeline.cells import grid_cells
+from pipeline.diagnostics.criteria import Run
+from pipeline.diagnostics.report import table_csv
+from pipeline.diagnostics.selection import select
+from pipeline.diagnostics.verdicts import sentences
+from pipeline.files import write_json, write_text
 from pipeline.params import load_params
 from stages import compare
 
@@ -26,6 +32,7 @@ def cells(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     raw = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
     raw["grid"] = {"datasets": ["digits"], "backbones": ["test_vit", "test_byobnet"], "lambdas": [0.02], "seeds": [0]}
+    raw["density"] = {}
     Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     found = grid_cells(load_params("params.yaml"), "default")
     ids = {cell.key: f"run-of-{cell.backbone}" for cell in found}
@@ -48,7 +55,7 @@ def test_all_reports_are_written(cells, tmp_path, capsys):
     assert compare.main() == 0
     assert [row["mlflow_run_id"] for row in rows()] == ["run-of-test_vit", "run-of-test_byobnet"]
     page = Path("reports/index.html").read_text(encoding="utf-8")
-    assert "2 of 2 cells have results" in page and page.count("<svg") == 3
+    assert "2 of 2 cells have results" in page and page.count("<svg") == 2
     assert "http://127.0.0.1:5000/#/experiments/7/runs/run-of-test_vit" in page
     assert "http://127.0.0.1:5000/#/experiments/7/runs/run-of-test_vit" in Path("reports/comparison.md").read_text()
     said = capsys.readouterr()
@@ -59,7 +66,7 @@ def test_repeats_to_the_byte_and_removes_old_figures(cells, tmp_path):
     write_grid(tmp_path, cells)
     compare.main()
     first = files()
-    assert len(first) == 6
+    assert len(first) == 5
     Path("reports/figures/accuracy-gone.svg").write_text("<svg/>")
     compare.main()
     assert files() == first
@@ -85,3 +92,20 @@ def test_no_result_is_an_error(cells, capsys):
     assert compare.main() == 1
     assert capsys.readouterr().err == "no cell of grid 'default' has results under runs/default; run: dvc repro\n"
     assert not Path("reports").exists()
+
+
+def test_further_sections(cells, tmp_path):
+    write_grid(tmp_path, cells)
+    compare.main()
+    page = Path("reports/index.html").read_text(encoding="utf-8")
+    assert "reports/diagnosis/default is not there; run <code>python -m stages.diagnose</code>" in page
+    assert "python -m stages.density" in page and "dvc repro pictures" in page
+    run = Run("digits--a", "digits", "a", 0.1, 0.9, None, {"train_loss": 1.0})
+    entries, out = select([run], exponent=0.4, num_draws=100), Path("reports/diagnosis/default")
+    write_text(out / "table.csv", table_csv(entries))
+    write_json(out / "summary.json", {"exponent": 0.4, "sentences": sentences(entries, 0.4, "linear_top1")})
+    write_text(out / "criteria.svg", "<svg/>")
+    compare.main()
+    page = Path("reports/index.html").read_text(encoding="utf-8")
+    assert "digits: take digits--a (lowest train_loss/lambda^0.4 of 1 run)" in page and page.count("<svg") == 3
+    assert "diagnosis/default is not there" not in page

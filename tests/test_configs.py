@@ -121,7 +121,8 @@ def test_files_hold_every_setting_of_their_section():
     [
         ({"probe": {"knn": {"k": 5}}}, False, True),
         ({"probe": {"batch_size": 32}}, False, True),
-        ({"pretrain": {"sigreg": {"num_slices": 32}}}, True, False),
+        ({"pretrain": {"sigreg": {"num_slices": 32}}}, True, True),  # held-out loss
+        ({"pretrain": {"health": {"num_images": 0}}}, True, False),
         ({"pretrain": {"optimizer": {"lr": 0.1}}}, True, False),
         ({"pretrain": {"views": {"mean": [0.5, 0.5, 0.5]}}}, True, True),
         ({"report": {"title": "another"}}, False, False),

@@ -25,8 +25,7 @@ def draw(root, cells, labels=LABELS):
     write_grid(root, cells)
     frame, _ = tables.collect(cells, root)
     curves, _ = tables.histories(cells, root)
-    points, correlations = frame.to_dict("records"), tables.rank_correlations(frame)
-    return figures.comparison(tables.summarise(frame), points, curves, correlations, labels)
+    return figures.comparison(tables.summarise(frame), curves, labels)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def test_same_bytes(charts, tmp_path):
 
 def test_names(charts):
     kinds = [f"{kind}-{dataset}" for dataset in ("fashion-mnist-8k", "digits") for kind in ("accuracy", "curves")]
-    assert list(charts) == [*kinds, "loss-accuracy"]
+    assert list(charts) == kinds
 
 
 def test_self_contained(charts):
@@ -60,9 +59,6 @@ def test_what_is_written(charts):
     assert {"linear", "k-NN", "1-shot", "10-shot", "test_vit", "random init", "raw pixels", "0.02", "0.1"} <= set(shown)
     shown = texts(charts["curves-digits"])
     assert {"total", "prediction", "SIGReg", "λ = 0.02", "test_resnet", "epoch"} <= set(shown)
-    shown = texts(charts["loss-accuracy"])
-    titles = [text for text in shown if "Spearman" in text]
-    assert len(titles) == 2 and all(re.search(r"ρ = [+−]\d\.\d\d, n = 8", title) for title in titles)
 
 
 def test_ink_follows_the_page(charts):
@@ -78,7 +74,7 @@ def test_strange_names_are_literal(tmp_path):
     cells = make_cells(datasets=("a$b$<i>&",), backbones=("x$_2$", "y"))
     charts = draw(tmp_path, cells, {"linear_top1": "linear"})
     assert "x$_2$" in texts(charts["accuracy-a$b$<i>&"])
-    assert any("a$b$<i>&" in text for text in texts(charts["loss-accuracy"]))
+    assert "y" in texts(charts["curves-a$b$<i>&"])
 
 
 @pytest.mark.parametrize("lambdas", [(0.05,), (0, 0.05), (0,)])
@@ -86,15 +82,14 @@ def test_one_cell_draws(tmp_path, lambdas):
     charts = draw(
         tmp_path, make_cells(datasets=("digits",), backbones=("a",), lambdas=lambdas), {"linear_top1": "linear"}
     )
-    assert any("Spearman ρ undefined" in text for text in texts(charts["loss-accuracy"]))
+    assert "λ" in texts(charts["accuracy-digits"]) and f"λ = {lambdas[-1]:g}" in texts(charts["curves-digits"])
 
 
 def test_no_histories_and_no_baselines():
     row = {"dataset": "d", "backbone": "b", "lambda": 0.1, "linear_top1": 0.5, "linear_top1_10shot": None}
-    charts = figures.comparison([row], [row | {"train_loss": 1.0}], [], {"d": (None, 1)}, LABELS)
-    assert list(charts) == ["accuracy-d", "loss-accuracy"]
+    assert list(figures.comparison([row], [], LABELS)) == ["accuracy-d"]
 
 
 def test_more_backbones_than_colours():
-    looks = figures._looks(f"b{i}" for i in range(40))
+    looks = figures.backbone_looks(f"b{i}" for i in range(40))
     assert len({tuple(look.values()) for look in looks.values()}) == 40

@@ -3,16 +3,26 @@
 1. Patch features are timm's last layer on its grid: patch tokens in reading order without prefix tokens, or the map.
 2. Attention of the class token is the softmax of its query with all keys, of the last block, also with register tokens,
    normalised and rotated queries; the backbone is left as it was. Without a class token it is the mean activation.
+3. Where the last map is too coarse to see anything, the deepest layer with a finer one is shown, and named.
+4. A stitched map is that of a network with the finer stride; a map that is fine enough stays as it is.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.functional import avg_pool2d, pad
 
 from pipeline.backbones import create_backbone
 from pipeline.errors import UserError
-from pipeline.experiments.last_layer import activation_attention, attention_maps, cls_attention, patch_features
+from pipeline.gallery.last_layer import (
+    attention_maps,
+    cls_attention,
+    deepest_features,
+    mean_activation,
+    patch_features,
+    stitched,
+)
 
 VIT = {"img_size": 32, "patch_size": 8, "dynamic_img_size": True}
 
@@ -110,6 +120,69 @@ def test_without_class_token_attention_is_the_mean_activation():
     with torch.no_grad():
         strength = resnet.forward_features(views).abs().mean(1, keepdim=True)
     torch.testing.assert_close(found, strength / strength.sum((2, 3), keepdim=True))
-    assert activation_attention(resnet, torch.zeros(1, 3, 64, 64)).isfinite().all()
+    assert (mean_activation(torch.zeros(1, 2, 2, 5)) == 0).all()
     with pytest.raises(UserError, match="no class token whose attention can be read"):
         cls_attention(resnet, views)
+
+
+# 3. Fine enough maps
+
+
+@pytest.mark.parametrize(
+    ("name", "size_px", "stage", "side"),
+    [
+        ("test_convnext", 32, 1, 4),
+        ("test_resnet", 32, 2, 4),
+        ("test_efficientnet", 32, 2, 4),
+        ("test_byobnet", 64, 3, 4),
+    ],
+)
+def test_the_deepest_stage_that_is_fine_enough_is_shown(name, size_px, stage, side):
+    backbone, views = network(name), random(2, 3, size_px, size_px)
+    found, layer = deepest_features(backbone, views, least_side=4)
+    with torch.no_grad():
+        stages = backbone.forward_intermediates(views, intermediates_only=True)
+    assert found.shape[1:3] == (side, side) and layer == backbone.feature_info[stage]["module"]
+    assert torch.equal(found, stages[stage].movedim(1, -1))
+    assert stages[stage + 1].shape[-1] < 4
+
+
+@pytest.mark.parametrize(("name", "size_px"), [("test_convnext", 128), ("test_vit", 32)])
+def test_a_last_layer_that_is_fine_enough_is_shown_itself(name, size_px):
+    backbone, views = network(name, **(VIT if name == "test_vit" else {})), random(1, 3, size_px, size_px)
+    found, layer = deepest_features(backbone, views, least_side=4)
+    assert layer == "last layer" and torch.equal(found, patch_features(backbone, views))
+
+
+def test_of_maps_that_are_all_too_coarse_the_finest_is_shown():
+    vit, views = network("test_vit", **{**VIT, "patch_size": 16}), random(1, 3, 32, 32)
+    found, layer = deepest_features(vit, views, least_side=4)
+    assert layer == "last layer" and torch.equal(found, patch_features(vit, views))
+    convnext = network("test_convnext")
+    found, layer = deepest_features(convnext, random(1, 3, 32, 32), least_side=64)
+    assert found.shape[1:3] == (8, 8) and layer == "stages.0"
+
+
+def test_maps_of_one_position_are_refused():
+    vit = network("test_vit", **{**VIT, "patch_size": 32})
+    with pytest.raises(UserError, match="every map of VisionTransformer at 32 px has one position; raise pretrain"):
+        deepest_features(vit, random(1, 3, 32, 32), least_side=4)
+
+
+# 4. Finer maps
+
+
+def test_a_stitched_map_is_that_of_a_finer_stride():
+    views = random(2, 3, 32, 32)
+    means = lambda stride: lambda v: avg_pool2d(v, 8, stride).movedim(1, -1)  # noqa: E731
+    found = stitched(means(8), views, fine_side=16)
+    assert found.shape == (2, 16, 16, 3)
+    # Windows of 8 px whose first one is centred at 1 px: three pixels of it repeat the border.
+    expected = means(2)(pad(views, (3, 3, 3, 3), mode="replicate"))
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_map_that_is_fine_enough_stays():
+    views, seen = random(1, 3, 32, 32), []
+    found = stitched(lambda v: (seen.append(v), v[:, :, ::3, ::3].movedim(1, -1))[1], views, fine_side=16)
+    assert found.shape == (1, 11, 11, 3) and len(seen) == 1 and torch.equal(seen[0], views)

@@ -2,8 +2,9 @@
 
 1. A finished cell's files become the contents of its MLflow run.
 2. What is missing or broken is named with the command that makes it.
-3. Histories read back exactly; nested settings become flat params.
+3. Histories read back exactly, with what was watched and without; nested settings become flat params.
 4. comparison.csv and dvc.lock are compared with the files, value by value and hash by hash.
+5. What was watched and the label-free criteria are metrics of the run; numbers that are not finite are none.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pipeline.lockfile import locked_outputs, unlocked
 from pipeline.results import (
     ResultError,
     cell_record,
+    epoch_metrics,
     flatten,
     read_history,
     read_json,
@@ -38,12 +40,13 @@ def write_cell(root: Path) -> Path:
     (root / "pretrain" / "metrics.json").write_text('{"num_params": 5, "train_loss": 0.5}')
     (root / "pretrain" / "provenance.json").write_text('{"commit": "abc"}')
     (root / "probe" / "metrics.json").write_text('{"linear_top1": 0.9, "knn_top1": 0.30000000000000004}')
+    (root / "probe" / "health.json").write_text('{"num_images": 9, "criteria": {"rankme": 12.5, "lidar": null}}')
     return root / "configs"
 
 
 def test_record_of_a_finished_cell(tmp_path):
     record = cell_record(write_cell(tmp_path))
-    metrics = {("pretrain/num_params", 0): 5.0, ("pretrain/train_loss", 0): 0.5}
+    metrics = {("pretrain/num_params", 0): 5.0, ("pretrain/train_loss", 0): 0.5, ("criteria/rankme", 0): 12.5}
     metrics |= finished().metrics
     assert record.metrics == metrics and all(type(value) is float for value in record.metrics.values())
     assert record.params == finished().params
@@ -52,7 +55,7 @@ def test_record_of_a_finished_cell(tmp_path):
 
 
 FILES = ["configs/pretrain.json", "configs/probe.json", "pretrain/provenance.json", "pretrain/history.csv"]
-FILES += ["pretrain/metrics.json", "probe/metrics.json"]
+FILES += ["pretrain/metrics.json", "probe/metrics.json", "probe/health.json"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -80,6 +83,7 @@ def test_broken_json_is_named(tmp_path, text):
         "epoch,loss,pred_loss,sigreg_loss,lr\n1,x,1,1,1\n",
         "epoch,loss,pred_loss,sigreg_loss,lr\n1,1,1\n",
         "epoch,loss,pred_loss,sigreg_loss,lr\n1,1,1,1,1,1\n",
+        "epoch,loss,pred_loss,sigreg_loss,embedding_norm\n1,1,1,1,1\n",
     ],
 )
 def test_a_broken_history_is_named(tmp_path, text):
@@ -93,6 +97,21 @@ def test_history_reads_back_exactly(tmp_path):
     write_history(tmp_path / "history.csv", rows)
     assert read_history(tmp_path / "history.csv") == rows
     assert (tmp_path / "history.csv").read_text().splitlines()[0] == "epoch,loss,pred_loss,sigreg_loss,lr"
+
+
+def test_history_with_what_was_watched(tmp_path):
+    path, row = tmp_path / "history.csv", {"epoch": 1.0, "loss": 0.1, "pred_loss": 0.2, "sigreg_loss": 0.3, "lr": 0.4}
+    rows = [row | {"embedding_rank": 12.25}, row | {"embedding_rank": math.inf, "projection_norm": 1 / 3}]
+    write_history(path, rows)
+    assert path.read_text().splitlines()[0] == "epoch,loss,pred_loss,sigreg_loss,lr,embedding_rank,projection_norm"
+    first, second = read_history(path)
+    assert second == rows[1] and math.isnan(first.pop("projection_norm")) and first == rows[0]
+    metrics = epoch_metrics(rows[0]) | epoch_metrics(second)
+    assert metrics[("health/embedding_rank", 1)] == 12.25 and metrics[("health/projection_norm", 1)] == 1 / 3
+    assert ("health/projection_norm", 1) not in epoch_metrics(read_history(path)[0])
+    assert {name for name, _ in metrics} == {f"train/{name}" for name in row if name != "epoch"} | {
+        "health/embedding_rank", "health/projection_norm"
+    }  # fmt: skip
 
 
 def test_flatten():

@@ -1,6 +1,7 @@
-"""Claims: bundled sets, scikit-learn's digits, arrays and folders give their pictures with the right labels and class
-names, a test split among them; pickles are never loaded; wrong settings and broken data are refused with the setting,
-the value and the remedy; the stage packs, prints counts and clears its transfers."""
+"""Claims: bundled sets, scikit-learn's digits, patches of its photographs (from disjoint regions), arrays and folders
+give their pictures with the right labels and class names, a test split among them; pickles are never loaded; wrong
+settings and broken data are refused with the setting, the value and the remedy; the stage packs, prints counts and
+clears its transfers."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from sklearn.datasets import load_sample_images
 from source_helpers import entry, labels_of, png, read, run_stage, serving
 
 from pipeline import fetch
@@ -64,6 +66,39 @@ def test_digits(tmp_path):
     assert stack.dtype == np.uint8 and stack.shape[1:] == (8, 8) and (stack.min(), stack.max()) == (0, 255)
     again = read(tmp_path, "digits", source="sklearn", test_frac=0.25)[1]
     assert [p.where for p in again["test"]] == [p.where for p in splits["test"]]
+
+
+@pytest.mark.parametrize(
+    ("fields", "columns"),
+    [({"patch_px": 32, "test_frac": 0.5}, (9, 10)), ({"patch_px": 32}, (15, 4)), ({"patch_px": 213}, (1, 1))],
+)
+def test_photo_patches(tmp_path, fields, columns):
+    """Columns of patches that train and test; one column between them is nobody's."""
+    classes, splits = read(tmp_path, "photo-patches", source="sklearn", dataset="sample_images", **fields)
+    side = fields["patch_px"]
+    num_rows = 427 // side
+    assert classes == ["china", "flower"]
+    photographs = [pixels[: num_rows * side] for pixels in load_sample_images().images]
+    starts = {"train": 0, "test": columns[0] + 1}
+    for (split, start), num_columns in zip(starts.items(), columns, strict=True):
+        assert labels_of(splits[split]) == [0] * num_rows * num_columns + [1] * num_rows * num_columns
+        region = slice(start * side, (start + num_columns) * side)
+        patches = np.stack([picture.content for picture in splits[split]])
+        assert patches.shape[1:] == (side, side, 3) and patches.dtype == np.uint8
+        for label, photograph in enumerate(photographs):
+            mine = patches.reshape(2, num_rows, num_columns, side, side, 3)[label]
+            assert np.array_equal(mine.swapaxes(1, 2).reshape(num_rows * side, -1, 3), photograph[:, region])
+
+
+def test_photo_patches_pack(tmp_path):
+    fields = {"source": "sklearn", "dataset": "sample_images", "patch_px": 32, "test_frac": 0.5}
+    source = open_source("photo-patches", entry(**fields), tmp_path / "scratch")
+    meta = pack(tmp_path / "set", "photo-patches", fields, source.classes, source.splits)
+    assert {name: split["per_class"] for name, split in meta["splits"].items()} == {
+        "train": [117, 117],
+        "test": [130, 130],
+    }
+    assert meta["channels"] == 3 and meta["num_test_images_in_train"] == 0
 
 
 # ---- arrays

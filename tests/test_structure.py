@@ -3,6 +3,7 @@ exactly the files that its program imports."""
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -16,8 +17,8 @@ OWNERS = {
     "timm": {"backbones"},
     "mlflow": {"tracking"},
     "pandas": {"tables"},
-    "matplotlib": {"figures", "plots_descent"},
-    "pydantic": {"catalogue", "params", "schema", "schema_pretrain", "schema_probe", "schema_types", "validation"},
+    "matplotlib": {"figures*", "plots_descent"},
+    "pydantic": {"catalogue", "params", "schema*", "validation"},
 }
 
 
@@ -44,7 +45,8 @@ def test_stages_do_not_import_each_other():
 @pytest.mark.parametrize("library", OWNERS)
 def test_each_heavy_library_has_one_home(library):
     users = {path.stem for path in LIBRARY if any(name.split(".")[0] == library for name in imports(path))}
-    assert users == OWNERS[library]
+    strangers = {user for user in users if not any(fnmatch(user, owner) for owner in OWNERS[library])}
+    assert users and strangers == set()
 
 
 def test_losses_need_torch_alone():

@@ -6,11 +6,13 @@
 4. Several processes may open a new store at the same moment; it is in WAL mode.
 5. A store that cannot be used is one warning that says how to mend it; training goes on.
 6. A run that failed is FAILED, one that was interrupted is KILLED.
+7. What was watched is a curve health/<name> beside those of the losses; a number that is not finite is no point.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import sqlite3
 import time
@@ -22,6 +24,7 @@ import pytest
 from cell_record import CONFIG, LOSSES, OPENING, ROWS, finished
 from mlflow.entities import Metric
 
+from pipeline.results import epoch_metrics
 from pipeline.tracking import LiveRun, Store, publish_or_warn
 
 # SQLAlchemy on MLflow's own models.
@@ -293,3 +296,20 @@ def test_a_run_that_ended_badly_says_so(store, path, error, status):
     assert the_run(store).info.status == status
     store.publish(finished())
     assert list(store.disagreements(finished())) == []
+
+
+# 7. What was watched
+
+
+def test_what_was_watched_is_a_curve(store, path):
+    rows = [ROWS[0] | {"embedding_rank": 5.5, "projection_norm": math.nan}, ROWS[1] | {"embedding_rank": math.inf}]
+    with LiveRun(OPENING, afresh=True, path=path) as live:
+        for row in [*rows, *rows]:  # as a run that is continued does
+            live.log_epoch(row)
+    found = {(point.key, point.step): point.value for point in store.points(the_run(store))}
+    losses = {key: value for row in ROWS for key, value in epoch_metrics(row).items()}
+    assert found == losses | {("health/embedding_rank", 1): 5.5}
+    watched = replace(finished(), metrics={**finished().metrics, **epoch_metrics(rows[0]), ("criteria/lidar", 0): 3.25})
+    store.publish(watched)
+    assert list(store.disagreements(watched)) == [] and the_run(store).data.metrics["criteria/lidar"] == 3.25
+    assert len(list(store.disagreements(finished()))) == 2

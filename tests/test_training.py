@@ -8,6 +8,8 @@
 6. An interrupted run that is continued equals an uninterrupted one bit for bit: weights, optimiser and history.
 7. A loss that is not finite stops the run and names step, epoch and images; nothing of that epoch is kept.
 8. Too few images are refused with the remedy, and a last partial batch is left out.
+9. A run that is watched has the bits of one that is not; what was watched is part of the history, also of a run that
+   is continued with other settings, and whatever the numbers are.
 """
 
 from __future__ import annotations
@@ -29,13 +31,14 @@ from pipeline.datasets import EncodedImages, ImageBatch, batches, in_memory
 from pipeline.devices import choose_autocast
 from pipeline.errors import UserError
 from pipeline.learner import Learner, make_learner, project_views
-from pipeline.losses import LeJEPALoss, directions_for_step
+from pipeline.losses import LeJEPALoss, directions_for_step, random_directions
 from pipeline.packing import pack
 from pipeline.pictures import Picture
 from pipeline.schedule import lr_factor
 from pipeline.seeds import generator
 from pipeline.training import Epoch, NonFiniteLossError, lejepa_objective, pretrain, summary
 from pipeline.views import Multicrop
+from pipeline.watch import Watch
 
 CPU = torch.device("cpu")
 PROJ_DIM, NUM_GLOBAL, LAMB = 8, 2, 0.1
@@ -339,3 +342,45 @@ def test_local_views_take_part_at_their_own_resolution(images, tmp_path):
     for views in (VIEWS, replace(VIEWS, num_local=0)):
         list(start(new_learner(), images, tmp_path / str(views.num_local), make_views=watched, epochs=1, batch_size=32))
     assert shapes == [[(2, 32, 3, 16, 16), (1, 32, 3, 8, 8)], [(2, 32, 3, 16, 16), None]]
+
+
+# 9. Watching
+
+NETWORKS = [("test_vit", {**VIT, "drop_path_rate": 0.3}), ("test_resnet", {"drop_path_rate": 0.3})]
+
+
+def new_watch() -> Watch:
+    directions = random_directions(PROJ_DIM, 8, generator=generator(0, "test"))
+    view = {"size_px": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
+    return Watch(in_a_batch(digits(70)[40:]), directions, view, 16, CPU, choose_autocast("auto", CPU))
+
+
+@pytest.mark.parametrize(("name", "arguments"), NETWORKS)
+def test_watching_changes_no_bit(images, tmp_path, name, arguments):
+    watched, alone = (new_learner(0, name, arguments) for _ in range(2))
+    history = list(start(watched, images, tmp_path / "watched", watch=new_watch()))
+    plain = list(start(alone, images, tmp_path / "alone"))
+    assert bits(watched.state()) == bits(alone.state())
+    assert [record[:-1] for record in history] == [record[:-1] for record in plain]
+    assert history[-1].health == new_watch()(watched.backbone, watched.projector)
+    assert history[0].health != history[-1].health and [record.health for record in plain] == [{}] * 3
+    assert history[0].row() == {**plain[0].row(), **history[0].health}
+    assert list(plain[0].row()) == ["epoch", "loss", "pred_loss", "sigreg_loss", "lr"]
+
+
+@pytest.mark.parametrize(("name", "arguments"), NETWORKS)
+def test_a_watched_run_is_continued(images, tmp_path, name, arguments):
+    whole = outcome(new_learner(0, name, arguments), images, tmp_path / "whole", watch=new_watch())
+    interrupted = start(new_learner(0, name, arguments), images, tmp_path / "parts", watch=new_watch())
+    next(interrupted)
+    interrupted.close()
+    assert outcome(new_learner(5, name, arguments), images, tmp_path / "parts", watch=new_watch()) == whole
+
+
+def test_the_watch_may_change_between_two_parts(images, tmp_path):
+    first = start(new_learner(), images, tmp_path, watch=lambda *_: {"norm": math.nan})
+    next(first)
+    first.close()
+    rest = list(start(new_learner(5), images, tmp_path, watch=lambda *_: {"rank": math.inf}))
+    assert [list(record.health) for record in rest] == [["norm"], ["rank"], ["rank"]]
+    assert math.isnan(rest[0].health["norm"]) and rest[2].health == {"rank": math.inf}

@@ -1,10 +1,8 @@
-"""Claims about the pictures of features (figures 13 and 14):
+"""Claims about figures 13 and 14, beyond the pictures of the gallery (test_gallery.py):
 
-1. PCA is numpy's SVD with a sign that does not depend on the solver; colours do not depend on scale or shift.
-2. A mask keeps the fewest positions that hold the share.
-3. Centre AUROC is the Mann-Whitney statistic; the bootstrap interval is that of a mean, equal for an equal seed.
-4. A sheet has equal bytes for equal input, and each picture in its place.
-5. The stage runs on a backbone's file alone, writes every report, and says what is wrong with its settings.
+1. A mask keeps the fewest positions that hold the share; the foreground's colours are those of an object in the middle.
+2. Centre AUROC is the Mann-Whitney statistic; the bootstrap interval is that of a mean, equal for an equal seed.
+3. The stage runs on a backbone's file alone, writes every report, and says what is wrong with its settings.
 """
 
 from __future__ import annotations
@@ -24,10 +22,10 @@ from scipy.stats import mannwhitneyu
 from pipeline.backbones import create_backbone, initial_backbone
 from pipeline.checkpoint import save_weights
 from pipeline.errors import UserError
-from pipeline.experiments.visuals import bootstrap_interval, centre_auroc, kept_mass, pca_rgb, principal_components
+from pipeline.experiments.visuals import bootstrap_interval, centre_auroc, cut_out, foreground_rgb, kept_mass
 from pipeline.experiments.visuals_measure import MEASURES, NETWORKS, Settings
 from pipeline.experiments.visuals_report import COLUMNS, claims
-from pipeline.experiments.visuals_sheet import CELL_PX, GAP_PX, HEAD_PX, RAMP, cut_out, heat, sheet
+from pipeline.gallery.sheet import CELL_PX, GAP_PX
 from pipeline.packing import pack
 from pipeline.pictures import Picture
 from pipeline.published.claims import read_claims
@@ -45,54 +43,7 @@ def network(name: str, **arguments):
     return create_backbone(name, arguments).eval()
 
 
-# 1. PCA
-
-
-def test_components_are_those_of_numpy():
-    features = random(3, 5, 5, 12) * torch.linspace(3, 1, 12)
-    mean, components = principal_components(features, 3)
-    vectors = features.reshape(-1, 12).double().numpy()
-    _, _, rows = np.linalg.svd(vectors - vectors.mean(0))
-    signs = np.sign(rows[np.arange(12), np.abs(rows).argmax(1)])
-    np.testing.assert_allclose(components, (rows * signs[:, None])[:3], atol=1e-9)
-    np.testing.assert_allclose(mean, vectors.mean(0), atol=1e-12)
-
-
-def test_colours_do_not_depend_on_scale_or_shift():
-    features = random(2, 6, 6, 8)
-    found = pca_rgb(features)
-    assert found.shape == (2, 6, 6, 3) and found.dtype == torch.uint8
-    assert (found.float() - pca_rgb(8 * features + 64).float()).abs().max() <= 1
-    flat = found.flatten(0, 2)
-    assert (flat.amin(0) == 0).all() and (flat.amax(0) == 255).all()
-
-
-def test_colours_are_the_scaled_coordinates():
-    features = torch.zeros(1, 1, 101, 3)
-    features[0, 0, :, 1] = torch.arange(101)
-    found = pca_rgb(features)[0, 0]
-    expected = (255 * ((torch.arange(101) - 2) / 96).clamp(0, 1)).round()
-    assert torch.equal(found[:, 0].float(), expected)
-    assert (found[:, 1:] == 0).all()  # nothing varies there
-
-
-def test_rounding_is_no_colour():
-    plain = torch.ones(1, 8, 8, 6)
-    rounded = torch.where(random(1, 8, 8, 6) > 0, plain, plain.nextafter(torch.tensor(0.0)))
-    assert pca_rgb(rounded).max() < 64
-
-
-def test_foreground_is_the_object_in_the_middle():
-    features = 0.1 * random(2, 8, 8, 6)
-    features[:, 2:6, 2:6, 0] -= 5
-    found = pca_rgb(features, foreground=True)
-    coloured = (found > 0).any(-1)
-    assert coloured[:, 2:6, 2:6].float().mean() > 0.9
-    coloured[:, 2:6, 2:6] = False
-    assert not coloured.any()
-
-
-# 2. Masks
+# 1. Masks
 
 
 def test_mask_keeps_the_fewest_positions_that_hold_the_mass():
@@ -114,7 +65,24 @@ def test_mask_by_hand():
         kept_mass(attention, 0)
 
 
-# 3. Measures
+def test_cut_out_veils_the_rest():
+    images = torch.full((1, 4, 4, 3), 100, dtype=torch.uint8)
+    found = cut_out(images, torch.tensor([[[True, False], [False, False]]]))
+    assert found[0, :2, :2].unique().tolist() == [100]
+    assert found[0, 2:, 3:].tolist() == [[[97, 103, 142]]] * 2
+
+
+def test_foreground_is_the_object_in_the_middle():
+    features = 0.1 * random(2, 8, 8, 6)
+    features[:, 2:6, 2:6, 0] -= 5
+    found = foreground_rgb(features)
+    coloured = (found > 0).any(-1)
+    assert coloured[:, 2:6, 2:6].float().mean() > 0.9
+    coloured[:, 2:6, 2:6] = False
+    assert not coloured.any()
+
+
+# 2. Measures
 
 
 def test_centre_auroc_is_the_mann_whitney_statistic():
@@ -151,40 +119,7 @@ def test_a_claim_holds_if_the_interval_is_above_zero():
     assert claims([row(-0.1), row(0.2), row(0.0)], seed=0)[0].verdict == "differs"
 
 
-# 4. Sheets
-
-
-def test_heat_spans_the_ramp():
-    found = heat(torch.tensor([[[0.0, 1.0]], [[2.0, 2.0]]]))
-    assert found[0, 0].tolist() == [list(RAMP[0]), list(RAMP[-1])]
-    assert found[1, 0].tolist() == [list(RAMP[0])] * 2
-
-
-def test_cut_out_veils_the_rest():
-    images = torch.full((1, 4, 4, 3), 100, dtype=torch.uint8)
-    found = cut_out(images, torch.tensor([[[True, False], [False, False]]]))
-    assert found[0, :2, :2].unique().tolist() == [100]
-    assert found[0, 2:, 3:].tolist() == [[[97, 103, 142]]] * 2
-
-
-def test_sheet_puts_each_picture_in_its_place():
-    red = torch.zeros(2, 2, 2, 3, dtype=torch.uint8)
-    red[..., 0] = 255
-    blue = torch.zeros(2, 500, 500, 3, dtype=torch.uint8)
-    blue[1, ..., 2] = 255
-    columns = {"red": red, "large": blue}
-    assert sheet(columns) == sheet(columns)
-    page = Image.open(io.BytesIO(sheet(columns)))
-    step, top = CELL_PX + GAP_PX, HEAD_PX + GAP_PX
-    assert page.size == (2 * step + GAP_PX, 2 * step + HEAD_PX + GAP_PX)
-    assert page.getpixel((GAP_PX + 5, top + 5)) == (255, 0, 0)
-    assert page.getpixel((GAP_PX + step + 5, top + 5)) == (0, 0, 0)
-    assert page.getpixel((GAP_PX + step + 5, top + step + 5)) == (0, 0, 255)
-    with pytest.raises(ValueError, match=r"one length, got \[1, 2\]"):
-        sheet({"a": red, "b": blue[:1]})
-
-
-# 5. The stage
+# 3. The stage
 
 SETTINGS = {
     "weights": "weights/backbone.safetensors",
@@ -255,7 +190,10 @@ def test_weights_as_initialised_separate_like_their_initialisation(place):
     ("change", "message"),
     [
         ({"num_images": 7}, "visuals.num_images must be <= 6, the images of set test, got 7"),
-        ({"weights": "nowhere.safetensors"}, "visuals.weights: there is no nowhere.safetensors; run the pipeline"),
+        (
+            {"weights": "nowhere.safetensors"},
+            "there is no nowhere.safetensors; run the pipeline that trains it, or change visuals.weights",
+        ),
         ({"num_shown": 6}, "visuals.num_shown must be <= visuals.num_images, 5, got 6"),
         ({"pca": "each"}, "visuals.pca must be image or images, got 'each'"),
         ({"attention_mass": 0}, r"visuals.attention_mass must be in \(0, 1\], got 0"),

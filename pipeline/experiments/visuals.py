@@ -1,6 +1,6 @@
-"""Features of `pipeline.experiments.last_layer` as colours, attention as a mask, and how good a map they make.
+"""What figures 13 and 14 add to the pictures of `pipeline.gallery`: masks, and how good a map features make.
 
-Legend: N images, h x w positions, D features.
+Legend: N images, H x W px of an image, h x w positions of a map, D features.
 
 Source: LeJEPA, arXiv 2511.08544, section 6.5 and figures 13 and 14, which follow DINO, arXiv 2104.14294.
 """
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from pipeline.errors import UserError
+from pipeline.gallery.colours import pca_rgb, project
 from pipeline.seeds import generator
 
-# Colours span these quantiles of a component: a few outlying patches would else leave one colour for all the others.
-QUANTILES = (0.02, 0.98)
+VEIL, THICKNESS = (96, 104, 152), 0.8  # over what a mask leaves out; a colour that shows on black and on white
 
 
 def kept_mass(attention: Tensor, mass: float) -> Tensor:
@@ -37,63 +38,32 @@ def kept_mass(attention: Tensor, mass: float) -> Tensor:
     return torch.empty_like(kept).scatter_(-1, order, kept).unflatten(-1, attention.shape[-2:])
 
 
-def principal_components(features: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """Fit a PCA.
-
-    Args:
-        features: (..., D); every vector counts alike.
-        num: 1 to D.
-
-    Returns:
-        mean (D,) and orthonormal components (num, D), float64, variance falling. Of each component the entry largest in
-        magnitude is positive.
-    """
-    vectors = features.flatten(0, -2).double()
-    mean = vectors.mean(0)
-    centred = vectors - mean
-    _, directions = torch.linalg.eigh(centred.T @ centred)
-    components = directions.T.flip(0)[:num]
-    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
-    return mean, components * torch.where(largest < 0, -1.0, 1.0)
+def cut_out(images: Tensor, masks: Tensor) -> Tensor:
+    """Lay a veil over images (N, H, W, 3) uint8 where masks (N, h, w) bool are false."""
+    kept = interpolate(masks[:, None].float(), size=images.shape[1:3], mode="nearest")[:, 0, :, :, None]
+    veiled = (1 - THICKNESS) * images + THICKNESS * torch.tensor(VEIL)
+    return torch.where(kept > 0, images, veiled.round().to(torch.uint8))
 
 
-def project(features: Tensor, num: int = 1) -> Tensor:
-    """Return the coordinates (..., num) float64 of vectors (..., D) along their own first principal components."""
-    mean, components = principal_components(features, num)
-    return features.double() @ components.T - mean @ components.T
+def foreground_rgb(features: Tensor) -> Tensor:
+    """Turn features into colours as `pca_rgb`, but those of the foreground alone, as DINOv2's figures do.
 
-
-def pca_rgb(features: Tensor, *, foreground: bool = False) -> Tensor:
-    """Turn features into colours: the first three principal components of all the given positions are red, green, blue.
-
-    For an image by itself, give it alone.
+    Positions above the mean of the first component are kept, with its sign such that the middle of the images is rather
+    kept than their border; a second PCA of these alone gives the colours, and the others are black.
 
     Args:
         features: (N, h, w, D), D >= 3.
-        foreground: split the positions first, as DINOv2's figures do: those above the mean of the first component are
-            kept, with its sign such that the middle of the images is rather kept than their border; a second PCA of
-            these alone gives the colours, and the others are black.
 
     Returns:
-        (N, h, w, 3) uint8; each component spans its QUANTILES.
+        (N, h, w, 3) uint8.
     """
-    if not foreground:
-        return _colours(features.flatten(0, 2)).unflatten(0, features.shape[:3])
     first = project(features)[..., 0]
     if centre_auroc(first).mean() < 0.5:
         first = -first
     chosen = first > 0
     colours = torch.zeros(*features.shape[:3], 3, dtype=torch.uint8, device=features.device)
-    colours[chosen] = _colours(features[chosen])
+    colours[chosen] = pca_rgb(features[chosen])
     return colours
-
-
-def _colours(vectors: Tensor) -> Tensor:
-    coordinates = project(vectors, 3)
-    low, high = (coordinates.quantile(share, dim=0) for share in QUANTILES)
-    rounding = 1e-6 * vectors.abs().max().double()  # features are float32: less than this is no difference
-    span = (high - low).clamp_min(rounding).clamp_min(torch.finfo(torch.float64).tiny)
-    return (255 * ((coordinates - low) / span).clamp(0, 1)).round().to(torch.uint8)
 
 
 def centre_auroc(scores: Tensor, centre_frac: float = 0.5) -> Tensor:

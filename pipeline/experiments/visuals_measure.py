@@ -11,22 +11,22 @@ Legend: N images, h x w positions, D features.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from pipeline.backbones import create_backbone, initial_backbone
-from pipeline.checkpoint import load_weights
+from pipeline.checkpoint import load_weights, read_description
 from pipeline.datasets import EncodedImages, ImageBatch, batches
 from pipeline.errors import UserError
-from pipeline.experiments import last_layer, visuals
+from pipeline.experiments import visuals
 from pipeline.experiments.settings import check_whole, check_whole_list
-from pipeline.experiments.visuals_sheet import cut_out, heat
+from pipeline.gallery import last_layer
+from pipeline.gallery.colours import heat, pca_rgb, project
+from pipeline.gallery.sheet import thumbnails
 from pipeline.seeds import generator
 from pipeline.views import evaluation_view
 
@@ -47,7 +47,7 @@ class Settings:
         num_shown: the first of them, on the sheet.
         seed: of the drawing and of the bootstrap, >= 0.
         pca: image (the colours of each image by itself) or images (one PCA for all that are shown).
-        foreground: colour the foreground alone, see `visuals.pca_rgb`.
+        foreground: colour the foreground alone, see `visuals.foreground_rgb`.
         attention_mass: share of the attention that the mask keeps, in (0, 1].
         centre_frac: side of the middle as a fraction of the image's, in (0, 1).
         random_init_seeds: of the initialisations to compare with, each >= 0; the first is on the sheet.
@@ -126,7 +126,7 @@ def measure(settings: Settings, device: torch.device) -> Found:
             architecture does not take.
     """
     weights = Path(settings.weights)
-    model = describe_weights(weights)
+    model = read_description(weights, remedy="run the pipeline that trains it, or change visuals.weights")
     architecture = model["backbone"], model["kwargs"]
     chosen, images = draw_images(settings)
     views = evaluation_view(images.pixels, images.aspect, settings.size_px, mean=model["mean"], std=model["std"])
@@ -152,21 +152,6 @@ def measure(settings: Settings, device: torch.device) -> Found:
     ]
     columns = pictures(ImageBatch(*(part[: settings.num_shown] for part in images)), maps, before[0], settings)
     return Found(columns, rows, model, tuple(maps.attention.shape[1:]), last_layer.has_class_token(backbone))
-
-
-def describe_weights(path: Path) -> dict[str, Any]:
-    """Return what `checkpoint.save_weights` put into a file: backbone, kwargs, img_size_px, mean, std.
-
-    Raises:
-        UserError: if there is no such file, or the description is missing.
-    """
-    if not path.is_file():
-        raise UserError(f"visuals.weights: there is no {path}; run the pipeline that trains it, or name other weights")
-    with safe_open(path, "pt") as file:
-        told = (file.metadata() or {}).get("lejepa")
-    if told is None:
-        raise UserError(f"visuals.weights: {path} does not say of which backbone; name one that pretraining wrote")
-    return json.loads(told)
 
 
 def draw_images(settings: Settings) -> tuple[Tensor, ImageBatch]:
@@ -214,7 +199,7 @@ def separation(seen: Maps, settings: Settings) -> dict[str, Tensor]:
     The PCA is that of all images together, and its sign the one that puts the middle above the border on average: one
     sign for all images, since the better of two for each would be above one half by chance.
     """
-    along = visuals.centre_auroc(visuals.project(seen.features)[..., 0], settings.centre_frac)
+    along = visuals.centre_auroc(project(seen.features)[..., 0], settings.centre_frac)
     return {
         "pca": along if along.mean() >= 0.5 else 1 - along,
         "attention": visuals.centre_auroc(seen.attention, settings.centre_frac),
@@ -223,14 +208,13 @@ def separation(seen: Maps, settings: Settings) -> dict[str, Tensor]:
 
 def pictures(images: ImageBatch, trained: Maps, untrained: Maps, settings: Settings) -> dict[str, Tensor]:
     """Return the columns of the sheet, (N, H, W, 3) uint8 by heading."""
-    plain = evaluation_view(images.pixels, images.aspect, settings.size_px, mean=(0.0,) * 3, std=(1.0,) * 3)
-    inputs = (255 * plain.permute(0, 2, 3, 1)).round().clamp(0, 255).to(torch.uint8)
+    inputs = thumbnails(images, settings.size_px)
     masks = visuals.kept_mass(trained.attention, settings.attention_mass)
     return {
         "image": inputs,
         "PCA": _colours(trained.features, settings),
         "attention": heat(trained.attention),
-        f"{100 * settings.attention_mass:g} % of attention": cut_out(inputs, masks),
+        f"{100 * settings.attention_mass:g} % of attention": visuals.cut_out(inputs, masks),
         "random init: PCA": _colours(untrained.features, settings),
         "random init: attention": heat(untrained.attention),
     }
@@ -238,4 +222,5 @@ def pictures(images: ImageBatch, trained: Maps, untrained: Maps, settings: Setti
 
 def _colours(features: Tensor, settings: Settings) -> Tensor:
     groups = features.split(1) if settings.pca == "image" else [features]
-    return torch.cat([visuals.pca_rgb(group, foreground=settings.foreground) for group in groups])
+    colours = visuals.foreground_rgb if settings.foreground else pca_rgb
+    return torch.cat([colours(group) for group in groups])

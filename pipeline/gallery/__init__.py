@@ -1,0 +1,1 @@
+"""What a backbone sees, as pictures: last-layer features, attention, neighbours, a map of its embedding."""

@@ -1,0 +1,60 @@
+"""The runs that the stage diagnose picked for a data set, one for each backbone, and the weights they left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.cells import Cell, resolve
+from pipeline.checkpoint import read_description
+from pipeline.errors import UserError
+from pipeline.fetch import sha256_file
+from pipeline.listing import Listing
+from pipeline.params import reports_root
+from pipeline.results import read_json
+from pipeline.schema import Pretrain, Probe
+from pipeline.validation import did_you_mean
+
+
+class Run(NamedTuple):
+    """A picked run: its cell with the settings of it, its weights, and what they say of themselves."""
+
+    cell: Cell
+    pretrain: Pretrain
+    probe: Probe
+    weights: Path
+    model: dict[str, Any]
+
+
+def picked_runs(listing: Listing, dataset: str) -> dict[str, Run]:
+    """Return the run picked for each backbone of a data set, by the backbone's name, in the order of the grid.
+
+    Args:
+        listing: the grid.
+        dataset: one of its data sets.
+
+    Raises:
+        UserError: the data set is unknown, there is no pick, it names a cell that the grid lacks, or its weights are
+            absent or others.
+    """
+    datasets = listing.params.grid.datasets
+    if dataset not in datasets:
+        raise UserError(f"unknown data set {dataset!r}{did_you_mean(dataset, datasets)}; it must be in grid.datasets")
+    path = reports_root(listing.path) / "diagnosis" / listing.grid / "picks" / f"{dataset}.json"
+    remedy = f"make it with: python -m stages.diagnose {listing.path}"
+    if not path.is_file():
+        raise UserError(f"there is no {path}, which says which runs to take; {remedy}")
+    picks, cells = read_json(path)["by_backbone"], {cell.key: cell for cell in listing.cells}
+    order = [name for name in listing.params.grid.backbones if name in picks]
+    return {name: _run(listing, cells, picks[name], f"{path} is out of date; {remedy}") for name in order}
+
+
+def _run(listing: Listing, cells: dict[str, Cell], pick: dict[str, Any], stale: str) -> Run:
+    weights = Path(pick["weights"])
+    if pick["cell"] not in cells:
+        raise UserError(f"the grid has no cell {pick['cell']}; {stale}")
+    model = read_description(weights, remedy=stale)
+    if (found := sha256_file(weights)) != pick["sha256"]:
+        raise UserError(f"{weights} has sha256 {found} and not the picked {pick['sha256']}; {stale}")
+    cell = cells[pick["cell"]]
+    return Run(cell, *resolve(listing.params, cell), weights, model)

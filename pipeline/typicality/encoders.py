@@ -1,0 +1,98 @@
+"""Which encoder scores: the run that `stages.diagnose` picked for a data set, or a frozen model of the catalogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.fetch import sha256_file
+from pipeline.params import grid_name, reports_folder, reports_root
+from pipeline.results import read_json
+from pipeline.schema import Params
+from pipeline.validation import did_you_mean
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen encoder and what it is compared with.
+
+    Attributes:
+        name: data set whose picked run it is, or name of a frozen model.
+        home: data set that counts as in-domain; its training images are what distances are taken to.
+        weights: backbone.safetensors, which says itself how the network is built and what it is shown.
+        seed: of the initialisation that the random-init score is taken of.
+        cell: of the picked run; "" for a frozen model.
+    """
+
+    name: str
+    home: str
+    weights: Path
+    seed: int
+    cell: str
+
+
+def encoder_names(params: Params) -> list[str]:
+    """Return whose scores a grid has: its data sets if it trains backbones, and its frozen models."""
+    return [*(params.grid.datasets if params.grid.backbones else ()), *params.grid.models]
+
+
+def home_of(name: str, params: Params) -> str:
+    """Return the in-domain set of an encoder: its own, or the first of density.sets for a frozen model.
+
+    A frozen model was trained on images that are not at hand; the first set stands for them.
+
+    Raises:
+        UserError: if density.sets is empty.
+    """
+    if not params.density.sets:
+        raise UserError("density.sets must name at least one data set, got none; the first is home to frozen models")
+    return name if name in params.grid.datasets else params.density.sets[0]
+
+
+def find_encoder(name: str, params: Params, params_path: str) -> Encoder:
+    """Look up an encoder.
+
+    Args:
+        name: a data set of the grid, for the run that was picked for it, or a frozen model.
+        params: the validated parameter file.
+        params_path: where it lies.
+
+    Raises:
+        UserError: an unknown name, an absent pick, or weights that are not the picked ones; the message says what to
+            run.
+    """
+    if name in params.grid.datasets:
+        return _picked(name, pick_path(name, params_path), f"python -m stages.diagnose {params_path}")
+    if name not in params.models:
+        known = [*params.grid.datasets, *params.models]
+        raise UserError(f"unknown encoder {name!r}{did_you_mean(name, known)}; a data set of the grid, or of models:")
+    weights = Path("models") / name / "backbone.safetensors"
+    if not weights.is_file():
+        raise UserError(f"there is no {weights}; make it with: dvc repro models/dvc.yaml:model@{name}")
+    return Encoder(name, home_of(name, params), weights, seed=0, cell="")
+
+
+def pick_path(name: str, params_path: str) -> Path:
+    """Where `stages.diagnose` says which run it picked for a data set."""
+    return reports_root(params_path) / "diagnosis" / grid_name(params_path) / "picks" / f"{name}.json"
+
+
+def scores_path(name: str, scored: str, params_path: str) -> Path:
+    """Where the scores lie that an encoder gave to a data set."""
+    return reports_folder(grid_name(params_path)) / "scores" / f"{name}--{scored}.csv"
+
+
+def _picked(name: str, path: Path, command: str) -> Encoder:
+    if not path.is_file():
+        raise UserError(f"there is no {path}, which names the run picked for {name}; make it with: {command}")
+    pick: dict[str, Any] = read_json(path)
+    weights = Path(pick["weights"])
+    if not weights.is_file():
+        raise UserError(f"{path} picks {weights}, which does not exist; make it with: dvc repro, then: {command}")
+    if (found := sha256_file(weights)) != pick["sha256"]:
+        raise UserError(
+            f"{path} picks weights of sha256 {pick['sha256']}, but {weights} has {found}; pick again with: {command}"
+        )
+    return Encoder(name, name, weights, seed=pick["seed"], cell=pick["cell"])

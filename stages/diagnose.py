@@ -1,0 +1,72 @@
+"""Say which run to take without labels: `python -m stages.diagnose [params.yaml]` writes reports/diagnosis/<grid>/.
+
+Runs on whatever is there; cells without results are named on stderr and in the report. The picked runs are tagged in
+MLflow.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from pipeline.diagnostics import figures_health, figures_selection, picks, verdicts
+from pipeline.diagnostics.criteria import RULE, Criterion
+from pipeline.diagnostics.reading import incomparable_axes, read_runs
+from pipeline.diagnostics.report import Diagnosis, markdown, read_paper, read_table, table_csv
+from pipeline.diagnostics.selection import select
+from pipeline.files import write_json, write_text
+from pipeline.listing import open_listing
+from pipeline.params import reports_root
+from pipeline.report import score_label
+from pipeline.tracking import Store
+from stages import run
+
+PAPER = Path("paper/correlations.csv")
+
+
+def main(params_path: str = "params.yaml") -> int:
+    listing = open_listing(params_path)
+    grid, settings = listing.grid, listing.params.diagnose
+    command = "dvc repro" if grid == "default" else f"dvc repro {listing.path.with_name('dvc.yaml')}"
+    out, rule = reports_root(params_path) / "diagnosis" / grid, Criterion(RULE, settings.exponent).label
+    found, paper = read_runs(listing, command), read_paper(PAPER)
+    print("".join(f"missing: {line}\n" for line in found.problems), end="", file=sys.stderr)
+    if not found.runs:
+        print(f"no cell of grid {grid!r} has results under runs/{grid}; run: {command}", file=sys.stderr)
+        return 1
+    shutil.rmtree(out, ignore_errors=True)
+    runs = list(found.runs.values())
+    write_text(out / "table.csv", table_csv(select(runs, exponent=settings.exponent, num_draws=settings.num_draws)))
+    entries = read_table(out / "table.csv")  # what is said and drawn has the digits of the table
+    said = verdicts.sentences(entries, settings.exponent, settings.score)
+    write_json(out / "summary.json", {"rule": rule, **settings.model_dump(), "sentences": said})
+    charts = figures_selection.charts(
+        runs, entries, exponent=settings.exponent, label=score_label(settings.score), paper=paper
+    )
+    charts |= figures_health.charts(picks.drawn_cells(found.health, picks.rule_entries(entries, settings.exponent)))
+    for name, svg in charts.items():
+        write_text(out / f"{name}.svg", svg)
+    trained_on, caution = sorted({run.trained_on for run in runs}), incomparable_axes(listing)
+    about = (paper, caution, trained_on, found.problems, command, str(listing.path))
+    diagnosis = Diagnosis(grid, entries, settings.exponent, settings.score, *about)
+    write_text(out / "report.md", markdown(diagnosis, charts))
+    print("\n".join(said.values()))
+    for name, document in picks.documents(listing, found.runs, entries, settings.exponent).items():
+        write_json(out / "picks" / f"{name}.json", document)
+    tag(grid, dict.fromkeys(picks.picked(entries, settings.exponent).values(), rule))
+    return 0
+
+
+def tag(grid: str, picked: dict[str, str]) -> None:
+    try:
+        untracked = Store().tag_picks(grid, picked)
+    except Exception as error:  # whatever ails the store, the picks are on disk
+        print(f"warning: no tags, MLflow is out of reach: {type(error).__name__}: {error}", file=sys.stderr)
+        return
+    for cell in untracked:
+        print(f"warning: {cell} has no MLflow run to tag; run: python -m stages.sync", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

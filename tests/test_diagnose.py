@@ -1,0 +1,548 @@
+"""Claims about stages.diagnose and what it writes.
+
+1. From finished cells it writes table, report, summary, charts and picks; the picks name weights with their checksum.
+2. Run twice it writes the same bytes, and what an older grid left is removed.
+3. One sentence a data set: which run, by how much, how sure; few runs, an interval around 0 and lambda 0 are said.
+4. Cells without results or health are named with the command; frozen models are no runs; with none at all it fails.
+5. Tasks that are probed otherwise are kept apart; runs that differ in other axes are one group; a miniature has its own
+   folder; axes that change what the loss measures are named.
+6. Charts name what they show, whatever the names look like, and draw few runs as well.
+7. MLflow: the picked run alone is tagged, the tag moves with the pick, again changes nothing, trouble is a warning.
+8. The page's section shows sentences, tables and charts, escapes names, and names a folder that is not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from contextlib import nullcontext
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+import yaml
+from cell_record import OPENING
+from paper_results import write_pipeline
+from params_file import BASE
+from torch import nn
+
+from pipeline import health
+from pipeline.cells import merge
+from pipeline.datasets import ImageBatch
+from pipeline.diagnostics import figures_selection, page, picks, report, verdicts
+from pipeline.diagnostics.criteria import DIRECTIONS, Run
+from pipeline.diagnostics.reading import incomparable_axes
+from pipeline.diagnostics.selection import Entry, entry_of, of_group, select
+from pipeline.errors import UserError
+from pipeline.listing import open_listing
+from pipeline.losses import LeJEPALoss
+from pipeline.results import CURVES
+from pipeline.tracking import Store
+from pipeline.views import Multicrop
+from stages import diagnose
+
+# SQLAlchemy on MLflow's own models.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+
+ROOT = Path(__file__).parents[1]
+OUT = Path("reports/diagnosis/default")
+GRID = {
+    "datasets": ["digits", "dtd"],
+    "backbones": ["test_vit", "test_byobnet"],
+    "lambdas": [0.02, 0.1],
+    "seeds": [0, 1],
+}
+SLICES = {"values": [1.0, 2.0, 3.0], "null_mean": 1.05, "null_sd": 0.5, "null_q95": 2.1, "share_above": 1 / 3}
+CLOUD = {"dim": 3, "spectrum": [2.0, 1.0, 0.5], "epps_pulley": {"raw": SLICES, "standardised": SLICES}}
+
+
+class Untracked:
+    def tag_picks(self, grid, picked):
+        return []
+
+
+@pytest.fixture(autouse=True)
+def _a_repository(tmp_path, monkeypatch, request):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(diagnose, "Store", Untracked)
+    if "drawn" not in request.fixturenames:  # drawing takes a second
+        monkeypatch.setattr(diagnose.figures_selection, "charts", lambda *_, **__: {"criteria": "<svg/>"})
+        monkeypatch.setattr(diagnose.figures_health, "charts", lambda cells: {"spectra-digits": "<svg/>"})
+    Path("paper").mkdir()
+    shutil.copy(ROOT / "paper/correlations.csv", "paper/correlations.csv")
+
+
+def write_params(exponent=0.4, **grid):
+    params = merge(BASE, {"grid": {**GRID, **grid}, "diagnose": {"num_draws": 100, "exponent": exponent}})
+    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    return open_listing("params.yaml")
+
+
+def put(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+
+
+def write_cell(listing, cell, loss, accuracy, **criteria):
+    """Write what pretrain and probe leave of a cell."""
+    if not cell.frozen:
+        out = listing.owners[cell].folder / "pretrain"
+        put(out / "metrics.json", {"train_loss": loss, "pred_loss": loss / 2, "sigreg_loss": 3 * loss})
+        put(out / "provenance.json", {"commit": "c0ffee", "hardware": {"device": "cpu", "cpu": "Abacus"}})
+        put(out / "backbone.safetensors", f"weights of {cell.key}")
+        columns = ("epoch", *CURVES, "projection_rank")
+        put(out / "history.csv", f"{','.join(columns)}\n{','.join('1' for _ in columns)}\n")
+    put(cell.folder / "probe/metrics.json", {"linear_top1": accuracy, "linear_holdout_top1": accuracy - 0.01})
+    put(
+        cell.folder / "probe/health.json",
+        {"embedding": CLOUD, "projection": CLOUD, "criteria": {"rankme": accuracy, "lidar": None, **criteria}},
+    )
+
+
+def write_grid(listing, offset=0.0):
+    """Within a data set accuracy falls with loss / lambda^0.4, from 0.9 on by 0.02."""
+    for dataset in listing.params.grid.datasets:
+        cells = [cell for cell in listing.cells if cell.dataset == dataset]
+        for i, cell in enumerate(cells):
+            write_cell(listing, cell, (1 + i / 10) * float(cell.lamb) ** 0.4, 0.9 - 0.02 * i - offset)
+
+
+def table(out=OUT):
+    return report.read_table(out / "table.csv")
+
+
+def entry(dataset="digits", name="train_loss", a=0.4, out=OUT):
+    return entry_of(of_group(table(out), dataset), name, a)
+
+
+def files(folder=OUT):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def drawn():
+    """Ask for the charts as they are."""
+
+
+# 1. What is written
+
+
+def test_everything_is_written(drawn, capsys):
+    write_grid(write_params(datasets=["digits"]))
+    assert diagnose.main() == 0
+    charts = ("correlation", "criteria", "plane-digits", "spectra-digits", "epps-pulley-digits", "health-digits")
+    others = {"table.csv", "report.md", "summary.json", "picks/digits.json"}
+    assert files().keys() == others | {f"{name}.svg" for name in charts}
+    for path in OUT.glob("*.svg"):
+        ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1 and said.err == ""
+
+
+def test_the_table_has_the_numbers_of_the_files():
+    listing = write_params()
+    write_grid(listing)
+    diagnose.main()
+    found = entry()
+    assert found.rho == pytest.approx(1) and found.num_runs == 8
+    assert found.pick == "digits--test_vit--lambda0.02--seed0"
+    assert (found.accuracy, found.best, found.by_holdout, found.regret) == (0.9, 0.9, 0.9, 0)
+    assert found.random == pytest.approx(0.83) and entry(name="rankme", a=None).rho == pytest.approx(1)
+    assert entry(name="lidar", a=None) is None and entry("all").num_runs == 16
+
+
+def test_the_table_reads_back():
+    listing = write_params()
+    write_grid(listing)
+    diagnose.main()
+    assert report.table_csv(table()) == (OUT / "table.csv").read_text(encoding="utf-8")
+    (OUT / "table.csv").write_text("dataset,rho\ndigits,1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"table.csv must have the columns dataset, backbone"):
+        table()
+
+
+@pytest.mark.parametrize(("exponent", "rule"), [(0, "train_loss"), (1 / 3, "train_loss/lambda^0.333333")])
+def test_the_exponent_is_a_setting(exponent, rule, capsys):
+    write_grid(write_params(exponent, datasets=["digits"]))
+    diagnose.main()
+    assert f"(lowest {rule} of 8 runs, " in capsys.readouterr().out
+    assert json.loads((OUT / "picks/digits.json").read_text(encoding="utf-8"))["criterion"] == rule
+    text = (OUT / "report.md").read_text(encoding="utf-8")
+    assert text.count("| train loss |") == (3 if exponent else 2)  # beside the paper too, twice
+
+
+def test_picks_name_the_weights():
+    listing = write_params()
+    write_grid(listing)
+    diagnose.main()
+    found = json.loads((OUT / "picks/digits.json").read_text(encoding="utf-8"))
+    key = "digits--test_vit--lambda0.02--seed0"
+    weights = f"runs/default/{key}/pretrain/backbone.safetensors"
+    named = {"dataset": "digits", "criterion": "train_loss/lambda^0.4", "cell": key, "backbone": "test_vit"}
+    checksum = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    place = {"lambda": 0.02, "seed": 0, "weights": weights, "sha256": checksum}
+    other = "digits--test_byobnet--lambda0.02--seed0"
+    assert found.pop("by_backbone") == {
+        "test_byobnet": {
+            "cell": other,
+            "lambda": 0.02,
+            "seed": 0,
+            "weights": f"runs/default/{other}/pretrain/backbone.safetensors",
+            "sha256": hashlib.sha256(f"weights of {other}".encode()).hexdigest(),
+        },
+        "test_vit": {"cell": key, **place},
+    }
+    assert found == {**named, **place}
+
+
+def test_weights_that_are_gone_are_named_after_the_report_is_written():
+    listing = write_params(datasets=["digits"])
+    write_grid(listing)
+    weights = listing.cells[0].folder / "pretrain/backbone.safetensors"
+    weights.unlink()
+    with pytest.raises(UserError, match=re.escape(f"no {weights}, the weights of a picked run")):
+        diagnose.main()
+    assert (OUT / "report.md").exists() and not (OUT / "picks").exists()
+
+
+def test_the_report_stands_beside_the_paper():
+    listing = write_params(datasets=["digits"])
+    write_grid(listing)
+    diagnose.main()
+    text = (OUT / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"\| figure 11 \|.*\| train loss / λ\^0.4 \| 0.99 \| \+1.00 ", text)
+    assert "Command: `dvc repro`. Settings: `params.yaml`." in text
+    assert "Pretrained on: cpu, Abacus, commit c0ffee." in text
+    assert "![criteria](criteria.svg)" in text and "Missing cells" not in text
+
+
+# 2. Repeatable
+
+
+def test_repeats_to_the_byte_and_removes_what_is_old():
+    listing = write_params(datasets=["digits"])
+    write_grid(listing)
+    diagnose.main()
+    first = files()
+    put(OUT / "picks/gone.json", {})
+    put(OUT / "plane-gone.svg", "<svg/>")
+    diagnose.main()
+    assert files() == first
+
+
+# 3. Sentences
+
+
+def test_the_sentence_says_which_and_how_sure(capsys):
+    listing = write_params(datasets=["digits"])
+    write_grid(listing)
+    for cell, accuracy in zip(listing.cells, (0.83, 0.9, 0.7, 0.75, 0.8, 0.6, 0.72, 0.65), strict=True):
+        write_cell(listing, cell, (1 + listing.cells.index(cell) / 10) * float(cell.lamb) ** 0.4, accuracy)
+    diagnose.main()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(
+        "digits: take digits--test_vit--lambda0.02--seed0 (lowest train_loss/lambda^0.4 of 8 runs, 10.0 % below the "
+        "next), whose linear accuracy of 83.0 is 7.0 points under the best run by test labels and +8.6 against a "
+        "random pick; loss and accuracy agree with ρ = +0.71 ["
+    )
+    assert line.endswith("8 runs are few.") and "such a pick is within a point of the best in" in line
+    assert line in (OUT / "report.md").read_text(encoding="utf-8")
+    assert json.loads((OUT / "summary.json").read_text(encoding="utf-8"))["sentences"] == {"digits": line}
+
+
+CERTAINTY = {
+    "includes 0": ({"low": -0.2, "high": 0.9}, "an interval that includes 0, so it is not shown that the loss orders"),
+    "wrong way": (
+        {"rho": -0.5, "low": -0.9, "high": -0.2},
+        "= −0.50 [−0.90, −0.20], so a lower loss means lower accur",
+    ),
+    "no interval": ({"low": None, "high": None}, "ρ = +0.50, the same in every resample and so without an interval"),
+    "constant": ({"rho": None}, "there is no correlation to rely on, since all runs have the same accuracy or the"),
+    "few": ({"num_runs": 9}, "; 9 runs are few."),
+    "two": ({"num_runs": 2, "rho": None}, "with 2 runs nothing can be said of how sure that is."),
+    "one": ({"num_runs": 1, "rho": None}, "with 1 run nothing can be said of how sure that is."),
+    "lambda 0": ({"num_left_out": 3}, "; 3 with lambda 0 left out; "),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), CERTAINTY.values(), ids=CERTAINTY)
+def test_doubts_are_said(changes, words):
+    numbers = {"rho": 0.5, "low": 0.2, "high": 0.8, "accuracy": 0.8, "regret": 0.0, "gain": 0.1}
+    sure = Entry("d", "all", "train_loss", 0.4, 24, 0, pick="d--x", within_point=0.5, beats_random=0.9, **numbers)
+    said = verdicts.sentences([sure], 0.4, "linear_top1")["d"]
+    assert said.endswith("beats their mean in 90 %.")
+    assert not any(text in said for text in ("includes", "few", "nothing"))
+    assert words in verdicts.sentences([replace(sure, **changes)], 0.4, "linear_top1")["d"]
+
+
+def test_a_grid_of_lambda_zero_has_no_pick(capsys):
+    listing = write_params(datasets=["digits"], lambdas=[0])
+    for i, cell in enumerate(listing.cells):
+        write_cell(listing, cell, 1 + i, 0.5 + i / 10)
+    assert diagnose.main() == 0
+    assert capsys.readouterr().out == (
+        "digits: no run can be picked, since train_loss/lambda^0.4 is not defined for any (lambda is 0 in all of "
+        "them).\n"
+    )
+    assert not (OUT / "picks").exists() and entry(a=0.0).num_runs == 4
+
+
+@pytest.mark.parametrize(("backbones", "seeds"), [(["test_vit"], [0]), (["test_vit", "test_byobnet"], [0])])
+def test_few_runs_are_no_reason_to_fail(backbones, seeds, capsys):
+    listing = write_params(datasets=["digits"], lambdas=[0.1], backbones=backbones, seeds=seeds)
+    write_grid(listing)
+    assert diagnose.main() == 0
+    assert f"with {len(backbones)} run{'s' * (len(backbones) > 1)} nothing can be said" in capsys.readouterr().out
+    assert json.loads((OUT / "picks/digits.json").read_text(encoding="utf-8"))["backbone"] == "test_vit"
+
+
+# 4. What is missing
+
+
+def test_unfinished_cells_are_named(capsys):
+    listing = write_params(datasets=["digits"])
+    write_grid(listing)
+    (listing.cells[0].folder / "probe/metrics.json").unlink()
+    put(listing.cells[1].folder / "probe/metrics.json", {"knn_top1": 0.5})
+    (listing.cells[2].folder / "probe/health.json").unlink()
+    put(listing.cells[3].folder / "probe/health.json", {"criteria": {"magic": 1.0}})
+    assert diagnose.main() == 0
+    folders = [cell.folder / "probe" for cell in listing.cells]
+    reasons = [
+        f"no {folders[0]}/metrics.json; make it with: dvc repro",
+        f"{folders[1]}/metrics.json must hold finite numbers, got linear_top1 'absent'; remove it and run: dvc repro",
+        f"no {folders[2]}/health.json; make it with: dvc repro",
+        f"{folders[3]}/health.json has magic, unknown to pipeline/diagnostics/criteria.py",
+    ]
+    reasons = [f"{cell.key}: {reason}" for cell, reason in zip(listing.cells, reasons, strict=False)]
+    assert capsys.readouterr().err == "".join(f"missing: {line}\n" for line in reasons)
+    text = (OUT / "report.md").read_text(encoding="utf-8")
+    assert all(f"- {line}" in text for line in reasons)
+    assert (entry().num_runs, entry(name="rankme", a=None).num_runs) == (6, 4)  # without health a cell still is a run
+
+
+def test_no_result_is_an_error(capsys):
+    write_params()
+    assert diagnose.main() == 1
+    assert capsys.readouterr().err.endswith(
+        "no cell of grid 'default' has results under runs/default; run: dvc repro\n"
+    )
+    assert not OUT.exists()
+
+
+def test_the_criteria_of_health_json_have_directions():
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
+    images = ImageBatch(torch.arange(40 * 64).reshape(40, 1, 8, 8).byte(), torch.ones(40), torch.zeros(40).long())
+    shown = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    views = Multicrop(num_global=2, num_local=0, global_px=8, local_px=8, **shown)
+    trained = health.Trained(nn.Linear(4, 3), lambda projections, step: LeJEPALoss(*torch.ones(3)), 16, views)
+    reading = {"size_px": 8, "batch_size": 20, "num_workers": 0, "device": torch.device("cpu"), **shown}
+    sizes = {"num_images": 40, "num_slices": 8, "lidar_images": 20, "lidar_views": 2}
+    reading["autocast"] = nullcontext()
+    made = health.report(flat, images, views=views, reading=reading, trained=trained, **sizes)
+    losses = {"train_loss", "pred_loss", "sigreg_loss"}
+    assert made["criteria"].keys() == DIRECTIONS.keys() - losses
+
+
+# 5. Pipelines of the paper
+
+AXES = {
+    "num_views": {"sets": ["pretrain.views.num_global"], "values": [2, 4]},
+    "k": {"sets": ["probe.knn.k"], "values": [5, 20]},
+}
+
+
+def write_paper(folder="paper/table0", **grid):
+    axes = {"lambdas": [0.05, 0.1], "axes": AXES, **grid}
+    listing = write_pipeline(folder, "label,top1\n", axes, diagnose={"num_draws": 100})
+    for i, cell in enumerate(listing.cells):
+        write_cell(listing, cell, 1 + i / 10, 0.5 + i / 100)
+    return listing
+
+
+def test_runs_of_a_task_are_compared_whatever_else_differs(capsys):
+    write_paper()
+    assert diagnose.main("paper/table0/params.yaml") == 0
+    out = Path("reports/diagnosis/table0")
+    assert sorted(path.name for path in (out / "picks").iterdir()) == ["digits--k20.json", "digits--k5.json"]
+    assert entry("digits--k5", out=out).num_runs == 4
+    text = (out / "report.md").read_text(encoding="utf-8")
+    assert "need not order their runs: `num_views`." in text
+    assert "Command: `dvc repro paper/table0/dvc.yaml`. Settings: `paper/table0/params.yaml`." in text
+    assert capsys.readouterr().out.count("\n") == 2
+
+
+def test_an_axis_that_overrides_act_on_is_named_too():
+    listing = write_pipeline(
+        "paper/table0",
+        "label,top1\n",
+        {"axes": {"layers": {"values": [1, 2]}}},
+        overrides=[{"when": {"axes": {"layers": "2"}}, "pretrain": {"projector": {"hidden_dims": [8]}}}],
+    )
+    assert incomparable_axes(listing) == ["layers"]
+
+
+def test_transfer_and_frozen_models():
+    models = {"models": {"big": {"backbone": "test_vit", "random_init": True}}}
+    raw = {"targets": ["digits", "dtd"], "models": ["big"], "axes": {}}
+    listing = write_pipeline("paper/table0", "label,top1\n", {"lambdas": [0.05, 0.1, 0.2], **raw}, **models)
+    for i, cell in enumerate(listing.cells):
+        write_cell(listing, cell, 1 + i / 10, 0.5 + i / 100)
+    diagnose.main("paper/table0/params.yaml")
+    out = Path("reports/diagnosis/table0")
+    assert sorted(path.name for path in (out / "picks").iterdir()) == ["digits--on-dtd.json", "digits.json"]
+    assert entry("digits--on-dtd", out=out).num_runs == 3
+    pick = json.loads((out / "picks/digits--on-dtd.json").read_text(encoding="utf-8"))
+    assert pick["cell"].endswith("on-dtd") and Path(pick["weights"]).exists() and "on-dtd" not in pick["weights"]
+
+
+def test_a_miniature_has_its_own_folder():
+    write_paper("miniature/table0")
+    assert diagnose.main("miniature/table0/params.yaml") == 0
+    out = Path("miniature/reports/diagnosis/miniature-table0")
+    assert (out / "report.md").read_text(encoding="utf-8").startswith("**A miniature") and not Path("reports").exists()
+
+
+def test_too_many_cells_are_drawn_by_their_picks():
+    cells = [{"cell": f"c{i}", "dataset": "d"} for i in range(picks.MOST_DRAWN + 1)] + [{"cell": "x", "dataset": "e"}]
+    kept = picks.drawn_cells(cells, [Entry("d", "vit", "train_loss", 0.4, 1, 0, pick="c7")])
+    assert [cell["cell"] for cell in kept] == ["c7", "x"]
+    assert picks.drawn_cells(cells[1:], []) == cells[1:]
+
+
+# 6. The charts
+
+
+def a_grid(num_lambdas, datasets=("d$_1$<i>",)):
+    runs = []
+    for dataset, i in product(datasets, range(num_lambdas)):
+        values = {"train_loss": 1.0 + i, "pred_loss": 0.1 * 10**i, "sigreg_loss": 2.0 - 0.1 * i, "rankme": i}
+        runs.append(Run(f"{dataset}--vit--{i}", dataset, "vit", 0.1, 0.9 - i / 10, None, values))
+    return runs, select(runs, exponent=0.4, num_draws=100)
+
+
+def texts(svg):
+    return {"".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")}
+
+
+def test_charts_name_what_they_show(drawn):
+    runs, entries = a_grid(4)
+    paper = report.read_paper(Path("paper/correlations.csv"))
+    made = figures_selection.charts(runs, entries, exponent=0.4, label="linear", paper=paper)
+    assert list(made) == ["plane-d$_1$<i>", "correlation", "criteria"]
+    shown = texts(made["plane-d$_1$<i>"])
+    assert {"d$_1$<i>", "vit", "picked without labels", "best by test labels", "linear top-1, %"} <= shown
+    assert {"a in loss / λ^a", "the rule, a = 0.4", "the paper"} <= texts(made["correlation"])
+    assert {"train loss / λ^0.4, the rule", "train loss / λ^a, hindsight", "rankme"} <= texts(made["criteria"])
+    assert figures_selection.plane(runs, runs[0].key, "linear") == made["plane-d$_1$<i>"]
+
+
+def test_few_runs_draw_what_there_is():
+    runs, entries = a_grid(2, ("a", "b"))
+    assert figures_selection.plane(runs[:1], "", "linear").startswith("<svg")
+    shown = texts(figures_selection.correlation(entries, 0.4, []))
+    assert {"fewer than three runs,", "or all of them alike", "mean over data sets"} <= shown
+
+
+# 7. MLflow
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # where the artifacts will be
+        return Store(folder / "mlflow.db")
+
+
+def tagged(store, grid="default"):
+    runs = store.client.search_runs([store.experiment_id], f"tags.grid = '{grid}'")
+    return {run.data.tags["cell"]: run.data.tags["picked_by"] for run in runs if "picked_by" in run.data.tags}
+
+
+def test_the_tag_moves_with_the_pick(store, monkeypatch, capsys):
+    listing = write_params(datasets=["digits"], backbones=["test_vit"], seeds=[0])
+    monkeypatch.setattr(diagnose, "Store", lambda: store)
+    first, second = (cell.key for cell in listing.cells)
+    for cell, grid in ((first, "default"), (second, "default"), ("other", "table5")):
+        store.client.create_run(store.experiment_id, tags={"cell": cell, "grid": grid})
+    store.tag_picks("table5", {"other": "another rule"})
+    write_grid(listing)
+    diagnose.main()
+    assert tagged(store) == {first: "train_loss/lambda^0.4"}
+    with monkeypatch.context() as patch:  # again, there is nothing to do
+        patch.setattr(store.client, "set_tag", None)
+        patch.setattr(store.client, "delete_tag", None)
+        diagnose.main()
+    assert capsys.readouterr().err == ""
+    write_cell(listing, listing.cells[1], 1e-6, 0.5)
+    diagnose.main()
+    assert tagged(store) == {second: "train_loss/lambda^0.4"} and tagged(store, "table5") == {"other": "another rule"}
+    assert store.tag_picks("default", {}) == [] and tagged(store) == {}
+    assert capsys.readouterr().err == ""
+
+
+def test_a_pick_without_a_run_is_named(store, monkeypatch, capsys):
+    listing = write_params(datasets=["digits"], lambdas=[0.3], backbones=["test_vit"], seeds=[0])
+    write_grid(listing)
+    monkeypatch.setattr(diagnose, "Store", lambda: store)
+    assert diagnose.main() == 0
+    key = listing.cells[0].key
+    assert capsys.readouterr().err == f"warning: {key} has no MLflow run to tag; run: python -m stages.sync\n"
+
+
+def test_trouble_with_the_store_is_a_warning(monkeypatch, capsys):
+    def unreachable():
+        raise OSError("database is locked")
+
+    write_grid(write_params(datasets=["digits"]))
+    monkeypatch.setattr(diagnose, "Store", unreachable)
+    assert diagnose.main() == 0
+    assert capsys.readouterr().err == "warning: no tags, MLflow is out of reach: OSError: database is locked\n"
+    assert (OUT / "picks/digits.json").exists()
+
+
+def test_files_are_attached_in_place_of_older_ones(store, tmp_path):
+    run_id = store.open_run(replace(OPENING, cell="with files"), afresh=True)
+    for text in ("old", "new"):
+        put(tmp_path / "a.txt", text)
+        assert store.attach(OPENING.grid, "with files", [tmp_path / "a.txt"], "density")
+    found = store.client.list_artifacts(run_id, "density")
+    assert [file.path for file in found] == ["density/a.txt"]
+    artifacts = Path(store.client.get_run(run_id).info.artifact_uri)
+    assert (artifacts / "density/a.txt").read_text() == "new"
+    assert not store.attach(OPENING.grid, "no such cell", [tmp_path / "a.txt"], "density")
+
+
+# 8. The page
+
+
+def test_the_section_shows_what_the_folder_has():
+    write_grid(write_params())
+    diagnose.main()
+    (name, shown), (health, drawn) = page.section(OUT)
+    assert (name, health) == ("Model selection without labels", "Embedding health")
+    assert shown.count("<svg") == drawn.count("<svg") == 1 and shown.count('class="verdict"') == 2
+    assert shown.count("<table>") == 3 and "train loss / λ^0.4, the rule" in shown and "mean over data sets" in shown
+    ElementTree.fromstring(f"<div>{shown}{drawn}</div>")
+
+
+def test_a_folder_that_is_not_there_is_a_gap():
+    ((name, gap),) = page.section(Path("reports/diagnosis/<none>"))
+    assert name == "Model selection without labels" and "python -m stages.diagnose" in gap and "&lt;none&gt;" in gap
+
+
+def test_names_are_escaped():
+    write_grid(write_params(datasets=["digits"]))
+    diagnose.main()
+    evil = "<script>alert(1)</script>"
+    for name in ("table.csv", "summary.json"):
+        text = (OUT / name).read_text(encoding="utf-8").replace("digits", evil)
+        (OUT / name).write_text(text, encoding="utf-8")
+    (_, shown), *_ = page.section(OUT)
+    assert "<script>" not in shown and "&lt;script&gt;" in shown

@@ -1,0 +1,313 @@
+"""Claims about the pictures of a backbone:
+
+1. PCA is numpy's SVD with a sign that does not depend on the solver; colours do not depend on scale or shift.
+2. A sheet has equal bytes for equal input, and each picture in its place; texts that are too long are shortened.
+3. Neighbours are those of a plain argsort of cosine similarities; a frame and a sign tell right from wrong classes.
+4. Points on the map are equal for equal input, keep groups together, and survive a collapsed embedding; the agreement
+   is that of plain loops, and dots have the colours of their classes.
+5. Images on the sheets are of as many classes as possible, equal for an equal seed.
+6. The page names every picture that there is, with its size and an alternative text, or the gap.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.files import write_json
+from pipeline.gallery import embedding_map, neighbours, page
+from pipeline.gallery.colours import RAMP, heat, pca_rgb, principal_components
+from pipeline.gallery.embedding_map import COLOURS, OTHERS, Map, agreement, densest, make_map
+from pipeline.gallery.neighbours import NEIGHBOUR_PX, QUERY_PX, RIGHT, WRONG, Labelled, nearest
+from pipeline.gallery.room import shown_images
+from pipeline.gallery.sheet import CELL_PX, GAP_PX, HEAD_PX, fitted, font, sheet, text_width
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def opened(png: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+# 1. Colours
+
+
+def test_components_are_those_of_numpy():
+    features = random(3, 5, 5, 12) * torch.linspace(3, 1, 12)
+    mean, components = principal_components(features, 3)
+    vectors = features.reshape(-1, 12).double().numpy()
+    _, _, rows = np.linalg.svd(vectors - vectors.mean(0))
+    signs = np.sign(rows[np.arange(12), np.abs(rows).argmax(1)])
+    np.testing.assert_allclose(components, (rows * signs[:, None])[:3], atol=1e-9)
+    np.testing.assert_allclose(mean, vectors.mean(0), atol=1e-12)
+
+
+def test_colours_do_not_depend_on_scale_or_shift():
+    features = random(2, 6, 6, 8)
+    found = pca_rgb(features)
+    assert found.shape == (2, 6, 6, 3) and found.dtype == torch.uint8
+    assert (found.float() - pca_rgb(8 * features + 64).float()).abs().max() <= 1
+    flat = found.flatten(0, 2)
+    assert (flat.amin(0) == 0).all() and (flat.amax(0) == 255).all()
+
+
+def test_colours_do_not_depend_on_a_rotation_but_for_their_signs():
+    features = random(2, 6, 6, 8) * torch.linspace(3, 1, 8)
+    rotation, _ = torch.linalg.qr(random(8, 8, seed=1))
+    found, turned = pca_rgb(features).float(), pca_rgb(features @ rotation).float()
+    for channel in range(3):
+        one, other = found[..., channel], turned[..., channel]
+        assert min((one - other).abs().max(), (one - (255 - other)).abs().max()) <= 1
+
+
+def test_colours_are_the_scaled_coordinates():
+    features = torch.zeros(1, 1, 101, 3)
+    features[0, 0, :, 1] = torch.arange(101)
+    found = pca_rgb(features)[0, 0]
+    expected = (255 * ((torch.arange(101) - 2) / 96).clamp(0, 1)).round()
+    assert torch.equal(found[:, 0].float(), expected)
+    assert (found[:, 1:] == 0).all()  # nothing varies there
+
+
+def test_rounding_is_no_colour():
+    plain = torch.ones(1, 8, 8, 6)
+    rounded = torch.where(random(1, 8, 8, 6) > 0, plain, plain.nextafter(torch.tensor(0.0)))
+    assert pca_rgb(rounded).max() < 64
+
+
+def test_heat_spans_the_ramp():
+    found = heat(torch.tensor([[[0.0, 1.0]], [[2.0, 2.0]]]))
+    assert found[0, 0].tolist() == [list(RAMP[0]), list(RAMP[-1])]
+    assert found[1, 0].tolist() == [list(RAMP[0])] * 2
+
+
+# 2. Sheets
+
+RED, BLUE = (torch.zeros(2, side, side, 3, dtype=torch.uint8) for side in (2, 500))
+RED[..., 0] = 255
+BLUE[1, ..., 2] = 255
+
+
+def test_sheet_puts_each_picture_in_its_place():
+    rows = list(zip(RED, BLUE, strict=True))
+    assert sheet(rows, above=["red", "large"]) == sheet(rows, above=["red", "large"])
+    drawn = opened(sheet(rows, above=["red", "large"]))
+    step, top = CELL_PX + GAP_PX, HEAD_PX + GAP_PX
+    assert drawn.size == (2 * step + GAP_PX, 2 * step + HEAD_PX + GAP_PX)
+    assert drawn.getpixel((GAP_PX + 5, top + 5)) == (255, 0, 0)
+    assert drawn.getpixel((GAP_PX + step + 5, top + 5)) == (0, 0, 0)
+    assert drawn.getpixel((GAP_PX + step + 5, top + step + 5)) == (0, 0, 255)
+    with pytest.raises(ValueError, match=r"one length, got \[1, 2\]"):
+        sheet(rows, above=["red"])
+
+
+def test_text_beside_the_rows_gets_its_room():
+    drawn = opened(sheet([RED], above=["a", "b"], beside=["one\nand a longer line"], cell_px=50))
+    margin = GAP_PX + text_width(["and a longer line"])
+    assert drawn.size == (margin + 2 * (50 + GAP_PX), 50 + HEAD_PX + 2 * GAP_PX)
+    assert drawn.getpixel((margin, HEAD_PX + GAP_PX)) == (255, 0, 0)
+    assert drawn.getpixel((margin - 2, HEAD_PX + GAP_PX)) == (255, 255, 255)
+    left = np.asarray(drawn)[HEAD_PX:, : margin - 1]
+    assert (left < 128).any()
+
+
+def test_long_texts_are_shortened_to_their_room():
+    assert fitted("Coat", 100) == "Coat"
+    short = fitted("In-between Round Smooth", 100)
+    assert short.endswith("...") and "In-between Round Smooth".startswith(short[:-3])
+    assert 70 < font().getlength(short) <= 100
+
+
+# 3. Neighbours
+
+
+def test_neighbours_are_those_of_a_plain_argsort():
+    queries, references = random(7, 5), random(1500, 5, seed=1)
+    unit = references / references.norm(dim=1, keepdim=True)
+    expected = np.argsort(-(queries @ unit.T).numpy(), axis=1)[:, :4]
+    assert nearest(queries, references, 4).tolist() == expected.tolist()
+    assert torch.equal(nearest(3 * queries, references, 4), nearest(queries, references, 4))
+    assert nearest(queries, references[:2], 4).shape == (7, 2)
+
+
+def test_neighbours_do_not_depend_on_the_block(monkeypatch):
+    queries, references = random(7, 5), random(50, 5, seed=1)
+    whole = nearest(queries, references, 3)
+    monkeypatch.setattr(neighbours, "BLOCK", 2)
+    assert torch.equal(nearest(queries, references, 3), whole)
+
+
+def labelled(*names: str) -> list[Labelled]:
+    return [Labelled(torch.full((4, 4, 3), 128, dtype=torch.uint8), name) for name in names]
+
+
+def test_frames_and_signs_tell_right_from_wrong():
+    spaces = {
+        "learned": [labelled("a", "b"), labelled("a", "b")],
+        "random init": [labelled("b", "b"), labelled("b", "a")],
+    }
+    drawn = opened(neighbours.draw(labelled("a", "b"), spaces))
+    assert neighbours.draw(labelled("a", "b"), spaces) == neighbours.draw(labelled("a", "b"), spaces)
+    # First query (class a): one right, one wrong; none right. Second (class b): wrong, right; right, wrong.
+    expected = [[[RIGHT, WRONG], [WRONG, RIGHT]], [[WRONG, WRONG], [RIGHT, WRONG]]]
+    width = drawn.width // 2
+    side = NEIGHBOUR_PX + 2 * neighbours.FRAME_PX
+    for space, of_queries in enumerate(expected):
+        top = GAP_PX + space * neighbours.STRIP_PX + neighbours.LINE_PX
+        for query, colours in enumerate(of_queries):
+            for rank, colour in enumerate(colours):
+                left = query * width + QUERY_PX + 2 * GAP_PX + rank * neighbours.PITCH_PX
+                assert drawn.getpixel((left + 1, top + side // 2)) == pytest.approx(colour, abs=2)
+                assert drawn.getpixel((left + side // 2, top + side // 2)) == pytest.approx((128, 128, 128), abs=2)
+                corner = np.asarray(drawn)[top + side - 16 : top + side, left + side - 16 : left + side]
+                assert (corner == 255).all(-1).any()  # the sign is white
+    signs = {colour: sign_of(drawn, colour, expected, width) for colour in (RIGHT, WRONG)}
+    assert not np.array_equal(signs[RIGHT], signs[WRONG])
+
+
+def sign_of(drawn: Image.Image, colour, expected, width: int) -> np.ndarray:
+    rank = expected[0][0].index(colour)
+    side = NEIGHBOUR_PX + 2 * neighbours.FRAME_PX
+    left, top = QUERY_PX + 2 * GAP_PX + rank * neighbours.PITCH_PX + side - 16, GAP_PX + neighbours.LINE_PX + side - 16
+    return (np.asarray(drawn)[top : top + 16, left : left + 16] == 255).all(-1)
+
+
+# 4. Maps
+
+LABELS = torch.arange(60) % 3
+
+
+def groups(spread: float = 0.1) -> torch.Tensor:
+    return 5 * random(3, 8, seed=1)[LABELS] + spread * random(60, 8)
+
+
+def test_points_on_the_map_are_equal_for_equal_input():
+    first, again = (make_map(groups(), LABELS, seed=3) for _ in range(2))
+    assert torch.equal(first.points, again.points) and first == again._replace(points=first.points)
+    assert first.points.shape == (60, 2) and first.points.dtype == torch.float64
+
+
+def test_groups_stay_together_on_the_map():
+    found = make_map(groups(), LABELS, seed=0)
+    assert found.agreement == found.embedding_agreement == 1
+    mixed = make_map(random(60, 8), LABELS, seed=0)
+    assert mixed.agreement < 0.5 and mixed.embedding_agreement < 0.5
+
+
+def test_a_collapsed_embedding_has_a_map():
+    found = make_map(torch.ones(60, 8), LABELS, seed=0)
+    assert found.points.isfinite().all()
+    assert embedding_map.draw({"learned": found}, LABELS, ["a", "b", "c"])
+
+
+def test_agreement_is_that_of_plain_loops():
+    points = random(40, 2).double()
+    labels = torch.arange(40) % 2
+    shares = []
+    for i in range(40):
+        others = sorted((j for j in range(40) if j != i), key=lambda j, i=i: float((points[i] - points[j]).norm()))
+        shares.append(np.mean([float(labels[j] == labels[i]) for j in others[:10]]))
+    assert agreement(points, labels) == pytest.approx(np.mean(shares))
+    assert agreement(points[:2], torch.zeros(2)) == 1
+
+
+def test_dots_have_the_colours_of_their_classes():
+    labels = torch.arange(12)
+    points = torch.stack((torch.arange(12.0), torch.arange(12.0) % 2), dim=1).double()
+    names = [""] * 12  # no names on the map, which would cover the dots
+    drawn = opened(embedding_map.draw({"learned": Map(points, 0.5, 0.75)}, labels, names))
+    left, width = GAP_PX + embedding_map.INSET_PX, embedding_map.PANEL_PX - 2 * embedding_map.INSET_PX
+    middle = GAP_PX + embedding_map.LINE_PX + embedding_map.PANEL_PX // 2
+    for label in range(12):
+        x = left + round(width * label / 11)
+        y = middle + round(width / 11 * (label % 2 - 0.5))
+        assert drawn.getpixel((x, y)) == pytest.approx(COLOURS[label] if label < 10 else OTHERS, abs=10)
+    assert len(set(COLOURS)) == 10
+
+
+def test_a_name_stands_where_dots_are_densest():
+    points = torch.cat((random(5, 2) * 20 + 50, random(30, 2) * 0.1)).double()
+    assert densest(points).norm() < 1
+
+
+def test_names_do_not_cover_each_other():
+    labels, names = torch.arange(40) % 4, ["Sandal", "Sneaker", "Ankle boot", "Bag", "absent"]
+    found = embedding_map.name_places(torch.full((40, 2), 100.0), labels, names)
+    assert list(found) == names[:4] and found["Sandal"] == (100, 100)
+    rows = sorted(y for _, y in found.values())
+    assert min(np.diff(rows)) >= 12 and {x for x, _ in found.values()} == {100}
+    apart = torch.tensor([[30.0, 100.0], [100.0, 100.0], [170.0, 100.0], [240.0, 100.0]])[labels]
+    assert [y for _, y in embedding_map.name_places(apart, labels, names[:4]).values()] == [100] * 4
+
+
+# 5. Images on the sheets
+
+
+def test_shown_images_are_of_many_classes():
+    labels = torch.tensor([0] * 10 + [1] * 10 + [2])
+    found = shown_images(labels, 5, seed=0)
+    assert labels[found].bincount().tolist() in ([2, 2, 1], [3, 1, 1], [1, 3, 1])
+    assert len(found.unique()) == 5 and (labels[found].diff() >= 0).all()
+    assert torch.equal(found, shown_images(labels, 5, seed=0))
+    assert any(not torch.equal(found, shown_images(labels, 5, seed=seed)) for seed in range(1, 4))
+    assert labels[shown_images(labels, 3, seed=1)].tolist() == [0, 1, 2]
+    assert len(shown_images(labels, 100, seed=0)) == 21
+
+
+# 6. The page
+
+SPACE = {"share_right": 0.5, "map_agreement": 0.5, "embedding_agreement": 0.5}
+RUN = {
+    "cell": "c",
+    "lambda": 0.1,
+    "num_train": 6000,
+    "num_test": 2000,
+    "num_mapped": 1000,
+    "num_shown": 8,
+    "spaces": {"learned": SPACE, "raw pixels": {**SPACE, "share_right": 0.25}},
+}
+SEEN = {"layer": "stages.1", "grid": [4, 4], "fine_grid": [16, 16], "class_token": False}
+
+
+def write_folder(folder, backbones: dict) -> None:
+    settings = {"num_images": 8, "num_neighbours": 6, "num_mapped": 1000, "seed": 0}
+    write_json(folder / "facts.json", {"dataset": folder.name, "settings": settings, "backbones": backbones})
+    for name in backbones:
+        for kind in ("features", "neighbours", "map"):
+            Image.new("RGB", (30, 20)).save(folder / f"{name}-{kind}.png")
+
+
+def test_page_names_every_picture_with_its_size(tmp_path):
+    folder = tmp_path / "reports/pictures"
+    write_folder(
+        folder / "digits",
+        {"test_vit": {**RUN, **SEEN, "layer": "last layer", "fine_grid": [4, 4], "class_token": True}},
+    )
+    write_folder(folder / "a<b", {"net": {**RUN, **SEEN}})
+    sections = dict(page.section(folder))
+    assert list(sections) == ["Pictures: a<b", "Pictures: digits"]
+    for source in re.findall(r'src="([^"]+)"', sections["Pictures: digits"]):
+        assert (tmp_path / "reports" / source).is_file()
+    html = sections["Pictures: a<b"]
+    assert html.count("<img") == html.count('loading="lazy"') == html.count('width="30" height="20"') == 3
+    assert html.count(' alt="') == 3 and "a<b" not in html and "pictures/a&lt;b/net-map.png" in html
+    assert "net: PCA and mean activation of the layer stages.1, the deepest" in html
+    assert "has 4 × 4 positions, for which it looked at 16 copies" in html
+    assert "learned 50.0 %, raw pixels 25.0 %" in html and "λ = 0.1" in html
+    html = sections["Pictures: digits"]
+    assert "test_vit: PCA and attention of the class token of the last layer, learned" in html
+    assert "has 4 × 4 positions.<" in html
+
+
+def test_page_names_gaps(tmp_path):
+    assert "make them with <code>dvc repro pictures</code>" in page.section(tmp_path / "pictures")[0][1]
+    write_folder(tmp_path / "pictures/digits", {"net": {**RUN, "no_features": "tokens <8> are no square"}})
+    html = page.section(tmp_path / "pictures")[0][1]
+    assert html.count("<img") == 2 and "net: no picture of features: tokens &lt;8&gt; are no square." in html

@@ -1,0 +1,331 @@
+"""Claims about health.json:
+
+1. The null distribution of Epps-Pulley is that of fresh normal samples, standardised or not; Gaussian embeddings are
+   within it, others are not.
+2. A description holds the facts of pipeline.spectrum.
+3. LiDAR's views are global ones, each image's together; the held-out loss is the run's own objective on test images
+   at the batch size of training, and is left out of a split that is smaller.
+4. The report needs no labels, has the same bits whatever the global random state, changes no weight, and holds no
+   number that JSON has not; a frozen model has no projection.
+5. The stages write and read it: pretrain the projector and the curves, probe the report, MLflow's record both.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from pipeline import health, spectrum
+from pipeline.backbones import create_backbone, initial_backbone, make_projector
+from pipeline.checkpoint import save_weights
+from pipeline.datasets import ImageBatch, batches
+from pipeline.devices import choose_autocast
+from pipeline.errors import UserError
+from pipeline.features import embeddings
+from pipeline.files import write_json
+from pipeline.losses import directions_for_step, epps_pulley, lejepa_loss
+from pipeline.packing import pack
+from pipeline.pictures import Picture
+from pipeline.results import cell_record, read_history, read_json
+from pipeline.seeds import generator
+from pipeline.views import Multicrop
+from stages import pretrain as pretrain_stage
+from stages import probe as probe_stage
+
+CPU = torch.device("cpu")
+READING = {
+    "size_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3, "batch_size": 32, "num_workers": 0, "device": CPU,
+    "autocast": choose_autocast("float32", CPU),
+}  # fmt: skip
+VIEWS = Multicrop(num_global=2, num_local=1, global_px=16, local_px=8, flip_prob=0, mean=[0.5] * 3, std=[0.25] * 3)
+SIGREG = {"statistic": "epps_pulley", "num_slices": 16, "t_max": 3.0, "num_knots": 17}
+SETTINGS = {"num_images": 40, "num_slices": 24, "lidar_images": 20, "lidar_views": 4}
+LAMB, PROJ_DIM, BATCH_SIZE = 0.1, 6, 16
+
+
+def digits(num: int = 50) -> ImageBatch:
+    pixels = torch.from_numpy((load_digits().images[:num] * 15.9).astype("uint8"))[:, None]
+    return ImageBatch(pixels, torch.ones(num), torch.arange(num) % 10)
+
+
+@pytest.fixture
+def backbone() -> nn.Module:
+    return initial_backbone("test_byobnet", {}, seed=0)
+
+
+@pytest.fixture
+def trained(backbone, tmp_path) -> health.Trained:
+    shape = {"width": backbone.num_features, "hidden_dims": [16], "proj_dim": PROJ_DIM, "embed_dim": None}
+    torch.manual_seed(0)
+    save_weights(tmp_path / "projector.safetensors", make_projector(**shape), shape)
+    return health.load_trained(
+        tmp_path / "projector.safetensors", VIEWS, lamb=LAMB, batch_size=BATCH_SIZE, sigreg=SIGREG
+    )
+
+
+def report(backbone, trained, images=None, **changes) -> dict:
+    images = images or digits()
+    return health.report(backbone, images, views=VIEWS, reading=READING, trained=trained, **SETTINGS | changes)
+
+
+# 1. The null distribution
+
+
+@pytest.mark.parametrize("num_images", [100, 3000])
+def test_null_is_that_of_fresh_samples(num_images):
+    null = health.epps_pulley_null(num_images)
+    fresh = torch.randn(num_images, 2000, generator=generator(0, "test"))
+    for found, statistics in (
+        (null.raw, epps_pulley(fresh)),
+        (null.standardised, epps_pulley(spectrum.standardise(fresh))),
+    ):
+        assert found.isfinite().all() and found.shape == (health.NUM_NULL_DRAWS,)
+        assert found.mean() == pytest.approx(statistics.mean().item(), rel=0.06)
+        assert found.std() == pytest.approx(statistics.std().item(), rel=0.12)
+        assert (statistics > found.quantile(0.95)).double().mean() == pytest.approx(0.05, abs=0.015)
+    assert null.raw.mean() == pytest.approx(1.0527, rel=0.05) and null.standardised.mean() < 0.4 * null.raw.mean()
+    assert torch.equal(health.epps_pulley_null(num_images).raw, null.raw)
+
+
+def test_who_is_within_the_null():
+    num, dim = 400, 64
+    null, z = health.epps_pulley_null(num), torch.randn(400, dim, generator=generator(0, "test"))
+    gaussian = health.describe(z, 256, null)["epps_pulley"]
+    assert gaussian["raw"]["share_above"] < 0.12 and gaussian["standardised"]["share_above"] < 0.12
+    moved = health.describe(2 * z + 0.5, 256, null)["epps_pulley"]
+    assert moved["raw"]["share_above"] == 1 and moved["standardised"]["share_above"] < 0.12
+    # One of two points in every dimension: few of them make slices that are far from normal.
+    corners = health.describe(z[:, :2].sign(), 256, null)["epps_pulley"]
+    assert corners["standardised"]["share_above"] == 1
+
+
+# 2. Description
+
+
+def test_a_description_holds_the_facts():
+    z = torch.randn(60, 12, generator=generator(0, "test")) * torch.linspace(0.1, 2, 12) + 0.3
+    null = health.epps_pulley_null(60)
+    found = health.describe(z, 10, null)
+    norms = z.double().norm(dim=1)
+    assert found["dim"] == 12 and found["mean_norm"] == pytest.approx(norms.mean().item())
+    assert found["std_norm"] == pytest.approx(norms.std().item())
+    assert found["effective_rank"] == pytest.approx(spectrum.effective_rank(torch.linalg.svdvals(z.double())))
+    assert found["isotropy"] == spectrum.isotropy(z) and found["mean_cosine"] == spectrum.mean_cosine(z)
+    assert sum(found["spectrum"]) == pytest.approx(z.double().var(0, unbiased=False).sum().item())
+    for kind, values in (("raw", null.raw), ("standardised", null.standardised)):
+        facts = found["epps_pulley"][kind]
+        assert len(facts["values"]) == 10 and facts["mean"] == pytest.approx(sum(facts["values"]) / 10)
+        assert (facts["null_mean"], facts["null_sd"]) == (values.mean().item(), values.std().item())
+        assert facts["null_q95"] == pytest.approx(values.quantile(0.95).item())
+        assert facts["share_above"] == sum(value > facts["null_q95"] for value in facts["values"]) / 10
+
+
+def test_what_json_can_hold():
+    found = health.plain({"a": math.nan, "b": [1 / 3, math.inf, 1e-30], "c": {"d": 1 / 3, "e": 5}})
+    assert found == {"a": None, "b": [0.3333333, None, 1e-30], "c": {"d": 1 / 3, "e": 5}}
+
+
+# 3. Views and held-out losses
+
+
+class MeanPixel(nn.Module):
+    """'Embeds' an image as its mean and its width."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.stack([pixels.mean((1, 2, 3)), torch.full((len(pixels),), float(pixels.shape[-1]))], 1)
+
+
+def test_views_of_an_image_stay_together():
+    grey = torch.arange(30, dtype=torch.uint8)[:, None, None, None].expand(30, 1, 8, 8) * 8
+    images = ImageBatch(grey.contiguous(), torch.ones(30), torch.zeros(30, dtype=torch.int64))
+    plain = replace(VIEWS, jitter_prob=0, grey_prob=0, blur_prob=0, solarize_prob=0)
+    found = health.augmented_embeddings(MeanPixel(), images, plain, 12, 5, {**READING, "batch_size": 16})
+    members = health.some_images(images, 12)
+    assert (
+        found.shape == (12, 5, 2) and members.tolist() == sorted(set(members.tolist())) and (found[..., 1] == 16).all()
+    )
+    torch.testing.assert_close(found[..., 0], ((members * 8 / 255 - 0.5) / 0.25).float()[:, None].expand(12, 5))
+    shaken = health.augmented_embeddings(MeanPixel(), images, replace(VIEWS, brightness=0.4), 12, 5, READING)
+    assert (shaken[1:, :, 0].std(1) > 0).all()
+    assert len(health.augmented_embeddings(MeanPixel(), images, plain, 99, 2, READING)) == 30
+
+
+def test_heldout_losses_are_the_objective_on_test_images(backbone, trained):
+    images, members = digits(), torch.arange(3, 40)
+    found = health.heldout_losses(backbone.train(), images, trained, members, READING)
+    order = members[torch.randperm(37, generator=generator(0, "health order"))]
+    backbone.eval(), trained.projector.eval()
+    losses = []
+    for step, batch in enumerate(batches(images, order[:32], BATCH_SIZE)):
+        large, small = VIEWS(batch.pixels, batch.aspect, generator=generator(0, "health losses", step))
+        with torch.no_grad():
+            z = torch.stack([trained.projector(backbone(view)) for group in (large, small) for view in group])
+        losses.append(lejepa_loss(z, directions_for_step(0, step, PROJ_DIM, 16), num_global=2, lamb=LAMB))
+    wanted = [sum(float(part) for part in parts) / 2 for parts in zip(*losses, strict=True)]
+    assert len(losses) == 2 and list(found) == ["loss", "pred_loss", "sigreg_loss"]
+    assert list(found.values()) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_few_images_fill_one_batch_or_none(backbone, trained):
+    seen = []
+
+    def objective(projections, step):
+        seen.append(projections.shape)
+        return trained.objective(projections, step)
+
+    watched = trained._replace(objective=objective)
+    assert health.heldout_losses(backbone, digits(20), watched, torch.arange(5), READING) != {}
+    assert seen == [(3, BATCH_SIZE, PROJ_DIM)]
+    assert health.heldout_losses(backbone, digits(15), watched, torch.arange(15), READING) == {}
+    criteria = report(backbone, watched, digits(15))["criteria"]
+    assert "projection_rankme" in criteria and not any(name.startswith("heldout") for name in criteria)
+
+
+# 4. The report
+
+OF_EMBEDDING = ["rankme", "alpha_req", "stable_rank", "isotropy", "mean_cosine", "lidar"]
+OF_PROJECTION = ["projection_rankme", "projection_isotropy", "projection_lidar", "projection_epps_pulley"]
+HELDOUT = ["heldout_loss", "heldout_pred_loss", "heldout_sigreg_loss"]
+
+
+def test_the_report_of_a_trained_cell(backbone, trained):
+    found = report(backbone, trained)
+    assert list(found) == ["num_images", "embedding", "projection", "criteria"] and found["num_images"] == 40
+    criteria = found["criteria"]
+    assert list(criteria) == [*OF_EMBEDDING, *OF_PROJECTION, *HELDOUT]
+    assert all(isinstance(value, float) for value in criteria.values())
+    weighed = (1 - LAMB) * criteria["heldout_pred_loss"] + LAMB * criteria["heldout_sigreg_loss"]
+    assert criteria["heldout_loss"] == pytest.approx(weighed, rel=1e-5)
+    z = embeddings(backbone, digits(), members=health.some_images(digits(), 40), **READING)
+    values = spectrum.covariance_eigenvalues(z)
+    assert criteria["rankme"] == spectrum.effective_rank(spectrum.singular_values(z))
+    assert criteria["stable_rank"] == pytest.approx(spectrum.stable_rank(values))
+    assert criteria["alpha_req"] == pytest.approx(spectrum.alpha_req(values))
+    with torch.no_grad():
+        p = trained.projector.eval()(z)
+    assert found["projection"]["dim"] == PROJ_DIM and criteria["projection_isotropy"] == spectrum.isotropy(p)
+    views = health.augmented_embeddings(backbone, digits(), VIEWS, 20, 4, READING)
+    assert criteria["lidar"] == spectrum.lidar(views)
+
+
+def test_a_frozen_model_has_no_projection(backbone, trained):
+    found, whole = report(backbone, None), report(backbone, trained)
+    assert list(found) == ["num_images", "embedding", "criteria"] and list(found["criteria"]) == OF_EMBEDDING
+    assert found["embedding"] == whole["embedding"]
+    assert all(whole["criteria"][name] == value for name, value in found["criteria"].items())
+
+
+def test_the_report_is_the_same_without_labels_and_at_any_time(backbone, trained):
+    modules = [backbone, trained.projector]
+    before = copy.deepcopy([module.state_dict() for module in modules])
+    found = report(backbone, trained)
+    torch.manual_seed(9)
+    assert report(backbone, trained, digits()._replace(labels=torch.full((50,), -1))) == found
+    for module, state in zip(modules, before, strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert report(backbone, trained, num_images=30) != found
+
+
+def test_a_broken_network_gives_a_report(backbone, trained):
+    with torch.no_grad():
+        trained.projector[0].weight[:] = math.nan
+    found = report(backbone, trained)
+    json.dumps(found, allow_nan=False)
+    assert [found["criteria"][name] for name in [*OF_PROJECTION, *HELDOUT]] == [None] * 7
+    assert found["projection"]["epps_pulley"]["raw"]["share_above"] is None and found["criteria"]["rankme"] > 1
+
+
+def test_a_projector_that_pretraining_did_not_write(tmp_path):
+    how = {"lamb": LAMB, "batch_size": BATCH_SIZE, "sigreg": SIGREG}
+    with pytest.raises(UserError, match=r"there is no .*projector.safetensors; run: dvc repro"):
+        health.load_trained(tmp_path / "projector.safetensors", VIEWS, **how)
+
+
+# 5. Stages
+
+
+@pytest.fixture
+def cell(tmp_path, monkeypatch) -> Path:
+    """A folder with a small data set and the settings of one cell, as the working directory; return the settings."""
+    monkeypatch.chdir(tmp_path)
+    pictures = [Picture(image[0].numpy(), i % 2, str(i)) for i, image in enumerate(digits(90).pixels)]
+    pack(
+        Path("data/digits"),
+        "digits",
+        {"source": "sklearn"},
+        ["a", "b"],
+        {"train": pictures[:50], "test": pictures[50:]},
+    )
+    views = {**vars(VIEWS), "num_local": 0}
+    common = {
+        "grid": "g", "cell": "c", "dataset": "digits", "target": "digits", "choices": {}, "backbone": "test_byobnet",
+        "backbone_kwargs": {}, "lambda": LAMB, "seed": 0, "data": "data/digits",
+    }  # fmt: skip
+    settings = {
+        "epochs": 2, "batch_size": 16, "load_px": 16, "precision": "float32", "device": "cpu", "channels_last": False,
+        "compile": False, "views": views, "projector": {"embed_dim": None, "hidden_dims": [8], "proj_dim": 4},
+        "sigreg": SIGREG, "predictor": {"enabled": False}, "swa": {"enabled": False},
+        "optimizer": {"lr": 1e-3, "weight_decay": 0.05, "betas": [0.9, 0.999]},
+        "schedule": {"warmup_epochs": 0, "final_lr_frac": 1e-3}, "loader": {"memory_gb": 1.0, "num_workers": 0},
+        "health": {"num_images": 30, "num_slices": 8},
+    }  # fmt: skip
+    width = create_backbone("test_byobnet", {}).num_features
+    pretrain = {**common, "embed_dim": width, "out": "run/pretrain", "pretrain": settings}
+    probe = {
+        "mode": "frozen", "site": "pooled", "baselines": [], "holdout_frac": 0.25, "knn": {"k": 3, "temperature": 0.1},
+        "linear": {"learning_rates": [0.01], "weight_decays": [0.0], "epochs": 1, "batch_size": 16},
+        "few_shot": {"shots": [2], "num_draws": 1, "ridge": 1.0}, "health": SETTINGS,
+    }  # fmt: skip
+    reading = {"size_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3, "load_px": 16, "batch_size": 16}
+    write_json(Path("configs/pretrain.json"), pretrain)
+    write_json(Path("configs/probe.json"), {
+        **common, "weights": "run/pretrain/backbone.safetensors", "beside": "run/pretrain/projector.safetensors",
+        "out": "run/probe", "device": "cpu", "precision": "float32", "probe": probe, "views": views,
+        "training": {"batch_size": 16, "sigreg": SIGREG}, "reading": {**reading, "num_workers": 0, "memory_gb": 1.0},
+    })  # fmt: skip
+    return Path("configs")
+
+
+@pytest.mark.slow
+def test_the_stages_write_and_read_it(cell):
+    pretrain_stage.main("configs/pretrain.json")
+    history = read_history(Path("run/pretrain/history.csv"))
+    probe_stage.main("configs/probe.json")
+    found = read_json(Path("run/probe/health.json"))
+    assert found["num_images"] == 40 and list(found["criteria"]) == [*OF_EMBEDDING, *OF_PROJECTION, *HELDOUT]
+    record = cell_record(cell)
+    assert record.metrics[("health/projection_rank", 2)] == history[1]["projection_rank"] > 1
+    assert record.metrics[("criteria/lidar", 0)] == found["criteria"]["lidar"]
+
+    # The weights are those of the run without a watch, whose history has the columns of the losses alone.
+    weights = {name: Path(f"run/pretrain/{name}.safetensors").read_bytes() for name in ("backbone", "projector")}
+    config = read_json(cell / "pretrain.json")
+    config["pretrain"]["health"]["num_images"] = 0
+    write_json(cell / "pretrain.json", config)
+    pretrain_stage.main("configs/pretrain.json")
+    assert {name: Path(f"run/pretrain/{name}.safetensors").read_bytes() for name in weights} == weights
+    plain = read_history(Path("run/pretrain/history.csv"))
+    assert plain == [{name: row[name] for name in plain[0]} for row in history]
+    assert list(plain[0]) == ["epoch", "loss", "pred_loss", "sigreg_loss", "lr"]
+
+    # A frozen model says itself what it is and what it was shown.
+    config = read_json(cell / "probe.json")
+    for name in ("beside", "training"):
+        del config[name]
+    seen = {name: config["reading"].pop(name) for name in ("size_px", "mean", "std")}
+    write_json(Path("model.json"), {"backbone": config["backbone"], "kwargs": {}, **seen, "origin": "test"})
+    write_json(cell / "probe.json", {**config, "model": "model.json", "beside": "model.json"})
+    probe_stage.main("configs/probe.json")
+    frozen = read_json(Path("run/probe/health.json"))
+    assert frozen == {
+        "num_images": 40, "embedding": found["embedding"],
+        "criteria": {name: found["criteria"][name] for name in OF_EMBEDDING},
+    }  # fmt: skip

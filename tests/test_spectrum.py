@@ -1,0 +1,209 @@
+"""Claims about the facts of a spectrum:
+
+1. Isotropic Gaussian samples have the full rank, isotropy 1 and an Epps-Pulley statistic of 1.0527 on average.
+2. Samples on a line have rank 1, isotropy 1 / D and cosine 1; samples that do not vary have ranks of 0.
+3. Ranks, isotropy, cosine and the eigenvalues equal plain numpy, for more samples than dimensions and fewer.
+4. alpha-ReQ recovers the exponent of a power law from the ranks 4 to 100 and has no opinion on fewer than three.
+5. LiDAR equals its formula, counts the directions that tell images apart and ignores scale and noise of views.
+6. Standardised slices forget mean and scale; the raw statistic does not.
+7. What is not finite gives NaN, never an error, and no function changes its input.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import spectrum
+from pipeline.losses import random_directions
+from pipeline.seeds import generator
+
+
+def gaussian(num: int, dim: int, index: int = 0) -> torch.Tensor:
+    return torch.randn(num, dim, generator=generator(0, "test", index))
+
+
+def rankme(z: torch.Tensor) -> float:
+    return spectrum.effective_rank(spectrum.singular_values(z))
+
+
+# 1. Isotropic Gaussian samples
+
+
+def test_isotropic_gaussian():
+    num, dim = 20_000, 32
+    z = gaussian(num, dim)
+    eigenvalues = spectrum.covariance_eigenvalues(z)
+    assert rankme(z) == pytest.approx(dim, rel=1e-3)
+    assert spectrum.isotropy(z) == pytest.approx(1 / (1 + dim / num), rel=2e-3)
+    assert spectrum.stable_rank(eigenvalues) == pytest.approx(dim / (1 + math.sqrt(dim / num)) ** 2, rel=0.02)
+    assert spectrum.mean_cosine(z) == pytest.approx(0, abs=1e-3)
+    assert spectrum.norms(z).mean() == pytest.approx(math.sqrt(dim), rel=0.01)
+    assert eigenvalues.sum() == pytest.approx(dim, rel=0.01)
+
+
+def test_epps_pulley_of_gaussian_slices():
+    directions = random_directions(64, 512, generator=generator(0, "directions"))
+    means = [spectrum.slice_epps_pulley(gaussian(400, 64, index), directions).mean().item() for index in range(8)]
+    assert np.mean(means) == pytest.approx(1.0527, rel=0.05)
+
+
+def test_few_samples_look_less_isotropic():
+    assert spectrum.isotropy(gaussian(64, 64)) == pytest.approx(0.5, abs=0.03)
+
+
+# 2. Samples on a line, and at a point
+
+
+def test_rank_one():
+    line = torch.rand(50, 1, generator=generator(0, "test")) * gaussian(1, 8) + 0.0
+    assert rankme(line) == pytest.approx(1) and spectrum.isotropy(line) == pytest.approx(1 / 8)
+    assert spectrum.mean_cosine(line) == pytest.approx(1)
+    assert spectrum.stable_rank(spectrum.covariance_eigenvalues(line)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1])
+def test_samples_that_do_not_vary(value):
+    point = torch.full((1000, 7), value)
+    eigenvalues = spectrum.covariance_eigenvalues(point)
+    assert spectrum.isotropy(point) == 0 and not eigenvalues.any()
+    assert spectrum.stable_rank(eigenvalues) == 0 and spectrum.effective_rank(eigenvalues) == 0
+    assert rankme(point) == (1 if value else 0)
+    assert spectrum.mean_cosine(point) == pytest.approx(1 if value else 0)
+    assert math.isnan(spectrum.alpha_req(eigenvalues)) and math.isnan(spectrum.lidar(point.reshape(250, 4, 7)))
+    # All at one point: |ecf| is 1 at every knot, which costs about 0.4 N.
+    slices = spectrum.slice_epps_pulley(point, torch.eye(7)[:, :1], standardised=True)
+    assert slices.item() == pytest.approx(402, abs=1)
+
+
+# 3. Plain references
+
+
+@pytest.mark.parametrize(("num", "dim"), [(200, 24), (24, 200), (30, 30)])
+def test_equal_to_numpy(num, dim):
+    z = gaussian(num, dim) * torch.linspace(0.1, 3, dim) + 0.5
+    x = z.double().numpy()
+    sigma = np.linalg.svd(x, compute_uv=False)
+    p = sigma / sigma.sum()
+    eigenvalues = np.sort(np.linalg.eigvalsh(np.cov(x.T, bias=True)))[::-1]
+    units = x / np.linalg.norm(x, axis=1, keepdims=True)
+    cosines = [units[i] @ units[j] for i in range(num) for j in range(num) if i != j]
+
+    np.testing.assert_allclose(spectrum.singular_values(z), sigma, rtol=1e-6)
+    assert rankme(z) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-9)
+    found = spectrum.covariance_eigenvalues(z)
+    np.testing.assert_allclose(found, eigenvalues[: len(found)], rtol=1e-9, atol=1e-12)
+    assert spectrum.isotropy(z) == pytest.approx(eigenvalues.sum() ** 2 / (dim * (eigenvalues**2).sum()), rel=1e-9)
+    assert spectrum.stable_rank(found) == pytest.approx(eigenvalues.sum() / eigenvalues[0], rel=1e-9)
+    assert spectrum.mean_cosine(z) == pytest.approx(np.mean(cosines), rel=1e-9)
+    np.testing.assert_allclose(spectrum.norms(z), np.linalg.norm(x, axis=1))
+
+
+# 4. alpha-ReQ
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0, 2.5])
+def test_exponent_of_a_power_law(alpha):
+    law = torch.arange(1, 301, dtype=torch.float64).pow(-alpha)
+    law[:3] *= 50  # ranks before the fourth and after the hundredth do not count
+    law[100:] *= 1e-3
+    assert spectrum.alpha_req(law) == pytest.approx(alpha, abs=1e-9)
+    assert spectrum.alpha_req(law[:6]) == pytest.approx(alpha, abs=1e-9)
+    assert math.isnan(spectrum.alpha_req(law[:5])) and math.isnan(spectrum.alpha_req(torch.zeros(50)))
+
+
+def test_weights_of_the_fit():
+    values = gaussian(1, 60).abs().sort(descending=True).values[0].double() + 0.01
+    ranks = np.arange(4, 61)
+    slope, _ = np.polyfit(np.log(ranks), np.log(values[3:].numpy()), 1, w=np.sqrt(1 / ranks))
+    assert spectrum.alpha_req(values) == pytest.approx(-slope, rel=1e-9)
+
+
+# 5. LiDAR
+
+
+def planted(num: int, views: int, dim: int, strengths: list[float], noise: float) -> torch.Tensor:
+    """Images that differ in the first dimensions, as strongly as told; views that differ in all."""
+    images = torch.zeros(num, 1, dim)
+    images[:, 0, : len(strengths)] = gaussian(num, len(strengths), 1) * torch.tensor(strengths)
+    return images + noise * gaussian(num * views, dim, 2).unflatten(0, (num, views))
+
+
+def plain_lidar(z: np.ndarray) -> float:
+    num, views, dim = z.shape
+    means = z.mean(1)
+    between = np.cov(means.T)
+    rest = (z - means[:, None]).reshape(-1, dim)
+    within = rest.T @ rest / (num * (views - 1))
+    within += 1e-4 * np.trace(within) / dim * np.eye(dim)
+    values, vectors = np.linalg.eigh(within)
+    root = vectors @ np.diag(values**-0.5) @ vectors.T
+    p = np.linalg.eigvalsh(root @ between @ root).clip(min=0)
+    p = p[p > 1e-12] / p.sum()
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+@pytest.mark.parametrize("num", [60, 8])
+def test_lidar_is_its_formula(num):
+    z = planted(num, 5, 12, [3.0, 2.0, 1.0, 0.5], 0.7) + 4
+    assert spectrum.lidar(z) == pytest.approx(plain_lidar(z.double().numpy()), rel=1e-8)
+    assert spectrum.lidar(100 * z) == pytest.approx(spectrum.lidar(z), rel=1e-5)
+
+
+def test_lidar_counts_directions_that_tell_images_apart():
+    found = [spectrum.lidar(planted(400, 10, 20, [1.0] * count, 0.02)) for count in (1, 4, 12)]
+    assert found == pytest.approx([1, 4, 12], rel=0.05)
+
+
+def test_lidar_measures_images_in_units_of_their_views():
+    """Two directions of equal variance between images, one of which the views blur."""
+    z = planted(500, 10, 2, [1.0, 1.0], 0.0)
+    clear, blurred = z.clone(), z.clone()
+    noise = gaussian(5000, 2, 3).unflatten(0, (500, 10))
+    clear += 0.05 * noise
+    blurred += torch.tensor([0.05, 2.0]) * noise
+    assert spectrum.lidar(clear) == pytest.approx(2, rel=0.01) and spectrum.lidar(blurred) == pytest.approx(1, rel=0.02)
+
+
+# 6. Slices
+
+
+def test_standardised_slices_forget_mean_and_scale():
+    z, directions = gaussian(300, 6), random_directions(6, 20, generator=generator(0, "directions"))
+    moved = 5 * z + 2
+    shape = spectrum.slice_epps_pulley(z, directions, standardised=True)
+    torch.testing.assert_close(
+        spectrum.slice_epps_pulley(moved, directions, standardised=True), shape, rtol=1e-3, atol=1e-3
+    )
+    assert spectrum.slice_epps_pulley(moved, directions).min() > 10 * spectrum.slice_epps_pulley(z, directions).max()
+    slices = spectrum.standardise(moved @ directions)
+    torch.testing.assert_close(slices.mean(0), torch.zeros(20), atol=1e-5, rtol=0)
+    torch.testing.assert_close(slices.var(0, unbiased=False), torch.ones(20))
+
+
+# 7. What is not finite
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_what_is_not_finite_is_no_error(bad, everywhere):
+    z = gaussian(40, 6)
+    z[... if everywhere else 3] = bad
+    eigenvalues = spectrum.covariance_eigenvalues(z)
+    numbers = [
+        *(spectrum.norms(z).mean().item(), rankme(z), spectrum.isotropy(z), spectrum.stable_rank(eigenvalues)),
+        *(spectrum.alpha_req(eigenvalues), spectrum.mean_cosine(z), spectrum.lidar(z.reshape(10, 4, 6))),
+        spectrum.slice_epps_pulley(z, torch.eye(6)).mean().item(),
+    ]
+    assert not any(math.isfinite(number) for number in numbers)
+
+
+def test_inputs_stay_as_they_are():
+    z = gaussian(40, 6).requires_grad_()
+    before = z.detach().clone()
+    rankme(z), spectrum.isotropy(z), spectrum.mean_cosine(z), spectrum.lidar(z.reshape(10, 4, 6))
+    assert torch.equal(z.detach(), before) and z.grad is None
+    assert not spectrum.slice_epps_pulley(z, torch.eye(6)).requires_grad

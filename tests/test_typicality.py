@@ -1,0 +1,209 @@
+"""Claims about the scores of images:
+
+1. The stage scores random test images, the same ones for every encoder; equal inputs give equal bytes, and every column
+   is what its definition says of that image: JEPA-SCORE of the trained and of the untrained network, distances to the
+   training images of the encoder's own set, norm, pixels.
+2. An encoder is the run that was picked for a data set, with the weights of its checksum, or a frozen model, whose
+   in-domain set is the first of density.sets; what is absent, unknown or another file is named with its remedy.
+3. The number of images scored at once changes nothing but last bits, and neither does where images are kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typical_scores import CLASSES, write_params, write_pick, write_set
+
+from pipeline.backbones import create_backbone, initial_backbone
+from pipeline.checkpoint import save_weights
+from pipeline.datasets import EncodedImages
+from pipeline.density import jepa_score
+from pipeline.errors import UserError
+from pipeline.typicality import scores
+from pipeline.typicality.encoders import encoder_names, find_encoder
+from pipeline.typicality.methods import COLUMNS
+from pipeline.views import evaluation_view
+from stages import score
+
+KWARGS = {"img_size": 16, "patch_size": 8}
+MEAN, STD = [0.4] * 3, [0.3] * 3
+WEIGHTS = Path("runs/default/home--test_vit/pretrain/backbone.safetensors")
+
+
+def save_network(path: Path, seed: int = 7) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    network = create_backbone("test_vit", KWARGS).eval()
+    told = {"backbone": "test_vit", "kwargs": KWARGS, "img_size_px": 16, "mean": MEAN, "std": STD}
+    save_weights(path, network, told)
+    return network
+
+
+@pytest.fixture
+def network(tmp_path, monkeypatch):
+    """A picked run with its data sets in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    write_params()
+    write_set("home", high=128)
+    write_set("foreign", low=128)
+    network = save_network(WEIGHTS)
+    write_pick("home", WEIGHTS, hashlib.sha256(WEIGHTS.read_bytes()).hexdigest(), seed=3)
+    return network
+
+
+def rows_of(scored: str, name: str = "home") -> list[dict[str, str]]:
+    with Path(f"reports/scores/{name}--{scored}.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def column(rows: list[dict[str, str]], name: str) -> np.ndarray:
+    return np.array([float(row[name]) for row in rows])
+
+
+def views_of(dataset: str, split: str, members=None, *, mean=MEAN, std=STD) -> torch.Tensor:
+    images = EncodedImages(f"data/{dataset}", split, load_px=256)
+    chosen = range(len(images)) if members is None else members
+    pixels = torch.stack([images[i][0] for i in chosen])
+    return evaluation_view(pixels, torch.ones(len(pixels)), 16, mean=mean, std=std)
+
+
+# 1. Scores
+
+
+@pytest.mark.parametrize("scored", ["home", "foreign"])
+def test_every_column_is_what_it_says(network, scored):
+    score.main("home", scored)
+    rows = rows_of(scored)
+    assert tuple(rows[0]) == COLUMNS and len(rows) == 12
+    chosen = [int(row["image"]) for row in rows]
+    assert chosen == sorted(set(chosen)) and chosen[-1] < 40
+    assert [(row["label"], row["class"]) for row in rows] == [(str(i % 2), CLASSES[i % 2]) for i in chosen]
+
+    seen, untrained = views_of(scored, "test", chosen), initial_backbone("test_vit", KWARGS, seed=3).eval()
+    np.testing.assert_allclose(column(rows, "jepa_score"), jepa_score(network, seen), rtol=1e-5)
+    np.testing.assert_allclose(column(rows, "random_init_jepa_score"), jepa_score(untrained, seen), rtol=1e-5)
+    assert np.isfinite(column(rows, "jepa_score_sketch")).all()
+
+    with torch.no_grad():
+        known, found = (network(v).double() for v in (views_of("home", "train"), seen))
+    np.testing.assert_allclose(column(rows, "embedding_norm"), found.norm(dim=1), rtol=1e-5)
+    unit = [torch.nn.functional.normalize(v, dim=1) for v in (found, known)]
+    np.testing.assert_allclose(column(rows, "knn_distance"), torch.cdist(*unit).sort(1).values[:, 2], rtol=1e-3)
+
+    plain = {"mean": [0.0] * 3, "std": [1.0] * 3}
+    pixels = views_of(scored, "test", chosen, **plain).flatten(1).double()
+    others = views_of("home", "train", **plain).flatten(1).double()
+    np.testing.assert_allclose(column(rows, "pixel_mean"), pixels.mean(1), rtol=1e-6)
+    gaps = (pixels.mean(1) - others.mean()).abs()
+    np.testing.assert_allclose(column(rows, "pixel_mean_distance"), gaps, atol=1e-8)
+    distances = torch.cdist(pixels, others).sort(1).values[:, 2]
+    np.testing.assert_allclose(column(rows, "pixel_knn_distance"), distances, rtol=1e-6)
+
+
+def test_foreign_images_are_far_from_the_training_images(network):
+    for scored in ("home", "foreign"):
+        score.main("home", scored)
+    for name in ("knn_distance", "mahalanobis", "relative_mahalanobis", "pixel_mean_distance", "pixel_knn_distance"):
+        assert column(rows_of("home"), name).max() < column(rows_of("foreign"), name).min(), name
+
+
+def test_equal_inputs_give_equal_bytes(network):
+    path = Path("reports/scores/home--foreign.csv")
+    score.main("home", "foreign")
+    before = path.read_bytes()
+    score.main("home", "foreign")
+    assert path.read_bytes() == before
+
+
+def test_every_encoder_scores_the_same_images():
+    drawn = scores.draw(50, 12)
+    assert torch.equal(drawn, scores.draw(50, 12)) and drawn.unique().tolist() == drawn.tolist()
+    assert scores.draw(5, 12).tolist() == [0, 1, 2, 3, 4]
+    counts = torch.stack([scores.draw(num, 5) for num in range(50, 80)]).flatten()
+    assert len(counts.unique()) > 40
+
+
+# 2. Encoders
+
+
+def test_frozen_model_is_at_home_in_the_first_set(network):
+    write_params({"density": {"sets": ["foreign", "home"]}, "models": {"mine": {"backbone": "test_vit"}}})
+    save_network(Path("models/mine/backbone.safetensors"))
+    for scored in ("home", "foreign"):
+        score.main("mine", scored)
+    home, foreign = (column(rows_of(scored, "mine"), "pixel_mean_distance") for scored in ("home", "foreign"))
+    assert foreign.max() < home.min()
+    params = score.load_params()
+    assert find_encoder("mine", params, "params.yaml").home == "foreign"
+    assert encoder_names(params) == ["home"]  # the root's grid has no frozen models
+
+
+def test_a_frozen_model_needs_a_set(network):
+    write_params({"density": {"sets": []}, "models": {"mine": {"backbone": "test_vit"}}})
+    save_network(Path("models/mine/backbone.safetensors"))
+    with pytest.raises(UserError, match=r"density.sets must name at least one data set, got none"):
+        score.main("mine", "home")
+
+
+@pytest.mark.parametrize(
+    ("name", "scored", "message"),
+    [
+        ("hoem", "home", r"unknown encoder 'hoem'; did you mean 'home'\? known: home, mine"),
+        ("home", "foregin", "unknown data set 'foregin'; did you mean 'foreign'"),
+        ("mine", "home", r"there is no models/mine/backbone.safetensors; make it with: dvc repro .*:model@mine"),
+    ],
+)
+def test_unknown_names_are_refused(network, name, scored, message):
+    write_params({"models": {"mine": {"backbone": "test_vit"}}})
+    with pytest.raises(UserError, match=message):
+        score.main(name, scored)
+
+
+def test_an_absent_pick_is_named(network):
+    path = Path("reports/diagnosis/default/picks/home.json")
+    path.unlink()
+    with pytest.raises(UserError, match=rf"there is no {path}, .* make it with: python -m stages.diagnose params.yaml"):
+        score.main("home", "foreign")
+
+
+def test_other_weights_than_the_picked_ones_are_refused(network):
+    save_network(WEIGHTS, seed=8)
+    with pytest.raises(UserError, match=r"but .* has [0-9a-f]{64}; pick again with: python -m stages.diagnose"):
+        score.main("home", "foreign")
+    WEIGHTS.unlink()
+    with pytest.raises(UserError, match=r"picks runs/.*, which does not exist; make it with: dvc repro"):
+        score.main("home", "foreign")
+
+
+def test_k_beyond_the_training_images_is_named(network):
+    write_params({"density": {"k": 41}})
+    with pytest.raises(UserError, match=r"density.k must be <= 40, the number of training images, got 41"):
+        score.main("home", "foreign")
+
+
+def test_scores_of_another_grid_lie_apart(network):
+    path = write_params(path="paper/mine/params.yaml")
+    Path("reports/diagnosis/mine/picks").mkdir(parents=True)
+    Path("reports/diagnosis/default/picks/home.json").rename("reports/diagnosis/mine/picks/home.json")
+    score.main("home", "foreign", path)
+    assert Path("reports/mine/scores/home--foreign.csv").exists()
+
+
+# 3. Reading
+
+
+def test_sizes_of_batches_are_no_part_of_a_score(network, monkeypatch):
+    params = score.load_params()
+    encoder = find_encoder("home", params, "params.yaml")
+    reading = scores.Reading(load_px=256, memory_gb=1, num_workers=0, batch_size=256, device=torch.device("cpu"))
+    expected = scores.score_images(encoder, "foreign", params.density, reading)
+    monkeypatch.setitem(scores.JACOBIAN_BYTES, "cpu", 5 * 4 * 64 * 768)
+    small = scores.Reading(load_px=256, memory_gb=0, num_workers=0, batch_size=7, device=torch.device("cpu"))
+    found = scores.score_images(encoder, "foreign", params.density, small)
+    for name in set(COLUMNS) - {"class", "jepa_score_sketch"}:
+        values = [[row[name] for row in rows] for rows in (found, expected)]
+        np.testing.assert_allclose(*values, rtol=1e-4, err_msg=name)

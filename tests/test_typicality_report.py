@@ -1,0 +1,306 @@
+"""Claims about what the scores of typicality say:
+
+1. Scores are read back as they were written; a broken file is named with its remedy.
+2. The table has every method for each foreign set, the areas are those of the scores in the direction that was fixed,
+   and none is flipped: scores that go the wrong way are below one half, and the report says so.
+3. Rank correlations are scipy's, undefined for a constant score; those between encoders are of the same images.
+4. A sheet shows the highest scores of each class at the left and the lowest at the right, falling, no image twice.
+5. The stage writes table, correlations, figures, a sheet for each encoder and the report, with equal bytes for equal
+   scores; what is missing is named and the rest is written; its pictures become artifacts of the picked run.
+6. The page has the same numbers, escapes text, links pictures beside it with their size, and names a gap.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
+from typical_scores import write_params, write_pick, write_scores, write_set
+
+from pipeline import tracking
+from pipeline.errors import UserError
+from pipeline.files import write_text
+from pipeline.gallery.sheet import GAP_PX, HEAD_PX, text_width
+from pipeline.packing import pack
+from pipeline.params import load_params
+from pipeline.pictures import Picture
+from pipeline.typicality import report, sheet
+from pipeline.typicality.encoders import scores_path
+from pipeline.typicality.methods import METHODS, TABLE, Scores, read_scores, scores_text
+from pipeline.typicality.page import HEADINGS, section
+from pipeline.typicality.separation import auroc_table, correlation_table, read_all, spearman
+from stages import density
+
+REPORTS = Path("reports/density")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Encoder `home` finds images of its own set more typical than foreign ones; MLflow has no store."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tracking, "Store", Mock(side_effect=OSError("no disk")))
+    write_params()
+    write_set("home")
+    weights = Path("runs/default/home--test_vit/pretrain/backbone.safetensors")
+    write_text(weights, "")
+    write_pick("home", weights, hashlib.sha256(b"").hexdigest())
+    write_scores("home", "home", shift=1.0)
+    write_scores("home", "foreign", seed=1)
+    return tmp_path
+
+
+def rows_of(name: str) -> list[dict[str, str]]:
+    with (REPORTS / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def scores(**values) -> Scores:
+    num = len(next(iter(values.values())))
+    columns = {name: np.zeros(num) for name in (*METHODS, "pixel_mean")}
+    filled = columns | {name: np.array(column, float) for name, column in values.items()}
+    return Scores(np.arange(num), np.zeros(num, int), ["c"] * num, filled)
+
+
+# 1. Scores on disk
+
+
+def test_scores_are_read_back(place):
+    path = scores_path("home", "home", "params.yaml")
+    found = read_scores(path)
+    rows = [
+        {"image": found.images[i], "label": found.labels[i], "class": found.classes[i]}
+        | {name: float(column[i]) for name, column in found.values.items()}
+        for i in range(40)
+    ]
+    assert scores_text(rows) == path.read_text(encoding="utf-8")
+    float32 = torch.rand(1000, generator=torch.Generator().manual_seed(0)) * 1e-3
+    assert all(np.float32(float(f"{value:.9g}")) == np.float32(value) for value in float32.tolist())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("knn_distance", "knn", "must have the columns image, label, class, jepa_score"),
+        ("\n0,0,", "\n0,x,", "is broken .*remove it and score again"),
+        (r",[0-9.\-]+\n", ",nan\n", "must have rows of finite scores"),
+        ("(?s)\n.*", "\n", "must have rows of finite scores"),
+    ],
+)
+def test_broken_scores_are_named(place, old, new, message):
+    path = scores_path("home", "home", "params.yaml")
+    path.write_text(re.sub(old, new, path.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        read_scores(path)
+
+
+# 2. The table
+
+
+def test_areas_are_those_of_the_scores_as_directed(place):
+    found, missing = read_all(load_params(), "params.yaml")
+    table = auroc_table(found, {"home": "home"})
+    assert [row["method"] for row in table] == list(METHODS) and not missing
+    inside, outside = found["home", "home"].values, found["home", "foreign"].values
+    for row in table:
+        told = METHODS[row["method"]].sign * np.concatenate([inside[row["method"]], outside[row["method"]]])
+        assert row["auroc"] == pytest.approx(roc_auc_score([1] * 40 + [0] * 40, told))
+        assert row["low"] < row["auroc"] < row["high"] and (row["num_in"], row["num_out"]) == (40, 40)
+
+
+def test_directions_are_those_of_the_literature():
+    high = {name for name, method in METHODS.items() if method.sign == 1}
+    assert high == {"jepa_score", "jepa_score_sketch", "random_init_jepa_score", "embedding_norm"}
+
+
+def test_scores_that_go_the_wrong_way_stay_below_one_half(place):
+    write_scores("home", "home", shift=-2.0)
+    found, _ = read_all(load_params(), "params.yaml")
+    table = auroc_table(found, {"home": "home"})
+    assert all(row["high"] < 0.5 for row in table)
+    overall, line = report.summary(table)
+    assert "worse than chance in 1" in overall and "better than chance in 0" in overall
+    assert re.search(r"^home against foreign: best .*; JEPA-SCORE \d\.\d \(", line)
+
+
+def test_the_summary_counts(place):
+    def row(method, area):
+        return dict(zip(TABLE, ("home", "foreign", method, area, area - 0.1, area + 0.1, 5, 5), strict=True))
+
+    areas = {"jepa_score": 0.8, "random_init_jepa_score": 0.7, "knn_distance": 0.9, "mahalanobis": 0.9}
+    overall, line = report.summary([row(method, area) for method, area in areas.items()])
+    assert overall == (
+        "Of 1 pairs of in-domain and foreign set JEPA-SCORE is the best method in 0, better than chance in 1, worse "
+        "than chance in 0 (the interval on one side of 50), and ahead of the same score of the untrained network in 1."
+    )
+    assert line == (
+        "home against foreign: best k-NN distance, Mahalanobis distance with 90.0 (80.0 to 100.0); JEPA-SCORE 80.0 "
+        "(70.0 to 90.0), rank 3 of 4; untrained network 70.0 (60.0 to 80.0)."
+    )
+
+
+# 3. Correlations
+
+
+def test_correlation_is_that_of_scipy():
+    generator = np.random.default_rng(0)
+    first, second = generator.integers(0, 9, (2, 50))
+    assert spearman(first, second) == pytest.approx(spearmanr(first, second).statistic)
+    assert spearman(first, np.ones(50)) is None
+
+
+def test_correlations_have_the_sign_of_typicality():
+    values = np.arange(9.0)
+    own = scores(jepa_score=values, jepa_score_sketch=values, knn_distance=values, pixel_mean=-values)
+    other = scores(jepa_score=-values)
+    found = {
+        (row["trained"], row["other"]): row["spearman"]
+        for row in correlation_table({("one", "set"): own, ("two", "set"): other})
+    }
+    assert found["one", "jepa_score_sketch"] == pytest.approx(1) and found["one", "knn_distance"] == pytest.approx(-1)
+    assert found["one", "pixel_mean"] == pytest.approx(-1) and found["one", "mahalanobis"] is None
+    assert found["one", "jepa_score of two"] == pytest.approx(-1)
+
+
+def test_encoders_are_compared_on_the_same_images():
+    one, two = scores(jepa_score=[1, 2, 3]), scores(jepa_score=[1, 2, 3])._replace(images=np.array([0, 1, 5]))
+    with pytest.raises(UserError, match="one and two scored other images of set"):
+        correlation_table({("one", "set"): one, ("two", "set"): two})
+
+
+# 4. Sheets
+
+
+@pytest.mark.parametrize(
+    ("values", "most", "least"),
+    [
+        ([3, 1, 2, 5, 4], [3, 4], [2, 1]),
+        ([3, 1, 2], [0, 2], [1]),
+        ([1], [0], []),
+        ([7, 7, 7, 7, 7], [0, 1], [3, 4]),
+    ],
+)
+def test_extremes(values, most, least):
+    found = sheet.extremes(np.array(values, float), 2)
+    assert [part.tolist() for part in found] == [most, least]
+
+
+def test_sheet_shows_the_extremes_of_each_class(place):
+    levels, names = np.arange(10, 250, 6), ["even", "odd"]  # test image i is flat grey, of class i % 2
+    pictures = [Picture(np.full((12, 12), level, np.uint8), i % 2, str(i)) for i, level in enumerate(levels)]
+    pack(Path("data/flat"), "flat", {"source": "bundled"}, names, {"train": pictures, "test": pictures})
+    values = np.random.default_rng(0).permutation(40).astype(float)
+    found = Scores(np.arange(40), np.arange(40) % 2, [names[i % 2] for i in range(40)], {"jepa_score": values})
+    page = Image.open(io.BytesIO(sheet.typical_sheet("flat", found, 2)))
+    step, line = sheet.CELL_PX + GAP_PX, sheet.CELL_PX + sheet.VALUE_PX + GAP_PX
+    left = GAP_PX + text_width(names)
+    right = left + 2 * step + sheet.BETWEEN_PX
+    for row in range(2):
+        members = [i for i in np.argsort(-values) if i % 2 == row]
+        expected = [members[0], members[1], members[-2], members[-1]]
+        for index, x in zip(expected, (left, left + step, right, right + step), strict=True):
+            assert page.getpixel((x + 30, HEAD_PX + line * row + 30)) == (levels[index],) * 3
+
+
+def test_sheet_is_no_longer_than_a_page(place, monkeypatch):
+    monkeypatch.setattr(sheet, "NUM_CLASSES", 1)
+    found = read_scores(scores_path("home", "home", "params.yaml"))
+    page = Image.open(io.BytesIO(sheet.typical_sheet("home", found, 2)))
+    assert page.height == HEAD_PX + GAP_PX + sheet.CELL_PX + sheet.VALUE_PX + GAP_PX
+
+
+# 5. The stage
+
+
+def test_stage_writes_everything(place, capsys):
+    assert density.main() == 0
+    names = {"table.csv", "correlations.csv", "report.md", "auroc.svg", "histogram-home.svg", "sheet-home.png"}
+    assert {path.name for path in REPORTS.iterdir()} == names
+    before = {path.name: path.read_bytes() for path in REPORTS.iterdir()}
+    assert tuple(rows_of("table.csv")[0]) == TABLE and len(rows_of("table.csv")) == len(METHODS)
+    text = (REPORTS / "report.md").read_text(encoding="utf-8")
+    assert "**home**: the run home--test_vit, picked without labels" in text
+    assert "![sheet-home.png](sheet-home.png)" in text and "## Missing" not in text and "72.9" in text
+    area = float(rows_of("table.csv")[0]["auroc"])
+    assert f"{100 * area:.1f} (" in text and f"{100 * area:.1f} (" in capsys.readouterr().out
+    (REPORTS / "old.png").touch()
+    assert density.main() == 0
+    assert {path.name: path.read_bytes() for path in REPORTS.iterdir()} == before
+
+
+def test_table_and_sheet_become_artifacts_of_the_picked_run(place, monkeypatch, capsys):
+    store = Mock(**{"attach.return_value": True})
+    monkeypatch.setattr(tracking, "Store", Mock(return_value=store))
+    assert density.main() == 0
+    files = [REPORTS / "table.csv", REPORTS / "sheet-home.png"]
+    store.attach.assert_called_once_with("default", "home--test_vit", files, "density")
+    assert capsys.readouterr().err == ""
+    store.attach.return_value = False
+    assert density.main() == 0
+    assert "warning: no artifacts in MLflow: UserError: home--test_vit has no run" in capsys.readouterr().err
+
+
+def test_trouble_with_the_store_is_a_warning(place, capsys):
+    assert density.main() == 0
+    assert "warning: no artifacts in MLflow: OSError: no disk" in capsys.readouterr().err
+
+
+def test_stage_names_what_is_missing(place, capsys):
+    scores_path("home", "foreign", "params.yaml").unlink()
+    assert density.main() == 0
+    assert "make it with: python -m stages.score home foreign" in capsys.readouterr().err
+    text = (REPORTS / "report.md").read_text(encoding="utf-8")
+    assert "No foreign set was scored" in text and "## Missing" in text
+    scores_path("home", "home", "params.yaml").unlink()
+    assert density.main() == 1
+    assert "no scores; run: dvc repro" in capsys.readouterr().err
+
+
+def test_own_set_must_be_scored(place, capsys):
+    write_params({"density": {"sets": ["foreign"]}})
+    assert density.main() == 1
+    assert "home: its own set is not in density.sets; add home" in capsys.readouterr().err
+
+
+def test_encoders_without_sets(place):
+    write_params({"density": {"sets": []}})
+    with pytest.raises(UserError, match=r"density.sets must name at least one data set, got none"):
+        density.main()
+
+
+# 6. The page
+
+
+def test_page_has_the_numbers_and_the_pictures(place):
+    density.main()
+    (foreign, html), (typical, sheets) = section(REPORTS)
+    assert (foreign, typical) == HEADINGS
+    for row in rows_of("table.csv"):
+        assert f">{100 * float(row['auroc']):.1f}</span>" in html
+    assert html.count("<svg") == 2 and "72.9" in html
+    with Image.open(REPORTS / "sheet-home.png") as picture:
+        width, height = picture.size
+    image = re.search(r"<img [^>]*>", sheets)[0]
+    assert 'src="density/sheet-home.png"' in image and f'width="{width}" height="{height}"' in image
+    assert 'loading="lazy"' in image and 'alt="Most and least typical test images of home"' in image
+
+
+def test_page_escapes_text(place):
+    density.main()
+    path = REPORTS / "table.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace(",foreign,", ",<b>,"), encoding="utf-8")
+    assert "<b>" not in section(REPORTS)[0][1] and "&lt;b&gt;" in section(REPORTS)[0][1]
+
+
+def test_page_names_a_gap(place):
+    ((heading, html),) = section(Path("reports/nowhere"))
+    assert heading == HEADINGS[0] and "run: python -m stages.density" in html and "nowhere/table.csv" in html

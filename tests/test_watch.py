@@ -1,0 +1,169 @@
+"""Claims about what is watched during training (that a watched run has the bits of another: tests/test_training.py):
+
+1. The numbers are those of the embeddings and projections that evaluation mode gives, mean over fixed slices.
+2. Weights, running statistics, gradients, modes and every random state stay as they are; a compiled backbone is not
+   compiled again; nothing of inference mode is left behind.
+3. The images are some of the test split, the same for every run; labels are not read; 0 images mean no watch.
+4. A network that diverged gives numbers that are not finite, never an error.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from pipeline import spectrum
+from pipeline.backbones import initial_backbone, make_projector
+from pipeline.datasets import ImageBatch
+from pipeline.devices import choose_autocast
+from pipeline.features import embeddings
+from pipeline.losses import epps_pulley, random_directions
+from pipeline.packing import pack
+from pipeline.pictures import Picture
+from pipeline.watch import Watch, build_watch, held_out
+
+CPU = torch.device("cpu")
+VIEW = {"size_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3}
+NAMES = [f"{site}_{fact}" for site in ("embedding", "projection") for fact in ("norm", "rank", "isotropy")]
+
+
+def digits(num: int) -> np.ndarray:
+    return (load_digits().images[:num] * 15.9).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def watch() -> Watch:
+    pixels = torch.from_numpy(digits(50))[:, None]
+    images = ImageBatch(pixels, torch.ones(50), torch.arange(50) % 10)
+    directions = random_directions(8, 12, generator=torch.Generator().manual_seed(0))
+    return Watch(images, directions, VIEW, 16, CPU, choose_autocast("float32", CPU))
+
+
+@pytest.fixture
+def modules() -> tuple[nn.Module, nn.Module]:
+    """A backbone with BatchNorm and one of dropout, as they are in the middle of training."""
+    backbone = initial_backbone("test_resnet", {"drop_path_rate": 0.2}, seed=0)
+    projector = make_projector(backbone.num_features, hidden_dims=[16], proj_dim=8)
+    for _ in range(3):  # running statistics that are not those of a batch
+        projector.train()(backbone.train()(torch.rand(8, 3, 16, 16)))
+    return backbone, projector
+
+
+# 1. Numbers
+
+
+def test_numbers_are_those_of_evaluation_mode(watch, modules):
+    backbone, projector = modules
+    found = watch(backbone, projector)
+    assert list(found) == [*NAMES, "projection_epps_pulley"] and all(type(value) is float for value in found.values())
+
+    how = {"batch_size": 50, "num_workers": 0, "device": CPU, "autocast": choose_autocast("float32", CPU)}
+    z = embeddings(backbone.eval(), watch.images, **VIEW, **how).clone()
+    with torch.no_grad():
+        p = projector.eval()(z)
+    for name, samples in (("embedding", z), ("projection", p)):
+        assert found[f"{name}_norm"] == pytest.approx(samples.norm(dim=1).mean().item(), rel=1e-4)
+        assert found[f"{name}_isotropy"] == pytest.approx(spectrum.isotropy(samples), rel=1e-3)
+        wanted = spectrum.effective_rank(torch.linalg.svdvals(samples))
+        assert found[f"{name}_rank"] == pytest.approx(wanted, rel=1e-3)
+    wanted = epps_pulley(p @ watch.directions).mean().item()
+    assert found["projection_epps_pulley"] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_batches_change_nothing_but_rounding(watch, modules):
+    found, other = (replace(watch, batch_size=size)(*modules) for size in (7, 50))
+    assert found == pytest.approx(other, rel=1e-4)
+
+
+# 2. Nothing changes
+
+
+def test_nothing_changes(watch, modules):
+    backbone, projector = modules
+    projector.eval()  # each part comes back in its own mode
+    before = copy.deepcopy([module.state_dict() for module in modules])
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    watch(backbone, projector)
+    for module, state in zip(modules, before, strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+        assert all(parameter.grad is None for parameter in module.parameters())
+    assert all(part.training for part in backbone.modules()) and not any(part.training for part in projector.modules())
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
+
+
+def test_a_compiled_backbone_is_not_compiled_again(watch, modules):
+    modules[0]._compiled_call_impl = lambda *_: pytest.fail("compiled for evaluation mode")
+    watch(*modules)
+
+
+def test_nothing_of_inference_mode_is_left(watch, modules):
+    """A cache that an evaluation fills must serve training: inference tensors cannot be part of a gradient."""
+    backbone, projector = modules
+    kept = []
+    backbone.global_pool.register_forward_hook(lambda *seen: kept.append(seen[-1]))
+    watch(backbone, projector)
+    weight = torch.ones(1, requires_grad=True)
+    (weight * kept[0]).sum().backward()
+    assert weight.grad.isfinite().all()
+
+
+# 3. Images
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    pictures = [Picture(image, i % 2, str(i)) for i, image in enumerate(digits(60))]
+    pack(folder, "digits", {"source": "sklearn"}, ["a", "b"], {"train": pictures[:40], "test": pictures[40:]})
+    views = {"num_global": 2, "global_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3}
+    settings = {"health": {"num_images": 12, "num_slices": 5}, "views": views, "load_px": 64, "batch_size": 16}
+    return {"data": str(folder), "seed": 3, "pretrain": {**settings, "projector": {"proj_dim": 8}}}
+
+
+def test_images_are_some_of_the_test_split(config):
+    found = build_watch(config, CPU, choose_autocast("float32", CPU))
+    shown = [image.numpy().tobytes() for image in found.images.pixels[:, 0]]
+    test = [image.tobytes() for image in digits(60)[40:]]
+    places = [test.index(image) for image in shown]
+    assert len(places) == 12 and places == sorted(set(places)) != list(range(12))
+    assert found.directions.shape == (8, 5) and found.batch_size == 32
+    other = build_watch({**config, "seed": 4}, CPU, choose_autocast("float32", CPU))
+    assert torch.equal(other.images.pixels, found.images.pixels) and torch.equal(other.directions, found.directions)
+
+
+def test_a_smaller_split_gives_all(config):
+    assert len(held_out(config["data"], 999, load_px=64).labels) == 20
+
+
+def test_no_images_no_watch(config):
+    settings = {**config["pretrain"], "health": {"num_images": 0, "num_slices": 5}}
+    assert (
+        build_watch({**config, "data": "nowhere", "pretrain": settings}, CPU, choose_autocast("float32", CPU)) is None
+    )
+
+
+def test_labels_are_not_read(watch, modules):
+    other = replace(watch, images=watch.images._replace(labels=torch.full((50,), -1)))
+    assert other(*modules) == watch(*modules)
+
+
+# 4. Divergence
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_network_that_diverged(watch, modules, bad):
+    with torch.no_grad():
+        modules[1][0].weight[:] = bad
+    found = watch(*modules)
+    assert all(math.isfinite(found[name]) for name in NAMES[:3])
+    assert not any(math.isfinite(found[name]) for name in [*NAMES[3:], "projection_epps_pulley"])
