@@ -1,16 +1,16 @@
 """Input Jacobians of a frozen encoder, many samples and many directions in one pass.
 
-Samples do not interact in evaluation mode. So one backward pass of sum_b <c_b, f(x_b)> gives c_b^T J(x_b) for every
+In evaluation mode samples do not interact. So one backward pass of sum_b <c_b, f(x_b)> gives c_b^T J(x_b) for every
 sample b at once, and vmap puts many directions c into one pass. Forward mode does the same with J(x_b) t_b.
 
-Legend: B samples of P numbers each (3 H W of an image), D embedding, C directions of one pass.
+Legend: B samples of P numbers each (3 H W of an image), D embedding, R rows of a Jacobian, C directions of one pass.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -21,59 +21,204 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from pipeline.errors import UserError
+from pipeline.seeds import generator
 
 Mode = Literal["auto", "forward", "reverse"]
-# (sample, direction) pairs of one pass: enough to keep convolutions busy, few enough for the cache. Measured at 32 px
-# (P = 3072) on two cores with 2 MiB of second-level cache: 256 to 512 were fastest, 32 and 1024 up to 1.5 times slower.
-PAIRS_TIMES_INPUT, MIN_PAIRS, MAX_PAIRS = 2**20, 8, 4096
-MIN_DIRECTIONS = 16  # a pass; with fewer the elementwise work on what the forward pass kept is not shared
-MAX_BLOCK_BYTES = 2**28  # Jacobians that are held at a time
+# (sample, direction) pairs of one pass: enough to keep convolutions busy, few enough for the cache. At 32 px, P = 3072,
+# this makes 341; with 64 pairs a pass timm's test models took up to 1.5 times as long, from 256 to 1024 the same.
+MAX_PAIRS_TIMES_P, MIN_PAIRS, MAX_PAIRS = 2**20, 8, 4096
+MIN_DIRECTIONS = 16  # of a pass, before samples are added: all directions share what the forward pass kept of a sample
+MAX_BLOCK_BYTES = 2**28  # of Jacobians held at a time
 
 
 class Jacobians(NamedTuple):
-    """Jacobians of consecutive samples, up to the order of their rows and up to rows of zeros.
+    """Jacobians of consecutive samples, as far as singular values are concerned: rows in any order, none of zeros.
 
-    rows: (B, R, P) with reverse mode, (B, P, D), transposed, with forward mode. num_values: singular values of each.
+    rows: (B, R, P) of J, or (B, P, D), J transposed, from forward mode. num_living: (B,) rows that are not zero, R
+    where all were asked for and fewer elsewhere padded with rows of zeros. num_values: min(D, P).
     """
 
     rows: Tensor
+    num_living: Tensor
     num_values: int
 
 
-def jacobians(encoder: nn.Module, inputs: Tensor, *, mode: Mode, chunk: int | None = None) -> Iterator[Jacobians]:
-    """Yield the input Jacobians of all samples, a block of samples at a time.
+def jacobians(
+    encoder: nn.Module,
+    inputs: Tensor,
+    *,
+    mode: Mode = "auto",
+    chunk: int | None = None,
+    num_rows: int | None = None,
+    seed: int | None = None,
+) -> Iterator[Jacobians]:
+    """Yield the input Jacobians of all samples, block after block.
+
+    Outputs that are exactly zero may be dead, as behind a ReLU that lets nothing through; their rows are then zero.
+    One extra pass with random weights over them tells (a sum of other rows with random weights vanishes with
+    probability 0), and only living rows are computed: half of them for a ResNet whose last map is a single pixel.
 
     Args:
-        encoder: (B, ...) -> (B, D) in evaluation mode; its parameters get no gradient and it is not changed.
+        encoder: (B, ...) -> (B, D) in evaluation mode; neither it nor its parameters' gradients change.
         inputs: (B, ...), float32 or float64, finite.
-        mode: "reverse" takes D backward passes a sample, "forward" P forward passes; "auto" whichever are fewer.
+        mode: "reverse" takes at most D backward passes, "forward" P forward passes; "auto" whichever are fewer.
         chunk: (sample, direction) pairs of one pass, >= 1; None: by the size of the input.
+        num_rows: living rows to take of every sample, >= 1, by reverse mode; None: all.
+        seed: of the order in which living rows are taken, the same for all samples; None: as they are.
 
     Raises:
-        UserError: an encoder in training mode, samples that interact, shapes or numbers that do not fit, or
-            mode "forward" where an operation of the encoder has no forward mode.
+        UserError: an encoder in training mode, samples that interact, a shape, number or dtype that does not fit,
+            or mode "forward" where an operation of the encoder has none.
     """
-    check_inputs(encoder, inputs)
-    with linearisable(inputs.device.type):
-        dim, size = _embed(encoder, inputs[:1]).shape[1], inputs[0].numel()
-        if mode == "auto":
-            mode = "reverse" if dim <= size else _forward_or_reverse(encoder, inputs[:1])
-        elif mode == "forward":
-            _check_forward_mode(encoder, inputs[:1])
-        elif mode != "reverse":
-            raise UserError(f"mode must be auto, forward or reverse, got {mode!r}")
-    num_samples, num_directions = _sizes(chunk, size, dim if mode == "reverse" else size, dim * size * inputs.itemsize)
-    first = 0
-    for block in inputs.split(num_samples):
-        with linearisable(inputs.device.type):
+    _check(encoder, inputs, chunk)
+    with _linearisable(inputs.device.type):
+        dim, size = _embedding(encoder(inputs[:1]), inputs[:1]).shape[1], inputs[0].numel()
+        mode = "reverse" if num_rows else _choose_mode(encoder, inputs[:1], mode, dim)
+    height, width = (min(num_rows or dim, dim), size) if mode == "reverse" else (size, dim)
+    num_samples, num_directions = _sizes(chunk, size, height, height * width * inputs.itemsize)
+    order = torch.arange(dim) if seed is None else torch.randperm(dim, generator=generator(seed, "outputs"))
+    for block in inputs.detach().split(num_samples):
+        with _linearisable(inputs.device.type):
             if mode == "reverse":
-                rows = _reverse(encoder, block, num_directions, first)
+                rows, num_living = _rows(encoder, block, order.to(block.device), height, num_directions)
             else:
-                rows = _forward(encoder, block, num_directions, first)
-        yield Jacobians(rows, min(dim, size))
-        first += len(block)
+                rows = _columns(encoder, block, num_directions)
+                num_living = torch.full((len(block),), size, device=block.device)
+        if not rows.isfinite().all():
+            raise UserError("the encoder's input Jacobian must be finite, but has nan or inf; check the weights")
+        yield Jacobians(rows, num_living, min(dim, size))
 
 
-def output_sketches(encoder: nn.Module, inputs: Tensor, directions: Tensor, *, chunk: int | None) -> Iterator[Tensor]:
-    """Yield directions^T J, (B, S, P), for output directions (D, S), a block of samples at a time; see `jacobians`."""
-    raise NotImplementedError
+class _AffineBatchNorm(TorchFunctionMode):
+    """Computes batch normalisation in evaluation mode as what it is then, a scale and a shift.
+
+    Its own backward pass moves every direction's gradient to another memory layout and back; that was a third of the
+    time of timm's test_byobnet and test_efficientnet. Modules keep calling it, so the encoder need not be changed.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace that one function."""
+        return (_batch_norm if func is functional.batch_norm else func)(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if training or running_mean is None or running_var is None:  # timm standardises convolution weights with it
+        return functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    scale = torch.rsqrt(running_var + eps) * (1 if weight is None else weight)
+    shift = (0 if bias is None else bias) - running_mean * scale
+    along_channels = (-1, *[1] * (input.ndim - 2))
+    return input * scale.view(along_channels) + shift.view(along_channels)
+
+
+@contextmanager
+def _linearisable(device_type: str) -> Iterator[None]:
+    """Compute in full precision, without gradients of parameters, and with attention that vmap and jvp understand."""
+    full_precision = torch.autocast(device_type, enabled=False), torch.backends.cudnn.flags(True, allow_tf32=False)
+    with torch.no_grad(), full_precision[0], full_precision[1], sdpa_kernel(SDPBackend.MATH), _AffineBatchNorm():
+        yield
+
+
+def _check(encoder: nn.Module, inputs: Tensor, chunk: int | None) -> None:
+    if training := [name or type(encoder).__name__ for name, module in encoder.named_modules() if module.training]:
+        raise UserError(f"the encoder must be in evaluation mode, but {training[0]} trains; call encoder.eval()")
+    if inputs.ndim < 2 or not inputs.numel() or inputs.dtype not in (torch.float32, torch.float64):
+        shape = tuple(inputs.shape)
+        raise UserError(f"images must be (B, ...), not empty, float32 or float64, got {inputs.dtype} of shape {shape}")
+    weights = next((p.dtype for p in encoder.parameters() if p.is_floating_point()), inputs.dtype)
+    if weights != inputs.dtype:
+        raise UserError(f"images must have the encoder's dtype, got {inputs.dtype} for {weights}; convert either")
+    if not inputs.isfinite().all():
+        raise UserError("images must be finite, got nan or inf; check their normalisation")
+    if chunk is not None and chunk < 1:
+        raise UserError(f"chunk must be >= 1, got {chunk}")
+
+
+def _embedding(embedding: Any, inputs: Tensor) -> Tensor:
+    if not isinstance(embedding, Tensor) or embedding.ndim != 2 or len(embedding) != len(inputs):
+        found = tuple(embedding.shape) if isinstance(embedding, Tensor) else type(embedding).__name__
+        raise UserError(f"the encoder must give (B, D) with B = {len(inputs)}, got {found}; pool its output")
+    if not embedding.isfinite().all():
+        raise UserError("the encoder's embeddings must be finite, but have nan or inf; check the weights")
+    return embedding
+
+
+def _choose_mode(encoder: nn.Module, inputs: Tensor, mode: str, dim: int) -> str:
+    if mode not in ("auto", "forward", "reverse"):
+        raise UserError(f"mode must be auto, forward or reverse, got {mode!r}")
+    if mode == "reverse" or (mode == "auto" and dim <= inputs[0].numel()):
+        return "reverse"
+    try:
+        jvp(encoder, (inputs,), (inputs,))
+    except NotImplementedError as error:
+        reason = str(error).partition("\n")[0]
+        if mode == "forward":
+            raise UserError(f"mode 'forward' does not work for this encoder: {reason}; use mode 'reverse'") from None
+        warnings.warn(f"reverse mode instead of forward mode, which would be faster: {reason}", stacklevel=4)
+        return "reverse"
+    return "forward"
+
+
+def _sizes(chunk: int | None, size: int, num_directions: int, num_bytes: int) -> tuple[int, int]:
+    """Return how many samples make a block and how many directions a pass; a sample's Jacobian has `num_bytes`."""
+    pairs = chunk or min(max(MAX_PAIRS_TIMES_P // size, MIN_PAIRS), MAX_PAIRS)
+    num_samples = max(1, min(pairs // min(num_directions, MIN_DIRECTIONS), MAX_BLOCK_BYTES // num_bytes))
+    return num_samples, max(1, pairs // num_samples)
+
+
+def _rows(
+    encoder: nn.Module, inputs: Tensor, order: Tensor, num_rows: int, num_directions: int
+) -> tuple[Tensor, Tensor]:
+    """Return the first `num_rows` living rows in the order given, (B, R, P), and how many live, (B,)."""
+    embedding, pull = vjp(encoder, inputs)
+    dead = _dead_outputs(_embedding(embedding, inputs), pull)
+    num_living = (~dead).sum(1)
+    chosen = order[dead[:, order].to(torch.uint8).argsort(dim=1, stable=True)]
+    chosen = chosen[:, : min(num_rows, int(num_living.max()))]
+    rows = inputs.new_empty(*chosen.shape, inputs[0].numel())
+    for outputs, part in zip(chosen.split(num_directions, 1), rows.split(num_directions, 1), strict=True):
+        cotangents = functional.one_hot(outputs.T, len(order)).to(inputs.dtype)
+        part.copy_(vmap(pull)(cotangents)[0].flatten(2).transpose(0, 1))
+    return rows, num_living
+
+
+def _dead_outputs(embedding: Tensor, pull: Any) -> Tensor:
+    """Tell which outputs have a gradient of exactly zero, (B, D), and refuse samples that interact."""
+    weights = torch.randn(embedding.shape, generator=generator(0, "probing direction")).to(embedding)
+    suspects = embedding == 0
+    of_first = weights.clone()
+    of_first[1:] = 0
+    (gradients,) = vmap(pull)(torch.stack([weights * suspects, of_first]))
+    silent, elsewhere = (gradients[0].flatten(1) == 0).all(1), gradients[1, 1:]
+    _refuse_interaction(elsewhere)
+    return suspects & silent[:, None]
+
+
+def _columns(encoder: nn.Module, inputs: Tensor, num_directions: int) -> Tensor:
+    """Return the transposed Jacobians, (B, P, D)."""
+    size, found = inputs[0].numel(), []
+
+    def push(tangents: Tensor) -> Tensor:
+        return vmap(lambda tangent: jvp(encoder, (inputs,), (tangent,))[1])(tangents)
+
+    if len(inputs) > 1:
+        alone = torch.zeros_like(inputs)
+        alone[0] = torch.randn(inputs[0].shape, generator=generator(0, "probing direction")).to(inputs)
+        _refuse_interaction(push(alone[None])[0, 1:])
+    for members in torch.arange(size, device=inputs.device).split(num_directions):
+        directions = functional.one_hot(members, size).to(inputs.dtype).unflatten(1, inputs.shape[1:])
+        found.append(push(directions[:, None].expand(-1, len(inputs), *inputs.shape[1:])))
+    return torch.cat(found).transpose(0, 1)
+
+
+def _refuse_interaction(derivatives: Tensor) -> None:
+    if derivatives.count_nonzero():
+        raise UserError("the encoder must treat samples one by one, but one sample changes another's embedding")

@@ -81,18 +81,19 @@ class Store:
         new_tags = [RunTag(name, value) for name, value in tags.items() if run.data.tags.get(name) != value]
         new_params = [Param(name, value) for name, value in record.params.items() if name not in run.data.params]
         have = {(point.key, point.step) for point in self.points(run)}
-        new_metrics = [
-            Metric(name, value, int(time.time() * 1000), step)
-            for (name, step), value in record.metrics.items()
-            if (name, step) not in have
-        ]
         self.client.log_batch(run_id, tags=new_tags)
         for start in range(0, len(new_params), MAX_PARAMS):
             self.client.log_batch(run_id, params=new_params[start : start + MAX_PARAMS])
-        for start in range(0, len(new_metrics), MAX_METRICS):
-            self.client.log_batch(run_id, metrics=new_metrics[start : start + MAX_METRICS])
+        self.log_points(run_id, {point: value for point, value in record.metrics.items() if point not in have})
         for name, value in record.artifacts.items():
             self.client.log_dict(run_id, value, name)
+
+    def log_points(self, run_id: str, points: dict[tuple[str, int], float]) -> None:
+        """Log points {(name, step): value} that the run does not have."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, step) for (name, step), value in points.items()]
+        for start in range(0, len(metrics), MAX_METRICS):
+            self.client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
 
     def finished_runs(self, grid: str) -> dict[str, str]:
         """Return {cell: id of its FINISHED run} of one grid."""
@@ -201,12 +202,19 @@ class LiveRun:
 
     def _open(self, afresh: bool) -> str:
         self._store = Store(self._path)
-        return self._store.open_run(self._record, afresh=afresh)
+        run_id = self._store.open_run(self._record, afresh=afresh)
+        # Asked once, since an epoch may take less time than asking.
+        self._logged = {(point.key, point.step) for point in self._store.points(self._store.client.get_run(run_id))}
+        return run_id
 
     def log_epoch(self, row: dict[str, float]) -> None:
         """Log one epoch: losses and learning rate as train/<name>, what was watched as health/<name>."""
-        update = Record(**{**vars(self._record), "metrics": epoch_metrics(row), "artifacts": {}})
-        self._tried(lambda: self._store.fill(self._run_id, update))
+        self._tried(lambda: self._log(epoch_metrics(row)))
+
+    def _log(self, points: dict[tuple[str, int], float]) -> None:
+        new = {point: value for point, value in points.items() if point not in self._logged}
+        self._store.log_points(self._run_id, new)
+        self._logged |= new.keys()
 
     def __enter__(self) -> LiveRun:
         """Return the run."""

@@ -1,6 +1,7 @@
 """Compare the scores of `stages.score`: `python -m stages.density [params.yaml]` writes reports/density/.
 
-Runs on whatever is there; scores that are missing are named on stderr and in the report.
+Frozen models that were scored by hand (`python -m stages.score MODEL SET`) are compared as well. Runs on whatever is
+there; scores that are missing are named on stderr and in the report.
 """
 
 from __future__ import annotations

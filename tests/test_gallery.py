@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import io
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import normalize
 
 from pipeline.files import write_json
 from pipeline.gallery import embedding_map, neighbours, page
-from pipeline.gallery.colours import RAMP, heat, pca_rgb, principal_components
-from pipeline.gallery.embedding_map import COLOURS, OTHERS, Map, agreement, densest, make_map
+from pipeline.gallery.colours import RAMP, heat, pca_rgb, principal_components, project
+from pipeline.gallery.embedding_map import COLOURS, OTHERS, Map, agreement, densest, make_map, make_maps
 from pipeline.gallery.neighbours import NEIGHBOUR_PX, QUERY_PX, RIGHT, WRONG, Labelled, nearest
 from pipeline.gallery.room import shown_images
 from pipeline.gallery.sheet import CELL_PX, GAP_PX, HEAD_PX, fitted, font, sheet, text_width
@@ -169,7 +171,9 @@ def test_frames_and_signs_tell_right_from_wrong():
                 corner = np.asarray(drawn)[top + side - 16 : top + side, left + side - 16 : left + side]
                 assert (corner == 255).all(-1).any()  # the sign is white
     signs = {colour: sign_of(drawn, colour, expected, width) for colour in (RIGHT, WRONG)}
-    assert not np.array_equal(signs[RIGHT], signs[WRONG])
+    # A cross is its own mirror image, a tick is not.
+    mirrored = {colour: (sign & sign[:, ::-1]).sum() / (sign | sign[:, ::-1]).sum() for colour, sign in signs.items()}
+    assert mirrored[WRONG] > 0.6 and mirrored[RIGHT] < 0.4
 
 
 def sign_of(drawn: Image.Image, colour, expected, width: int) -> np.ndarray:
@@ -189,20 +193,43 @@ def groups(spread: float = 0.1) -> torch.Tensor:
 
 
 def test_points_on_the_map_are_equal_for_equal_input():
-    first, again = (make_map(groups(), LABELS, seed=3) for _ in range(2))
+    first, again = (make_map(groups(), LABELS) for _ in range(2))
     assert torch.equal(first.points, again.points) and first == again._replace(points=first.points)
     assert first.points.shape == (60, 2) and first.points.dtype == torch.float64
 
 
 def test_groups_stay_together_on_the_map():
-    found = make_map(groups(), LABELS, seed=0)
+    found = make_map(groups(), LABELS)
     assert found.agreement == found.embedding_agreement == 1
-    mixed = make_map(random(60, 8), LABELS, seed=0)
-    assert mixed.agreement < 0.5 and mixed.embedding_agreement < 0.5
+    mixed = make_map(random(60, 8), LABELS)
+    assert mixed.agreement == agreement(mixed.points, LABELS) < 0.5
+    assert mixed.embedding_agreement == agreement(normalize(random(60, 8), dim=1), LABELS) < 0.5
+    assert mixed.agreement != mixed.embedding_agreement
+
+
+def test_the_map_does_not_depend_on_lengths():
+    lengths = 2.0 ** torch.randint(-3, 4, (60, 1), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(make_map(groups(1), LABELS).points, make_map(lengths * groups(1), LABELS).points)
+
+
+def test_the_map_starts_from_the_first_components(monkeypatch):
+    fake = SimpleNamespace(fit_transform=lambda features: features[:, :2])
+    seen = {}
+    monkeypatch.setattr(embedding_map, "TSNE", lambda **arguments: seen.update(arguments) or fake)
+    found = make_map(groups(1), LABELS)
+    expected = project(normalize(groups(1), dim=1), 2)
+    torch.testing.assert_close(found.points, expected)
+    np.testing.assert_allclose(seen["init"], expected * (1e-4 / expected[:, 0].std(correction=0)))
+
+
+def test_maps_at_once_are_those_one_by_one():
+    first, second = make_maps([groups(), random(60, 8)], LABELS)
+    assert torch.equal(first.points, make_map(groups(), LABELS).points)
+    assert torch.equal(second.points, make_map(random(60, 8), LABELS).points)
 
 
 def test_a_collapsed_embedding_has_a_map():
-    found = make_map(torch.ones(60, 8), LABELS, seed=0)
+    found = make_map(torch.ones(60, 8), LABELS)
     assert found.points.isfinite().all()
     assert embedding_map.draw({"learned": found}, LABELS, ["a", "b", "c"])
 

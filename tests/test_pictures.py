@@ -18,9 +18,13 @@ import torch
 import yaml
 from PIL import Image
 
-from pipeline.backbones import create_backbone
+from pipeline.backbones import create_backbone, initial_backbone
 from pipeline.checkpoint import save_weights
 from pipeline.errors import UserError
+from pipeline.gallery import embedding_map
+from pipeline.gallery.picks import picked_runs
+from pipeline.gallery.room import Room
+from pipeline.listing import open_listing
 from pipeline.packing import pack
 from pipeline.pictures import Picture
 from stages import pictures
@@ -36,13 +40,13 @@ PARAMS = {
 PICKS, OUT = Path("reports/diagnosis/default/picks/digits.json"), Path("reports/pictures/digits")
 
 
-def weights_of(name: str, seed: int = 7) -> dict:
-    """Write weights and return their entry in the picks."""
+def weights_of(name: str, seed: int = 7, backbone=None) -> dict:
+    """Write weights, of `seed` unless a backbone is given, and return their entry in the picks."""
     cell = f"digits--{name}--lambda0.05--seed0"
     path = Path(f"runs/default/{cell}/pretrain/backbone.safetensors")
     torch.manual_seed(seed)
     told = {"backbone": name, "kwargs": BACKBONES[name], "img_size_px": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
-    save_weights(path, create_backbone(name, BACKBONES[name]), told)
+    save_weights(path, backbone or create_backbone(name, BACKBONES[name]), told)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"cell": cell, "lambda": 0.05, "seed": 0, "weights": str(path), "sha256": digest}
 
@@ -55,8 +59,8 @@ def write_picks(entries: dict) -> None:
 class Store:
     """Stands for the tracking store, which takes seconds to create."""
 
-    def __init__(self, *, has_run: bool = True) -> None:
-        self.attached, self.has_run = [], has_run
+    def __init__(self) -> None:
+        self.attached, self.has_run = [], True
 
     def attach(self, grid: str, cell: str, files: list[Path], folder: str) -> bool:
         assert all(file.is_file() for file in files)
@@ -68,6 +72,7 @@ class Store:
 def store(monkeypatch):
     found = Store()
     monkeypatch.setattr(pictures.tracking, "Store", lambda: found)
+    monkeypatch.setattr(embedding_map, "NUM_STEPS", 250)
     return found
 
 
@@ -117,12 +122,23 @@ def test_every_picked_run_gets_its_pictures(place, store, capsys):
     ]
 
 
-def test_trouble_of_the_store_costs_no_picture(place, monkeypatch, capsys):
-    write_picks({"test_vit": weights_of("test_vit")})
-    monkeypatch.setattr(pictures.tracking, "Store", lambda: Store(has_run=False))
+def test_untrained_weights_see_what_the_initialisation_sees_with_or_without_a_tracked_run(place, store, capsys):
+    store.has_run = False
+    write_picks({"test_vit": weights_of("test_vit", backbone=initial_backbone("test_vit", VIT, seed=0))})
     pictures.main("digits")
+    spaces = json.loads(written()["facts.json"])["backbones"]["test_vit"]["spaces"]
+    assert spaces["learned"] == spaces["random init"] != spaces["raw pixels"]
     assert "warning: no artifacts in MLflow: UserError: digits--test_vit" in capsys.readouterr().err
-    assert "test_vit-map.png" in written()
+
+
+def test_neighbours_are_those_of_the_images_on_the_sheet(place):
+    listing = open_listing("params.yaml")
+    room = Room(picked_runs(listing, "digits")["test_vit"], listing.params.pictures)
+    near = room.raw_pixels["raw pixels"].nearest
+    assert near[:, 0].tolist() == room.shown.tolist()  # both splits hold the same pictures in the same order
+    assert [found.name for found in room.labelled(room.test, room.shown)] == [
+        "abcd"[i % 4] for i in room.shown.tolist()
+    ]
 
 
 def test_a_backbone_without_a_map_is_told_and_has_the_other_pictures(place, monkeypatch):

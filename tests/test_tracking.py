@@ -306,9 +306,10 @@ def test_what_was_watched_is_a_curve(store, path):
     with LiveRun(OPENING, afresh=True, path=path) as live:
         for row in [*rows, *rows]:  # as a run that is continued does
             live.log_epoch(row)
-    found = {(point.key, point.step): point.value for point in store.points(the_run(store))}
+    points = store.points(the_run(store))
+    found = {(point.key, point.step): point.value for point in points}
     losses = {key: value for row in ROWS for key, value in epoch_metrics(row).items()}
-    assert found == losses | {("health/embedding_rank", 1): 5.5}
+    assert found == losses | {("health/embedding_rank", 1): 5.5} and len(points) == len(found)
     watched = replace(finished(), metrics={**finished().metrics, **epoch_metrics(rows[0]), ("criteria/lidar", 0): 3.25})
     store.publish(watched)
     assert list(store.disagreements(watched)) == [] and the_run(store).data.metrics["criteria/lidar"] == 3.25

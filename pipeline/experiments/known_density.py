@@ -12,6 +12,7 @@ Source: the change of variables behind JEPA-SCORE (arXiv 2510.05949, section 5 o
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -173,3 +174,81 @@ def log_sphere(embeddings: Tensor) -> Tensor:
 def log_gaussian(embeddings: Tensor) -> Tensor:
     """Return log N(0, I) of embeddings (N, D)."""
     return -embeddings.square().sum(1) / 2 - embeddings.shape[1] / 2 * math.log(2 * math.pi)
+
+
+def analytic_rows(settings: Settings) -> list[Row]:
+    """Score the analytic maps: the plane to sphere and Gaussian, and higher dimensions to the Gaussian."""
+    plane = plane_mixture()
+    cases = [("plane to sphere", plane, ToSphere(plane), log_sphere, 1)]
+    cases += [("plane to Gaussian", plane, ToGaussian(plane), log_gaussian, 1)]
+    for dim in settings.dims:
+        scales = scale_mixture(dim, settings.num_scales)
+        cases.append(("product of planes", plane, ToGaussian(plane), log_gaussian, dim // 2))
+        cases.append(("modes of different scale", scales, ToGaussian(scales), log_gaussian, 1))
+    rows = []
+    for case, mixture, encoder, log_target, copies in cases:
+        for seed in range(settings.num_seeds):
+            points, log_p = draw(mixture, settings.num_points, copies, seed)
+            encoder.eval()
+            score, log_q = jepa_score(encoder, points), log_target(encoder(points))
+            error, share = (score + log_q - log_p).abs().max().item(), (log_q.std() / log_p.std()).item()
+            dims = points.shape[1], encoder(points[:1]).shape[1]
+            rows.append(Row(case, "JEPA-SCORE", *dims, seed, rank_correlation(score, log_p), error, share))
+    return rows
+
+
+def draw(mixture: Mixture, num_points: int, copies: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw points of `copies` independent mixtures side by side, (N, copies d), and their log-density (N,)."""
+    points = sample(mixture, num_points * copies, generator(seed, "known density"))
+    return points.reshape(num_points, -1), log_density(mixture, points).reshape(num_points, copies).sum(1)
+
+
+def rank_correlation(scores: Tensor, log_p: Tensor) -> float:
+    """Return Spearman's rho."""
+    return float(spearmanr(scores.numpy(), log_p.numpy()).statistic)
+
+
+def make_encoder(embed_dim: int, hidden_dim: int, seed: int) -> nn.Sequential:
+    """Build an MLP (N, 2) -> (N, D); smooth, because a ReLU network's Jacobian is constant in patches."""
+    torch.manual_seed(derive_seed(seed, "init"))
+    widths = [2, hidden_dim, hidden_dim]
+    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), nn.GELU())]
+    return nn.Sequential(*layers, nn.Linear(hidden_dim, embed_dim)).double()
+
+
+def train(encoder: nn.Module, mixture: Mixture, settings: Settings, seed: int) -> None:
+    """Minimise the LeJEPA loss; views are fresh points with Gaussian noise."""
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=settings.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.num_steps)
+    draws, (*_, last) = generator(seed, "training points"), encoder
+    for step in range(settings.num_steps):
+        points = sample(mixture, settings.batch_size, draws)
+        noise = torch.randn(settings.num_views, *points.shape, generator=draws, dtype=points.dtype)
+        projections = encoder((points + settings.view_std * noise).flatten(0, 1)).unflatten(0, noise.shape[:2])
+        directions = directions_for_step(seed, step, last.out_features, settings.num_slices, dtype=points.dtype)
+        loss = lejepa_loss(projections, directions, num_global=settings.num_views, lamb=settings.lamb)
+        optimizer.zero_grad()
+        loss.loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def learned_rows(settings: Settings) -> list[Row]:
+    """Score trained and untrained networks on the plane, and what needs no network: k-NN distance and KDE."""
+    mixture, rows = plane_mixture(), []
+    for seed in range(settings.num_seeds):
+        points, log_p = draw(mixture, settings.num_points, 1, seed)
+        known = sample(mixture, settings.num_train, generator(seed, "known points"))
+        nearest = torch.cdist(points, known).kthvalue(settings.k, dim=1).values
+        found = [("k-NN distance", None, -nearest), ("KDE", None, torch.from_numpy(gaussian_kde(known.T)(points.T)))]
+        for embed_dim in settings.embed_dims:
+            encoder = make_encoder(embed_dim, settings.hidden_dim, seed).eval()
+            found.append(("random-init JEPA-SCORE", embed_dim, jepa_score(encoder, points)))
+            train(encoder, mixture, settings, seed)
+            found.append(("JEPA-SCORE", embed_dim, jepa_score(encoder, points)))
+            if embed_dim == 2:
+                with torch.no_grad():
+                    log_q = log_gaussian(encoder(points))
+                found.append(("JEPA-SCORE + log N(f)", embed_dim, found[-1][2] + log_q))
+        rows += [Row("learned", name, 2, dim, seed, rank_correlation(value, log_p)) for name, dim, value in found]
+    return rows

@@ -22,7 +22,6 @@ from torch.nn.functional import normalize
 
 from pipeline.gallery.colours import project
 from pipeline.gallery.sheet import GAP_PX, SMALL_PX, TEXT_PX, fitted, font, to_png
-from pipeline.seeds import derive_seed
 
 NUM_COMPONENTS, PERPLEXITY, NUM_NEIGHBOURS = 50, 30, 10
 # Raw pixels of 1,000 Fashion-MNIST images: KL 0.651 after 500 steps, 0.625 after 1,000, which take twice the 2 s; the
@@ -45,34 +44,31 @@ class Map(NamedTuple):
     embedding_agreement: float
 
 
-def make_map(features: Tensor, labels: Tensor, *, seed: int) -> Map:
+def make_map(features: Tensor, labels: Tensor) -> Map:
     """Lay images out in two dimensions, those with similar features close to each other.
 
     Features are scaled to length 1, so that distances follow the cosine similarity as in the k-NN probe, and reduced to
-    NUM_COMPONENTS principal components. t-SNE starts from the first two. It runs on one thread, since several add up in
-    the order in which they come, and equal input should give equal points.
+    NUM_COMPONENTS principal components. t-SNE starts from the first two, so that nothing is drawn at random. It runs on
+    one thread, since several add up in the order in which they come, and equal input should give equal points.
 
     Args:
         features: (M, D).
         labels: (M,) int64, for the agreement alone.
-        seed: of t-SNE.
     """
     unit = normalize(features, dim=1)
     reduced = project(unit, min(NUM_COMPONENTS, *unit.shape)).numpy()
     start = reduced[:, :2] * (1e-4 / max(reduced[:, 0].std(), np.finfo(np.float64).tiny))
     perplexity = min(PERPLEXITY, (len(unit) - 1) / 3)
     with threadpool_limits(1, "openmp"):
-        tsne = TSNE(
-            perplexity=perplexity, max_iter=NUM_STEPS, init=start, random_state=derive_seed(seed, "map") % 2**32
-        )
+        tsne = TSNE(perplexity=perplexity, max_iter=NUM_STEPS, init=start)
         points = torch.from_numpy(tsne.fit_transform(reduced)).double()
     return Map(points, agreement(points, labels), agreement(unit, labels))
 
 
-def make_maps(descriptions: Sequence[Tensor], labels: Tensor, *, seed: int) -> list[Map]:
+def make_maps(descriptions: Sequence[Tensor], labels: Tensor) -> list[Map]:
     """Return `make_map` of several descriptions (M, any) of the same images; every core works on one of them."""
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(partial(make_map, labels=labels, seed=seed), descriptions))
+        return list(pool.map(partial(make_map, labels=labels), descriptions))
 
 
 def agreement(points: Tensor, labels: Tensor) -> float:

@@ -18,7 +18,7 @@ from pipeline.devices import choose_autocast, choose_device
 from pipeline.errors import UserError
 from pipeline.gallery import embedding_map, neighbours
 from pipeline.gallery.colours import heat, pca_rgb
-from pipeline.gallery.last_layer import attention_maps, deepest_features, has_class_token, mean_activation, stitched
+from pipeline.gallery.last_layer import cls_attention, deepest_features, has_class_token, mean_activation, stitched
 from pipeline.gallery.picks import Run
 from pipeline.gallery.room import Room, Space
 from pipeline.gallery.sheet import sheet, thumbnails
@@ -70,18 +70,11 @@ def exhibits(runs: Mapping[str, Run], settings: Pictures) -> dict[str, Exhibit]:
 
 
 def _exhibit(name: str, run: Run, room: Room) -> Exhibit:
-    architecture, device = (run.model["backbone"], run.model["kwargs"]), choose_device(run.pretrain.device)
-    networks = {
-        "learned": create_backbone(*architecture),
-        "random init": initial_backbone(*architecture, seed=run.cell.seed),
-    }
-    load_weights(run.weights, networks["learned"])
+    device, networks = choose_device(run.pretrain.device), _networks(run)
     colours = {"mean": run.model["mean"], "std": run.model["std"]}
     how = {"device": device, "site": run.probe.site, "autocast": choose_autocast(run.pretrain.precision, device)}
-    describe = {
-        title: partial(features.embeddings, net, **room.reading, **colours, **how) for title, net in networks.items()
-    }
-    spaces = room.explore(describe) | room.raw_pixels
+    embed = partial(features.embeddings, **room.reading, **colours, **how)
+    spaces = room.explore({title: partial(embed, network) for title, network in networks.items()}) | room.raw_pixels
     files = {
         f"{name}-neighbours.png": _draw_neighbours(spaces, room),
         f"{name}-map.png": _draw_maps(name, spaces, room),
@@ -107,6 +100,13 @@ def _exhibit(name: str, run: Run, room: Room) -> Exhibit:
     return Exhibit({f"{name}-features.png": _draw_features(seen, room, token), **files}, facts)
 
 
+def _networks(run: Run) -> dict[str, nn.Module]:
+    architecture = run.model["backbone"], run.model["kwargs"]
+    learned = create_backbone(*architecture)
+    load_weights(run.weights, learned)
+    return {"learned": learned, "random init": initial_backbone(*architecture, seed=run.cell.seed)}
+
+
 def see(network: nn.Module, views: Tensor) -> Seen:
     """Look at images through a network in evaluation mode.
 
@@ -120,9 +120,7 @@ def see(network: nn.Module, views: Tensor) -> Seen:
     plain, layer = deepest_features(network, views, least_side=LEAST_SIDE)
     fine = stitched(lambda v: deepest_features(network, v, least_side=LEAST_SIDE)[0], views, fine_side=FINE_SIDE)
     if has_class_token(network):
-        attention = stitched(lambda v: attention_maps(network, v).mean(1)[..., None], views, fine_side=FINE_SIDE)[
-            ..., 0
-        ]
+        attention = stitched(lambda v: cls_attention(network, v).mean(1)[..., None], views, fine_side=FINE_SIDE)[..., 0]
     else:
         attention = mean_activation(fine)[:, 0]
     return Seen(fine, attention, layer, tuple(plain.shape[1:3]))

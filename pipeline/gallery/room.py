@@ -66,7 +66,7 @@ class Room:
         """Find neighbours and draw up maps under descriptions: functions from a split to vectors, one an image."""
         tests = {title: function(self.test) for title, function in describe.items()}
         mapped = [test[self.mapped] for test in tests.values()]
-        maps = make_maps(mapped, self.test.labels[self.mapped], seed=self.settings.seed)
+        maps = make_maps(mapped, self.test.labels[self.mapped])
         found = {}
         for (title, test), drawn in zip(tests.items(), maps, strict=True):
             near = nearest(test, describe[title](self.train), self.settings.num_neighbours)

@@ -33,9 +33,11 @@ class Encoder:
     cell: str
 
 
-def encoder_names(params: Params) -> list[str]:
-    """Return whose scores a grid has: its data sets if it trains backbones, and its frozen models."""
-    return [*(params.grid.datasets if params.grid.backbones else ()), *params.grid.models]
+def encoder_names(params: Params, params_path: str) -> list[str]:
+    """Return whose scores a grid should have, its data sets, and the frozen models that have any."""
+    folder = scores_folder(params_path)
+    frozen = [name for name in params.models if any(folder.glob(f"{name}--*.csv"))]
+    return [*(params.grid.datasets if params.grid.backbones else ()), *frozen]
 
 
 def home_of(name: str, params: Params) -> str:
@@ -79,9 +81,14 @@ def pick_path(name: str, params_path: str) -> Path:
     return reports_root(params_path) / "diagnosis" / grid_name(params_path) / "picks" / f"{name}.json"
 
 
+def scores_folder(params_path: str) -> Path:
+    """Where the scores of a grid lie."""
+    return reports_folder(grid_name(params_path)) / "scores"
+
+
 def scores_path(name: str, scored: str, params_path: str) -> Path:
     """Where the scores lie that an encoder gave to a data set."""
-    return reports_folder(grid_name(params_path)) / "scores" / f"{name}--{scored}.csv"
+    return scores_folder(params_path) / f"{name}--{scored}.csv"
 
 
 def _picked(name: str, path: Path, command: str) -> Encoder:

@@ -1,10 +1,11 @@
 """Every score of some images of a data set: JEPA-SCORE of the encoder, trained and untrained, and its rivals.
 
-Legend: N scored images, R training images of the encoder's home, D embedding, P input values of a view (3 x side²).
+Legend: N scored images, R training images of the encoder's home, D embedding.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,12 @@ from pipeline.density import jepa_score, jepa_score_sketch
 from pipeline.devices import choose_autocast
 from pipeline.features import RAW_PIXELS_PX, embeddings
 from pipeline.schema_analysis import Density
-from pipeline.seeds import derive_seed, generator
+from pipeline.seeds import generator
 from pipeline.typicality import novelty
 from pipeline.typicality.encoders import Encoder
 from pipeline.views import evaluation_view
 
 SEED = 0  # of the drawing of images and of the sketch: every encoder scores the same images of a set
-JACOBIAN_BYTES = {"cpu": 2**28, "cuda": 2**31}  # of the Jacobians held at once, D x P float32 an image
 
 
 @dataclass(frozen=True)
@@ -106,18 +106,13 @@ def jepa_scores(
 ) -> dict[str, Tensor]:
     """Return the exact JEPA-SCORE (N,) of the chosen images and, if a number of sketches is given, its estimate."""
     network.to(reading.device).eval().requires_grad_(False)
-    num_values = 3 * view["size_px"] ** 2
-    num_features = network(torch.zeros(1, 3, view["size_px"], view["size_px"], device=reading.device)).shape[1]
-    at_once = max(1, JACOBIAN_BYTES[reading.device.type] // (4 * num_values * num_features))
-    found: dict[str, list[Tensor]] = {"jepa_score": []}
-    if num_sketches is not None:
-        found["jepa_score_sketch"] = []
-    for batch in batches(images, chosen, at_once, num_workers=reading.num_workers, device=reading.device):
+    how = {"num_workers": reading.num_workers, "device": reading.device}
+    found = defaultdict(list)
+    for batch in batches(images, chosen, reading.batch_size, **how):
         views = evaluation_view(batch.pixels, batch.aspect, **view)
         found["jepa_score"].append(jepa_score(network, views).cpu())
         if num_sketches is not None:
-            seed = derive_seed(SEED, "sketch", len(found["jepa_score_sketch"]))
-            sketch = jepa_score_sketch(network, views, num_sketches=num_sketches, seed=seed)
+            sketch = jepa_score_sketch(network, views, num_sketches=num_sketches, seed=SEED)
             found["jepa_score_sketch"].append(sketch.cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}
 

@@ -31,7 +31,7 @@ def read_all(params: Params, params_path: str) -> tuple[dict[tuple[str, str], Sc
         its own set has none at all: there is nothing to compare with.
     """
     found, missing = {}, []
-    for name in encoder_names(params):
+    for name in encoder_names(params, params_path):
         home = home_of(name, params)
         if home not in params.density.sets:
             missing.append(f"{name}: its own set is not in density.sets; add {home}")
