@@ -21,7 +21,7 @@ CELLS = """\
 
 GRAPH = """\
 # Written by `python -m stages.expand {folder}`; cells: cells.yaml, settings: params.yaml.
-# configure -> pretrain@cell -> probe@cell -> diagnose, table. Downloads: data/dvc.yaml and, frozen models, models/dvc.yaml.
+# configure -> pretrain@cell -> probe@cell -> diagnose, table. Downloads: data/dvc.yaml, models/dvc.yaml (frozen).
 vars:
   - cells.yaml
 
@@ -116,10 +116,9 @@ def cells_text(listing: Listing) -> str:
     lines += ["cells:\n", "  pretrain:\n" if listing.trained else "  pretrain: {}\n"]
     lines += [f"    {cell.key}: {{dataset: {cell.dataset}}}\n" for cell in listing.trained]
     lines += ["  probe:\n"]
-    lines += [
-        f"    {cell.key}: {{dataset: {cell.probed_on}, weights: {listing.weights(cell)}, beside: {listing.beside(cell)}}}\n"
-        for cell in listing.cells
-    ]
+    for cell in listing.cells:
+        weights, beside = listing.weights(cell), listing.beside(cell)
+        lines.append(f"    {cell.key}: {{dataset: {cell.probed_on}, weights: {weights}, beside: {beside}}}\n")
     return "".join(lines)
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from pipeline import finetune
-from pipeline.backbones import create_backbone
+from pipeline.backbones import create_backbone, make_projector
 from pipeline.checkpoint import Checkpoints, save_weights
 from pipeline.datasets import ImageBatch
 from pipeline.devices import choose_autocast
@@ -285,15 +285,22 @@ def cell(tmp_path, monkeypatch) -> dict:
     splits = {name: [Picture(image, i % 3, str(i)) for i, image in enumerate(images)] for name in ("train", "test")}
     pack(Path("data/target"), "target", {"source": "folder"}, ["a", "b", "c"], splits)
     save_weights(Path("weights.safetensors"), create_backbone("test_byobnet", {}), {})
+    projector = {"width": 256, "hidden_dims": [8], "proj_dim": 4}
+    save_weights(Path("projector.safetensors"), make_projector(**projector), projector)
     linear = {"learning_rates": [0.01, 0.1], "weight_decays": [0.0, 0.1], "epochs": 2, "batch_size": 16}
     few_shot = {"shots": [2], "num_draws": 2, "ridge": 1.0}
     probe = {**SETTINGS, "mode": "frozen", "baselines": [], "linear": linear, "few_shot": few_shot}
     probe |= {"knn": {"k": 3, "temperature": 0.1}, "finetune": {**FINETUNE, "epochs": 1, "min_steps": 1}}
+    probe |= {"health": {"num_images": 24, "num_slices": 4, "lidar_images": 16, "lidar_views": 2}}
     seen = {"size_px": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+    views = {"num_global": 2, "num_local": 0, "global_px": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+    sigreg = {"statistic": "epps_pulley", "num_slices": 8, "t_max": 3.0, "num_knots": 17}
     return {
         "data": "data/target", "weights": "weights.safetensors", "out": "out", "seed": 0, "device": "cpu",
         "precision": "float32", "backbone": "test_byobnet", "backbone_kwargs": {}, "probe": probe,
         "reading": {**seen, "load_px": 64, "batch_size": 16, "num_workers": 0, "memory_gb": 1.0},
+        "beside": "projector.safetensors", "lambda": 0.1, "views": views,
+        "training": {"batch_size": 8, "sigreg": sigreg},
     }  # fmt: skip
 
 

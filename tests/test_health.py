@@ -323,6 +323,7 @@ def test_the_stages_write_and_read_it(cell):
         del config[name]
     seen = {name: config["reading"].pop(name) for name in ("size_px", "mean", "std")}
     write_json(Path("model.json"), {"backbone": config["backbone"], "kwargs": {}, **seen, "origin": "test"})
+    config["views"] |= {"global_px": 8, "mean": [0.0] * 3, "std": [1.0] * 3}  # the grid's, which it has not seen
     write_json(cell / "probe.json", {**config, "model": "model.json", "beside": "model.json"})
     probe_stage.main("configs/probe.json")
     frozen = read_json(Path("run/probe/health.json"))

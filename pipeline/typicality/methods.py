@@ -22,7 +22,7 @@ class Method(NamedTuple):
 
 METHODS = {
     "jepa_score": Method("JEPA-SCORE", 1, "exact, arXiv 2510.05949"),
-    "jepa_score_sketch": Method("JEPA-SCORE sketch", 1, "estimate from random output directions"),
+    "jepa_score_sketch": Method("JEPA-SCORE sketch", 1, "estimate from some rows of the Jacobian"),
     "random_init_jepa_score": Method("JEPA-SCORE untrained", 1, "the same network before training"),
     "knn_distance": Method("k-NN distance", -1, "to the k-th nearest training embedding, Sun et al. 2022"),
     "mahalanobis": Method("Mahalanobis distance", -1, "to the mean of the training embeddings, shrunk covariance"),

@@ -104,15 +104,17 @@ def markdown(
     lines += ["## Pictures", "", *(f"![{picture}]({picture})\n" for picture in pictures)]
     if missing:
         lines += ["## Missing", "", *(f"- {line}" for line in missing), ""]
+    return "\n".join([*lines, _made_by(params_path), ""])
+
+
+def _made_by(params_path: str) -> str:
     machine = describe("cpu")
     hardware, versions = machine["hardware"], machine["versions"]
-    lines += [
+    return (
         f"Command: `python -m stages.density {params_path}`. Settings: `density` in `{params_path}`. "
         f"Date: {date.today().isoformat()}. Machine: {hardware['cpu']}, {hardware['num_cpus']} CPUs; "
-        f"Python {versions['python']}, torch {versions['torch']}.",
-        "",
-    ]
-    return "\n".join(lines)
+        f"Python {versions['python']}, torch {versions['torch']}."
+    )
 
 
 def _origin(encoder: Encoder) -> str:

@@ -5,9 +5,9 @@ Legend: N scored images, R training images of the encoder's home, D embedding.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +69,13 @@ def score_images(encoder: Encoder, scored: str, settings: Density, reading: Read
     """
     told = read_description(encoder.weights, remedy="run the pipeline that trains it, or dvc repro models/dvc.yaml")
     architecture = told["backbone"], told["kwargs"]
-    trained = create_backbone(*architecture)
+    trained, untrained = create_backbone(*architecture), initial_backbone(*architecture, seed=encoder.seed)
     load_weights(encoder.weights, trained)
     view = {"size_px": told["img_size_px"], "mean": told["mean"], "std": told["std"]}
     images, reference = reading.split(scored, "test"), reading.split(encoder.home, "train")
     chosen = draw(len(images.labels), settings.num_images)
     columns = {
-        **jepa_scores(trained, images, chosen, view, reading, num_sketches=settings.num_sketches),
-        "random_init_jepa_score": jepa_scores(
-            initial_backbone(*architecture, seed=encoder.seed), images, chosen, view, reading
-        )["jepa_score"],
+        **jepa_scores(trained, untrained, images, chosen, view, reading, settings.num_sketches),
         **embedding_scores(trained, images, chosen, reference, view, reading, settings.k),
         **pixel_scores(images, chosen, reference, told["img_size_px"], reading, settings.k),
     }
@@ -96,24 +93,27 @@ def draw(num_images: int, num_wanted: int) -> Tensor:
 
 
 def jepa_scores(
-    network: nn.Module,
+    trained: nn.Module,
+    untrained: nn.Module,
     images: ImageBatch | EncodedImages,
     chosen: Tensor,
     view: dict[str, Any],
     reading: Reading,
-    *,
-    num_sketches: int | None = None,
+    num_sketches: int,
 ) -> dict[str, Tensor]:
-    """Return the exact JEPA-SCORE (N,) of the chosen images and, if a number of sketches is given, its estimate."""
-    network.to(reading.device).eval().requires_grad_(False)
-    how = {"num_workers": reading.num_workers, "device": reading.device}
-    found = defaultdict(list)
-    for batch in batches(images, chosen, reading.batch_size, **how):
+    """Return the exact JEPA-SCORE (N,) of the chosen images and its sketch, and the exact one before training."""
+    for network in (trained, untrained):
+        network.to(reading.device).eval().requires_grad_(False)
+    scorers = {
+        "jepa_score": partial(jepa_score, trained),
+        "jepa_score_sketch": partial(jepa_score_sketch, trained, num_sketches=num_sketches, seed=SEED),
+        "random_init_jepa_score": partial(jepa_score, untrained),
+    }
+    found: dict[str, list[Tensor]] = {name: [] for name in scorers}
+    for batch in batches(images, chosen, reading.batch_size, num_workers=reading.num_workers, device=reading.device):
         views = evaluation_view(batch.pixels, batch.aspect, **view)
-        found["jepa_score"].append(jepa_score(network, views).cpu())
-        if num_sketches is not None:
-            sketch = jepa_score_sketch(network, views, num_sketches=num_sketches, seed=SEED)
-            found["jepa_score_sketch"].append(sketch.cpu())
+        for name, score in scorers.items():
+            found[name].append(score(views).cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
