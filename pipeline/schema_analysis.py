@@ -23,9 +23,9 @@ class Density(Strict):
 
     sets: list[str] = Field([], description="data sets that every picked run scores, names from `datasets`")
     num_images: int = Field(
-        500, ge=10, description="of each set's test split, drawn at random; a smaller split gives all"
+        150, ge=10, description="of each set's test split, drawn at random; a smaller split gives all"
     )
-    num_sketches: int = Field(16, ge=1, description="random output directions of the fast estimate")
+    num_sketches: int = Field(16, ge=1, description="rows of the Jacobian that the fast estimate takes")
     num_shown: int = Field(6, ge=1, le=50, description="most and least typical images of a class on a sheet")
     k: int = Field(20, ge=1, description="the distance to the k-th nearest training image is a baseline")
 
