@@ -16,18 +16,20 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Callable
-from functools import partial
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pipeline.harmonics import FactoredBlock
+from pipeline.harmonics import FactoredBlock, Visit
 from pipeline.ranks import sum_over_ranks, world_size
 
-# (sums (B, 2 H) of the cosines and then of the sines, number of samples) -> (value (B,), weights (B, 2 H)): the
-# derivative of the value by a sample x is the sum over k of weights_k cos(k d x) + weights_{H + k} sin(k d x).
-Formula = Callable[[Tensor, "Tensor | int"], tuple[Tensor, Tensor]]
+# Inner products of two (B, 2 H): of each row, (B,), or of all rows together, ().
+Inner = Callable[[Tensor, Tensor], Tensor]
+# (sums (B, 2 H) of the cosines and then of the sines, number of samples, inner) -> (value (B,) or (), as inner has it;
+# derivative of the value by the sums (B, 2 H)).
+Formula = Callable[[Tensor, "Tensor | int", Inner], tuple[Tensor, Tensor]]
 
 
 class Grid(NamedTuple):
@@ -38,38 +40,33 @@ class Grid(NamedTuple):
     formula: Formula
 
 
-class _Block(NamedTuple):
-    view: int
-    rows: slice
-    columns: slice
-
-
 class SlicedMean(torch.autograd.Function):
-    """Mean over views and slices of a statistic of projections @ directions."""
+    """Mean over views and slices of a statistic of projections (..., N, K) @ directions (K, S)."""
 
     @staticmethod
     def forward(ctx, projections: Tensor, directions: Tensor, grid: Grid) -> Tensor:
         """Return the mean; keep the gradients, of the size of the inputs."""
-        (num_views, num_samples, _), num_slices = projections.shape, directions.shape[1]
         wants_z, wants_a = ctx.needs_input_grad[:2]
-        grad_z = torch.zeros_like(projections) if wants_z else None
-        grad_a = torch.zeros_like(directions) if wants_a else None
-        scale = world_size() / (num_views * num_slices)
+        num_samples, dim = projections.shape[-2:]
+        z, a = projections.reshape(-1, dim), directions.t()
+        shape = z.shape[0], num_samples, a.shape[0]
+        share = num_samples / (z.shape[0] * a.shape[0])  # of one slice of one view in the mean
+        scale = grid.spacing * world_size() * share
+        grad_z = torch.empty_like(z) if wants_z else None
+        grad_a = torch.zeros_like(a) if wants_a else None
 
-        def read(block: _Block, out: Tensor) -> None:
-            a, z = directions[:, block.columns].t(), projections[block.view][block.rows].t()
-            out.addmm_(a, z, beta=0, alpha=grid.spacing)
+        def read(rows: slice, columns: slice, angles: Tensor) -> None:
+            angles.addmm_(a[columns], z[rows].t(), beta=0, alpha=grid.spacing)
 
-        def write(block: _Block, slope: Tensor) -> None:
-            if wants_z:
-                grad_z[block.view][block.rows].addmm_(slope.t(), directions[:, block.columns].t(), alpha=scale)
+        def write(rows: slice, columns: slice, slopes: Tensor) -> None:
+            if wants_z:  # the first columns overwrite what is not initialised
+                grad_z[rows].addmm_(slopes.t(), a[columns], beta=int(columns.start > 0), alpha=scale)
             if wants_a:
-                grad_a[:, block.columns].addmm_(projections[block.view][block.rows].t(), slope.t(), alpha=scale)
+                grad_a[columns].addmm_(slopes, z[rows], alpha=scale)
 
-        shape = (num_views, num_samples, num_slices)
-        values = _sweep(shape, read, write if wants_z or wants_a else None, grid, projections)
-        ctx.save_for_backward(grad_z, grad_a)
-        return values.mean().to(projections.dtype)
+        totals = _sweep(shape, read, write if wants_z or wants_a else None, grid, z, _inner_of_all)
+        ctx.save_for_backward(grad_z.view(projections.shape) if wants_z else None, grad_a.t() if wants_a else None)
+        return (reduce(torch.add, totals) * share).to(projections.dtype)
 
     @staticmethod
     def backward(ctx, grad_output: Tensor):
@@ -79,24 +76,27 @@ class SlicedMean(torch.autograd.Function):
 
 
 class PerColumn(torch.autograd.Function):
-    """A statistic of every column of samples (V, N, S), as (V, S)."""
+    """A statistic of every column of samples (..., N, S), as (..., S)."""
 
     @staticmethod
     def forward(ctx, samples: Tensor, grid: Grid) -> Tensor:
         """Return the statistics; keep the derivative of each, of the size of the samples."""
+        *views, num_samples, num_slices = samples.shape
+        x = samples.reshape(-1, num_slices)
         wants = ctx.needs_input_grad[0]
-        slopes = torch.empty_like(samples) if wants else None
-        scale = world_size()
+        slopes_of_all = torch.empty_like(x) if wants else None
+        scale = grid.spacing * world_size()
 
-        def read(block: _Block, out: Tensor) -> None:
-            torch.mul(samples[block.view, block.rows, block.columns].t(), grid.spacing, out=out)
+        def read(rows: slice, columns: slice, angles: Tensor) -> None:
+            torch.mul(x[rows, columns].t(), grid.spacing, out=angles)
 
-        def write(block: _Block, slope: Tensor) -> None:
-            torch.mul(slope.t(), scale, out=slopes[block.view, block.rows, block.columns])
+        def write(rows: slice, columns: slice, slopes: Tensor) -> None:
+            torch.mul(slopes.t(), scale, out=slopes_of_all[rows, columns])
 
-        values = _sweep(tuple(samples.shape), read, write if wants else None, grid, samples)
-        ctx.save_for_backward(slopes)
-        return values.to(samples.dtype)
+        shape = x.shape[0], num_samples, num_slices
+        values = _sweep(shape, read, write if wants else None, grid, x, torch.linalg.vecdot)
+        ctx.save_for_backward(slopes_of_all.view(samples.shape) if wants else None)
+        return torch.cat(values).view(*views, num_slices).to(samples.dtype)
 
     @staticmethod
     def backward(ctx, grad_output: Tensor):
@@ -107,52 +107,60 @@ class PerColumn(torch.autograd.Function):
 
 
 def _sweep(
-    shape: tuple[int, int, int],
-    read: Callable[[_Block, Tensor], None],
-    write: Callable[[_Block, Tensor], None] | None,
-    grid: Grid,
-    like: Tensor,
-) -> Tensor:
-    """Sum the harmonics of every block, apply the formula, and write every block's derivative; returns (V, S) float64.
+    shape: tuple[int, int, int], read: Visit, write: Visit | None, grid: Grid, like: Tensor, inner: Inner
+) -> list[Tensor]:
+    """Sum the harmonics of every block, apply the formula, and write every block's derivative.
 
-    `read` fills a block's angles d * x, as (columns, rows); `write` gets the derivatives of the same samples.
+    Args:
+        shape: V * N rows of all views, N rows of a view, S columns.
+        read: fills a block with its angles d * x.
+        write: gets the derivatives of the statistic by the angles of a block; None if nobody wants them.
+        grid: knots and formula.
+        like: a tensor of the dtype and on the device to compute with.
+        inner: passed to the formula.
+
+    Returns:
+        The formula's values, float64, of the blocks of columns of each view in turn.
     """
-    num_views, num_samples, num_slices = shape
+    all_rows, num_samples, num_slices = shape
     engine = _engine(like)
     num_rows = min(num_samples, engine.max_rows)
     num_columns = min(num_slices, max(1, engine.max_elements // num_rows))
-    row_slices = [slice(i, min(i + num_rows, num_samples)) for i in range(0, num_samples, num_rows)]
-    column_slices = [slice(i, min(i + num_columns, num_slices)) for i in range(0, num_slices, num_columns)]
-    stacks = [(v, columns) for v in range(num_views) for columns in column_slices]
     block = _working_memory(engine, grid.num_harmonics, num_rows * num_columns, like)
-    values = []
+    column_slices = _slices(0, num_slices, num_columns)
+    views = [_slices(start, start + num_samples, num_rows) for start in range(0, all_rows, num_samples)]
+    stacks = [(row_slices, columns) for row_slices in views for columns in column_slices]
 
-    def load(view: int, rows: slice, columns: slice) -> None:
-        block.load(columns.stop - columns.start, rows.stop - rows.start, partial(read, _Block(view, rows, columns)))
-
-    def sums(view: int, columns: slice) -> Tensor:
-        total: Tensor | int = 0
-        for rows in row_slices:
-            load(view, rows, columns)
-            total = total + block.sums()
-        return total
+    def block_sums(rows: slice, columns: slice) -> Tensor:
+        block.load(rows, columns, read)
+        return block.sums()
 
     count: Tensor | int = num_samples
     shared = world_size() > 1
+    # Lazily, so that a stack of one block is still loaded when its derivative is asked for.
+    sums = (reduce(torch.add, (block_sums(rows, columns) for rows in row_slices)) for row_slices, columns in stacks)
     if shared:
-        all_sums = like.new_empty((num_views, num_slices, 2 * grid.num_harmonics), dtype=torch.float64)
-        for view, columns in stacks:
-            all_sums[view, columns] = sums(view, columns)
+        all_sums = torch.cat(list(sums))
         count = sum_over_ranks(all_sums, num_samples)
+        sums = all_sums.split([columns.stop - columns.start for _, columns in stacks])
 
-    for view, columns in stacks:
-        value, weights = grid.formula(all_sums[view, columns] if shared else sums(view, columns), count)
+    values = []
+    for (row_slices, columns), stack_sums in zip(stacks, sums, strict=True):
+        value, weights = grid.formula(stack_sums, count, inner)
         values.append(value)
         for rows in row_slices if write is not None else []:
-            if shared or len(row_slices) > 1:  # else the block is still loaded
-                load(view, rows, columns)
-            write(_Block(view, rows, columns), block.polynomial(weights))
-    return torch.cat(values).view(num_views, num_slices)
+            if shared or len(row_slices) > 1:
+                block.load(rows, columns, read)
+            write(rows, columns, block.derivative(weights))
+    return values
+
+
+def _slices(start: int, stop: int, length: int) -> list[slice]:
+    return [slice(i, min(i + length, stop)) for i in range(start, stop, length)]
+
+
+def _inner_of_all(x: Tensor, y: Tensor) -> Tensor:
+    return (x * y).sum()
 
 
 def _engine(like: Tensor):

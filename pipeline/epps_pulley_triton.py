@@ -2,19 +2,19 @@
 
 Imported only when a tensor is on a CUDA device and Triton is installed. A program reads a stretch of one column once
 and keeps its harmonics in registers: (cos k theta, sin k theta) is rotated by theta from one harmonic to the next. So
-the sums cost one read of the angles, the polynomial one read and one write.
+the sums cost one read of the angles, the derivative one read and one write.
 
 Shapes: B columns and R rows of a block, H harmonics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from pipeline.harmonics import Visit
 
 STRETCH = 1024  # rows that one program handles: 8 a thread with the default 4 warps
 
@@ -38,7 +38,7 @@ def _sums_kernel(theta, partial, num_rows, num_stretches, num_harmonics, STRETCH
 
 
 @triton.jit
-def _polynomial_kernel(theta, weights, num_rows, num_harmonics, STRETCH: tl.constexpr):
+def _derivative_kernel(theta, weights, num_rows, num_harmonics, STRETCH: tl.constexpr):
     column = tl.program_id(0).to(tl.int64)
     rows = tl.program_id(1) * STRETCH + tl.arange(0, STRETCH)
     inside = rows < num_rows
@@ -49,13 +49,14 @@ def _polynomial_kernel(theta, weights, num_rows, num_harmonics, STRETCH: tl.cons
     total = tl.zeros_like(angle)
     of_column = weights + column * 2 * num_harmonics
     for k in range(num_harmonics):
-        total += tl.load(of_column + k) * cos + tl.load(of_column + num_harmonics + k) * sin
+        by_cos, by_sin = (k + 1) * tl.load(of_column + k), (k + 1) * tl.load(of_column + num_harmonics + k)
+        total += by_sin * cos - by_cos * sin
         cos, sin = cos * first_cos - sin * first_sin, sin * first_cos + cos * first_sin
     tl.store(place, total, mask=inside)
 
 
 class FusedBlock:
-    """The angles of a block, its harmonics' sums and a polynomial in them; see FactoredBlock for the methods."""
+    """The angles of a block, its harmonics' sums and derivatives; see FactoredBlock for the methods."""
 
     max_elements = 1 << 22
     max_rows = 1 << 20
@@ -65,10 +66,11 @@ class FusedBlock:
         self.num_harmonics = num_harmonics
         self._angles = like.new_empty(size)
 
-    def load(self, num_columns: int, num_rows: int, read: Callable[[Tensor], None]) -> None:
+    def load(self, rows: slice, columns: slice, read: Visit) -> None:
         """Let `read` fill the angles, (B, R)."""
+        num_columns, num_rows = columns.stop - columns.start, rows.stop - rows.start
         self.angles = self._angles[: num_columns * num_rows].view(num_columns, num_rows)
-        read(self.angles)
+        read(rows, columns, self.angles)
 
     def sums(self) -> Tensor:
         """Sum over rows: (B, 2 H) float64."""
@@ -80,11 +82,10 @@ class FusedBlock:
         )
         return partial.sum(dim=1, dtype=torch.float64)
 
-    def polynomial(self, weights: Tensor) -> Tensor:
-        """Evaluate sum_k weights_k cos(k theta) + weights_{H+k} sin(k theta) in the place of the angles: (B, R)."""
+    def derivative(self, weights: Tensor) -> Tensor:
+        """Put the derivatives of sum_k weights_k cos(k theta) + weights_{H+k} sin(k theta) in the angles' place."""
         num_columns, num_rows = self.angles.shape
-        weights = weights.to(self.angles.dtype).contiguous()
-        _polynomial_kernel[(num_columns, triton.cdiv(num_rows, STRETCH))](
+        _derivative_kernel[(num_columns, triton.cdiv(num_rows, STRETCH))](
             self.angles,
             weights.to(self.angles.dtype).contiguous(),
             num_rows,

@@ -6,7 +6,8 @@ Every harmonic is a product of a coarse and a fine one: with q = 2 h + 1, k = q 
     sin(k theta) = sin(q m theta) cos(b theta) + cos(q m theta) sin(b theta)
 
 so the sums over samples of all H harmonics are entries of one small matrix product, coarse @ fine^T, and a
-trigonometric polynomial with H harmonics is coarse^T @ (coefficients) @ fine: two batched matrix products per block.
+trigonometric polynomial with H harmonics, the derivative of a weighted sum of them, is coarse^T @ (coefficients) @
+fine: two batched matrix products per block.
 Only h + M of the H harmonics are ever built, each from two of half its frequency with one fused multiply-add:
 
     cos((a + b) theta) = cos((a - b) theta) - 2 sin(a theta) sin(b theta),                a - b in {0, 1}
@@ -26,6 +27,9 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+# Called with the rows and the columns of a block, and their angles (or derivatives by them), (B, R).
+Visit = Callable[[slice, slice, Tensor], None]
 
 
 @lru_cache(maxsize=64)
@@ -48,17 +52,18 @@ def split(num_harmonics: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=64)
-def product_table(num_harmonics: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Say which products of factors make which harmonic.
+def product_tables(num_harmonics: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Say which products of factors make which harmonic, and which make its derivative.
 
     Args:
         num_harmonics: H >= 1.
-        device: where the table lies; it is kept for the next call.
+        device: where the tables lie; they are kept for the next call.
         dtype: a floating dtype.
 
     Returns:
         (C * F, 2 H), sparse: column k - 1 makes cos(k theta), column H + k - 1
         makes sin(k theta), from the products coarse_c * fine_f at row c * F + f.
+        (2 H, C * F): the same of the derivatives -k sin(k theta) and k cos(k theta), transposed.
     """
     h, m_max = split(num_harmonics)
     stride = 2 * h + 1
@@ -80,7 +85,10 @@ def product_table(num_harmonics: int, device: torch.device, dtype: torch.dtype) 
     stored[:, h + 1 :] *= torch.tensor(_sine_scales(h, 1.0), dtype=torch.float64)
     stored[m_max:-1] *= torch.tensor(_sine_scales(m_max, -1.0), dtype=torch.float64).unsqueeze(1)
     table /= stored[..., None, None]
-    return table.reshape(-1, 2 * num_harmonics).to(device, dtype)
+    k = torch.arange(1, num_harmonics + 1, dtype=torch.float64)
+    derivatives = torch.stack([-k * table[:, :, 1], k * table[:, :, 0]], dim=2)
+    harmonics, derivatives = (t.reshape(-1, 2 * num_harmonics).to(device, dtype) for t in (table, derivatives))
+    return harmonics, derivatives.t().contiguous()
 
 
 @lru_cache(maxsize=64)
@@ -93,7 +101,7 @@ def _sine_scales(count: int, first: float) -> tuple[float, ...]:
 
 
 class FactoredBlock:
-    """The angles of a block, its harmonics' sums and a polynomial in them; one allocation serves all blocks in turn."""
+    """The angles of a block, its harmonics' sums and derivatives; one allocation serves all blocks in turn."""
 
     # The factors of a block stay in the second-level caches of two cores, and a pass is long enough to hide the cost
     # of starting it (measured: reports/LOG.md; flat within 10% from 2^16 to 2^18 elements).
@@ -104,7 +112,7 @@ class FactoredBlock:
     def __init__(self, num_harmonics: int, size: int, like: Tensor) -> None:
         """Allocate for blocks of up to `size` elements, with the dtype and device of `like`."""
         h, m_max = split(num_harmonics)
-        self._table = product_table(num_harmonics, like.device, like.dtype)
+        self._harmonics, self._derivatives = product_tables(num_harmonics, like.device, like.dtype)
         self._num_coarse, self._num_fine = 2 * m_max + 1, 2 * h + 1
         self._rows = like.new_empty(self._num_coarse - 1 + self._num_fine, size)
         # The last coarse and the first fine row are the same ones.
@@ -112,17 +120,18 @@ class FactoredBlock:
         self._product = like.new_empty(self._num_fine * size)
         self._shape = (0, 0)
 
-    def load(self, num_columns: int, num_rows: int, read: Callable[[Tensor], None]) -> None:
+    def load(self, rows: slice, columns: slice, read: Visit) -> None:
         """Take the angles of a block.
 
         Args:
-            num_columns: B.
-            num_rows: R, B * R at most the allocated size.
-            read: fills a tensor (B, R) with the angles, in radians.
+            rows: R of them.
+            columns: B of them, B * R at most the allocated size.
+            read: fills a tensor (B, R) with the angles of these rows and columns, in radians.
         """
-        if self._shape != (num_columns, num_rows):
-            self._reshape(num_columns, num_rows)
-        read(self._angles)
+        shape = columns.stop - columns.start, rows.stop - rows.start
+        if self._shape != shape:
+            self._reshape(*shape)
+        read(rows, columns, self._angles)
         _fill_factors(self._angles, *self._factors)
 
     def _reshape(self, num_columns: int, num_rows: int) -> None:
@@ -137,14 +146,19 @@ class FactoredBlock:
         self._factors = separate[:coarse], separate[coarse], separate[coarse + 1 :]
         self._coarse = rows[: self._num_coarse].transpose(0, 1)
         self._fine_t = rows[coarse:].permute(1, 2, 0)
+        # Of every product coarse_c * fine_f: its sum over rows, and later its coefficient.
+        self._pairs = rows.new_empty(num_columns, self._num_coarse * self._num_fine)
+        self._matrices = self._pairs.view(num_columns, self._num_coarse, self._num_fine)
+        self._matrices_t = self._matrices.transpose(1, 2)
 
     def sums(self) -> Tensor:
         """Sum cos(k theta), then sin(k theta), over the rows of the loaded block: (B, 2 H) float64."""
+        torch.bmm(self._coarse, self._fine_t, out=self._matrices)
         # Every entry of this product adds at most two terms times powers of two: one rounding, as storing it costs.
-        return (torch.bmm(self._coarse, self._fine_t).flatten(1) @ self._table).double()
+        return torch.mm(self._pairs, self._harmonics).double()
 
-    def polynomial(self, weights: Tensor) -> Tensor:
-        """Evaluate a trigonometric polynomial per column at the loaded angles.
+    def derivative(self, weights: Tensor) -> Tensor:
+        """Differentiate a weighted sum of harmonics per column by the loaded angles.
 
         Args:
             weights: (B, 2 H), of cos(k theta) and then of sin(k theta).
@@ -152,9 +166,8 @@ class FactoredBlock:
         Returns:
             (B, R); overwritten by the next block.
         """
-        product = self._product_of_block
-        matrix = (weights.to(product.dtype) @ self._table.t()).view(-1, self._num_coarse, self._num_fine)
-        torch.bmm(matrix.transpose(1, 2), self._coarse, out=product)
+        torch.mm(weights.to(self._pairs.dtype), self._derivatives, out=self._pairs)
+        torch.bmm(self._matrices_t, self._coarse, out=self._product_of_block)
         total, *terms = self._terms
         for term, factor in zip(terms, self._factors[-1], strict=True):
             total.addcmul_(term, factor)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.epps_pulley_blocks import Grid, PerColumn, SlicedMean
+from pipeline.epps_pulley_blocks import Grid, Inner, PerColumn, SlicedMean
 from pipeline.ranks import mean_over_ranks, world_size
 
 
@@ -64,9 +64,9 @@ def random_directions(
     drawn_on = generator.device if generator is not None else torch.device("cpu")
     directions = torch.randn(dim, num_slices, generator=generator, device=drawn_on, dtype=torch.float32)
     # Ten times faster than vector_norm over the first axis, and Gaussian squares neither overflow nor vanish.
-    directions /= directions.square().sum(dim=0).sqrt_()
+    directions /= (directions * directions).sum(dim=0).sqrt_()
     target = torch.device(device) if device is not None else drawn_on
-    if target.type == "cuda" and drawn_on.type == "cpu":
+    if target != drawn_on and target.type == "cuda" and drawn_on.type == "cpu":
         # From pageable memory the copy would wait for the whole stream at every step.
         directions = directions.pin_memory()
     return directions.to(device=target, dtype=dtype or torch.float32, non_blocking=True)
@@ -130,9 +130,8 @@ def epps_pulley(samples: Tensor, *, t_max: float = 3.0, num_knots: int = 17) -> 
     """
     _check_batch("samples", samples, "(..., N, S)")
     x = _at_least_float32(samples)
-    with _full_precision(x.device.type):
-        values = PerColumn.apply(x.reshape(-1, *x.shape[-2:]), _knots(t_max, num_knots))
-    return values.reshape(*x.shape[:-2], x.shape[-1])
+    with _full_precision(x):
+        return PerColumn.apply(x, _knots(t_max, num_knots))
 
 
 def sigreg(projections: Tensor, directions: Tensor, *, t_max: float = 3.0, num_knots: int = 17) -> Tensor:
@@ -163,8 +162,8 @@ def sigreg(projections: Tensor, directions: Tensor, *, t_max: float = 3.0, num_k
         raise ValueError(f"directions must be {expected} to fit the projections, got shape {tuple(directions.shape)}")
     z = _at_least_float32(projections)
     grid = _knots(t_max, num_knots)
-    with _full_precision(z.device.type):
-        return SlicedMean.apply(z.reshape(-1, *z.shape[-2:]), directions.to(z.dtype), grid)
+    with _full_precision(z):
+        return SlicedMean.apply(z, directions.to(z.dtype), grid)
 
 
 def lejepa_loss(
@@ -237,21 +236,18 @@ def _knots(t_max: float, num_knots: int) -> Grid:
     normal = torch.exp(-t.square() / 2)
     weight = 2 * spacing * normal
     weight[-1] /= 2
-
-    # d value / d x_j = 2 sum_k weight_k t_k (imaginary_k cos(t_k x_j) - real_k sin(t_k x_j)), where real and imaginary
-    # are the gaps between the characteristic functions; the factor N of the value cancels the 1 / N of the means.
-    slope = torch.stack([2 * weight * t, -2 * weight * t])
     targets = torch.cat([normal, torch.zeros_like(normal)])
 
     @lru_cache(maxsize=4)
-    def constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        return targets.to(device), weight.repeat(2).to(device), slope.to(device)
+    def constants(device: torch.device) -> tuple[Tensor, Tensor]:
+        return targets.to(device), 2 * weight.repeat(2).to(device)
 
-    def formula(sums: Tensor, num_samples: Tensor | int) -> tuple[Tensor, Tensor]:
-        targets, weights, slope = constants(sums.device)
-        gap = sums / num_samples - targets
-        real_and_imaginary = gap.unflatten(1, slope.shape)
-        return num_samples * (gap.square() @ weights), (real_and_imaginary.flip(1) * slope).flatten(1)
+    def formula(sums: Tensor, num_samples: Tensor | int, inner: Inner = torch.linalg.vecdot) -> tuple[Tensor, Tensor]:
+        targets, twice_weight = constants(sums.device)
+        gap = sums * (1 / num_samples) - targets
+        # N sum_k weight_k gap_k^2; the factor N cancels the 1 / N of the means in its derivative by the sums.
+        derivative = twice_weight * gap
+        return num_samples / 2 * inner(gap, derivative), derivative
 
     return Grid(spacing, num_knots - 1, formula)
 
@@ -261,15 +257,16 @@ def _check_batch(name: str, batch: Tensor, expected: str) -> None:
         raise ValueError(f"{name} must be floating, got {batch.dtype}")
     if batch.ndim < 2 or batch.numel() == 0:
         raise ValueError(f"{name} must be {expected}, no axis empty, got shape {tuple(batch.shape)}")
-    if batch.shape[-2] * world_size() < 2:
+    if batch.shape[-2] < 2 and world_size() < 2:
         raise ValueError(f"{name} must have N >= 2 samples, got N = {batch.shape[-2]} in shape {tuple(batch.shape)}")
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def _full_precision(device_type: str) -> AbstractContextManager:
-    # Entering a context costs several microseconds, so it is entered only to leave one.
+def _full_precision(tensor: Tensor) -> AbstractContextManager:
+    # Entering a context costs several microseconds, so it is entered only to leave one; so does `device.type`.
+    device_type = "cpu" if tensor.is_cpu else tensor.device.type
     active = torch.is_autocast_enabled(device_type)
     return torch.autocast(device_type, enabled=False) if active else nullcontext()

@@ -3,8 +3,9 @@
 1. Directions are unit vectors, uniform on the sphere, and a function of (seed, step) alone.
 2. Epps-Pulley has its closed forms: point masses, the expectation under N(0, 1).
 3. Epps-Pulley and SIGReg equal the plain (N, S, T) form in float64, in value and gradient, for any N, K, S, T, t_max,
-   to 1e-5 in float32 and 2e-2 in bfloat16, whatever the blocks, and under autocast; the working memory that a thread
-   keeps between calls changes no bit, with shapes in turn, in several threads and in inference mode.
+   to 1e-5 in float32 and 2e-2 in bfloat16, whatever the blocks and the strides, and under autocast; the working memory
+   that a thread keeps between calls changes no bit, with shapes in turn, in several threads and in inference mode;
+   memory that nobody initialised does not show, and backward can be repeated.
 4. No tensor of N * S elements is ever made by SIGReg.
 5. The gradient is bounded whatever the samples (Theorem 4); a second derivative is refused.
 6. The LeJEPA loss is (1 - lambda) * pred + lambda * sigreg, with the conventions its docstring states.
@@ -95,6 +96,7 @@ def test_epps_pulley_expectation_under_the_null():
 
 # 3. Equal to the plain form
 
+DIRECTIONS = gaussian(5, 7, seed=1)
 CASES = [(2, 1, 17, 3.0), (3, 5, 2, 3.0), (7, 3, 3, 1.0), (64, 33, 16, 5.0), (101, 20, 17, 3.0), (50, 9, 18, 0.1)]
 CASES += [(500, 4, 256, 12.0), (5000, 3, 17, 3.0), (33, 40, 9, 5.0)]
 
@@ -151,6 +153,45 @@ def test_kept_working_memory_changes_no_bit():
         torch.testing.assert_close([value_and_gradient(call) for call in calls], want, rtol=0, atol=0)
     with ThreadPoolExecutor(4) as pool:
         torch.testing.assert_close(list(pool.map(value_and_gradient, calls * 25)), want * 25, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("axes", [(1, 0, 2, 3), (0, 2, 1, 3), (3, 1, 2, 0)])
+@pytest.mark.parametrize("statistic", [lambda z: sigreg(z, DIRECTIONS), lambda z: epps_pulley(z).square().sum()])
+def test_any_strides(axes, statistic):
+    z = gaussian(4, 3, 12, 5)
+    back = sorted(range(4), key=axes.__getitem__)
+    strided = z.permute(axes).contiguous().permute(back).requires_grad_()
+    assert not strided.is_contiguous()
+    z.requires_grad_()
+    torch.testing.assert_close(
+        torch.autograd.grad(statistic(strided), strided), torch.autograd.grad(statistic(z), z), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("max_elements", [40, 1 << 16])
+def test_uninitialised_memory_does_not_show(monkeypatch, max_elements):
+    monkeypatch.setattr(FactoredBlock, "max_elements", max_elements)
+    z, directions = gaussian(2, 23, 6).requires_grad_(), gaussian(6, 11, seed=1).requires_grad_()
+
+    def gradients():
+        return torch.autograd.grad(sigreg(z, directions), (z, directions))
+
+    want = gradients()
+    torch.use_deterministic_algorithms(True)  # fills it with NaN
+    try:
+        assert torch.empty(1).isnan()
+        with ThreadPoolExecutor(1) as pool:  # a fresh thread has no working memory yet
+            got = pool.submit(gradients).result()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+def test_backward_can_be_repeated():
+    z, directions = gaussian(16, 4).requires_grad_(), random_directions(4, 8)
+    value = sigreg(z, directions)
+    first, second = (torch.autograd.grad(scale * value, z, retain_graph=True)[0] for scale in (1.0, 3.0))
+    torch.testing.assert_close(second, 3 * first)
 
 
 def test_sigreg_is_the_mean_of_epps_pulley_over_leading_axes():

@@ -52,9 +52,9 @@ for num_samples, num_knots, t_max in [(2, 2, 3.0), (37, 17, 3.0), (1600, 8, 5.0)
 COMPILED = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from pipeline.epps_pulley_triton import STRETCH, _polynomial_kernel, _sums_kernel
+from pipeline.epps_pulley_triton import STRETCH, _derivative_kernel, _sums_kernel
 
-for kernel in (_sums_kernel, _polynomial_kernel):
+for kernel in (_sums_kernel, _derivative_kernel):
     types = {name: "*fp32" if name in ("theta", "partial", "weights") else "i32" for name in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=types | {"STRETCH": "constexpr"}, constexprs={"STRETCH": STRETCH})
     for capability in (80, 90):
