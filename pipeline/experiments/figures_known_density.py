@@ -10,6 +10,9 @@ from torch import Tensor
 from pipeline import figures
 from pipeline.figures import COLOURS, DASHES
 
+SHOWN_POINTS = 200  # a panel
+GREY = "#8a94a1"
+
 
 def scatter(panels_by_title: Mapping[str, tuple[Tensor, Tensor]]) -> str:
     """Draw scores against the true log-density, both less their means, a panel per case; the dashed line is equality.
@@ -23,7 +26,7 @@ def scatter(panels_by_title: Mapping[str, tuple[Tensor, Tensor]]) -> str:
     with figures.matplotlib.rc_context(figures.RC):
         figure, panels = figures.make_panels(len(panels_by_title), height=3.1)
         for axes, (title, (log_p, score)) in zip(panels, panels_by_title.items(), strict=True):
-            x, y = log_p - log_p.mean(), score - score.mean()
+            x, y = ((values - values.mean())[:SHOWN_POINTS] for values in (log_p, score))
             axes.scatter(x.tolist(), y.tolist(), s=7, color=COLOURS[0], alpha=0.55, linewidths=0)
             ends = [x.min().item(), x.max().item()]
             axes.plot(ends, ends, color=figures.INK, linestyle=DASHES[1], linewidth=1)
@@ -49,10 +52,9 @@ def by_dimension(lines: Mapping[str, Mapping[int, tuple[Sequence[float], Sequenc
             for axes, found in zip(panels, zip(*by_dim.values(), strict=True), strict=True):
                 means, stds = [mean(values) for values in found], [stdev(values) for values in found]
                 axes.errorbar(dims, means, stds, color=colour, marker="o", elinewidth=0.9)
-        first = [mean(by_dim[dims[0]][1]) for by_dim in lines.values()]
-        for start in first:
+            start = mean(by_dim[dims[0]][1])
             roots = [start * (dims[0] / dim) ** 0.5 for dim in dims]
-            panels[1].plot(dims, roots, color="#8a94a1", linestyle=DASHES[1], linewidth=1)
+            panels[1].plot(dims, roots, color=GREY, linestyle=DASHES[1], linewidth=1)
         titles = "Spearman with log p", "std of log q / std of log p"
         for axes, title in zip(panels, titles, strict=True):
             axes.set_xscale("log")
@@ -61,5 +63,5 @@ def by_dimension(lines: Mapping[str, Mapping[int, tuple[Sequence[float], Sequenc
             axes.set_title(title)
             axes.set_xlabel("dimensions d")
         handles = [figures.legend_line(name, colour, "-", "o") for colour, name in zip(COLOURS, lines, strict=False)]
-        figures.add_legend(figure, [*handles, figures.legend_line("falls with √d", "#8a94a1", DASHES[1])])
+        figures.add_legend(figure, [*handles, figures.legend_line("falls with √d", GREY, DASHES[1])])
         return figures.to_svg(figure, "JEPA-SCORE under a Gaussianising map, by dimension")

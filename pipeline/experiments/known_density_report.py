@@ -76,7 +76,7 @@ def _page(rows: Sequence[Row], settings: Settings, charts: Sequence[str]) -> str
     head = "case", "d", "D", "score", "Spearman with log p", "std of log q / std of log p", "error of the identity"
     return (
         "# JEPA-SCORE where the density is known\n\n"
-        f"{_answer(rows)}\n\n"
+        f"{_answer(rows, settings)}\n\n"
         f"{markdown_table(head, lines)}\n"
         f"{_explanation(settings)}\n\n"
         + "".join(f"![{name}]({name}.svg)\n\n" for name in charts)
@@ -85,28 +85,28 @@ def _page(rows: Sequence[Row], settings: Settings, charts: Sequence[str]) -> str
     )
 
 
-def _answer(rows: Sequence[Row]) -> str:
+def _answer(rows: Sequence[Row], settings: Settings) -> str:
     """Say in a few sentences what came out, in the numbers of the rows."""
     by_case = group(rows)
 
-    def rho(case: str, score: str = SCORE, last: bool = False) -> str:
-        return told([row.spearman for row in _of(by_case, case, score)[-1 if last else 0]])
+    def rho(case: str, score: str = SCORE, place: int = 0) -> str:
+        return told([row.spearman for row in _of(by_case, case, score)[place]])
 
-    least = min(row.spearman for row in rows if row.case == SPHERE)
+    def sentence(case: str, place: int) -> str:
+        untrained = f"random initialisation {rho(case, f'random-init {SCORE}', place)}"
+        return f"{rho(case, place=place)} ({untrained}, k-NN distance {rho(case, 'k-NN distance')})"
+
+    least, last = min(row.spearman for row in rows if row.case == SPHERE), settings.dims[-1]
     return (
-        f"Where the embedding's density is constant, on the sphere, the score is log p plus a constant: Spearman "
-        f"{rho(SPHERE)}, {'above' if least > BAR else 'NOT above'} {BAR:g} for every seed. A map to N(0, I) ranks the "
-        f"plane only roughly ({rho(PLANES)}), and more such planes side by side do not help "
-        f"({rho(PLANES, last=True)}): there log q varies as log p does, both with the root of d. Where modes differ in "
-        f"scale in all dimensions, log p varies with d itself, and the score ranks well ({rho(SCALES)} in two dimensions, "
-        f"{rho(SCALES, last=True)} in {max(row.dim for row in rows if row.case == SCALES)}).\n\n"
-        f"Networks trained with this project's LeJEPA loss: {rho(LEARNED_PLANE)} on the plane with D = 2 and "
-        f"{rho(LEARNED_PLANE, last=True)} with D = {max(row.embed_dim or 0 for row in rows)}, random initialisation "
-        f"{rho(LEARNED_PLANE, f'random-init {SCORE}')} and "
-        f"{rho(LEARNED_PLANE, f'random-init {SCORE}', last=True)}; {rho(LEARNED_SCALES)} for modes of different scale, "
-        f"random initialisation {rho(LEARNED_SCALES, f'random-init {SCORE}')}. In both cases the distance to the k-th "
-        f"nearest neighbour does better, {rho(LEARNED_PLANE, 'k-NN distance')} and "
-        f"{rho(LEARNED_SCALES, 'k-NN distance')}."
+        "Analytic maps. On the sphere the embedding's density q is constant and the score is log p plus a constant: "
+        f"Spearman {rho(SPHERE)}, {'above' if least > BAR else 'NOT above'} {BAR:g} for every seed. A map to N(0, I) "
+        f"ranks the plane with {rho(PLANES)}. Dimension alone does not mend that: with independent planes side by side "
+        f"log q and log p both vary with the root of d ({rho(PLANES, place=-1)} in {last} dimensions). Where modes "
+        f"differ in scale in all dimensions, log p varies with d itself ({rho(SCALES)} in {settings.dims[0]} "
+        f"dimensions, {rho(SCALES, place=-1)} in {last}).\n\n"
+        f"Networks trained with this project's LeJEPA loss: on the plane with D = {settings.embed_dims[0]} "
+        f"{sentence(LEARNED_PLANE, 0)}, with D = {settings.embed_dims[-1]} {sentence(LEARNED_PLANE, -1)}; for modes of "
+        f"different scale in {settings.learned_dim} dimensions {sentence(LEARNED_SCALES, 0)}."
     )
 
 
@@ -117,9 +117,9 @@ def _of(by_case: dict[tuple[str, str, int, int | None], list[Row]], case: str, s
 def _explanation(settings: Settings) -> str:
     return (
         f"{settings.num_points} points a seed, {settings.num_seeds} seeds, mean ± standard deviation. The plane is a "
-        "mixture of four correlated Gaussians whose scales differ fivefold, pushed through its conditional distribution "
-        "functions to the unit square, and on to the sphere by Lambert's equal-area map or to N(0, I) by normal "
-        f"quantiles. `scales` is a mixture of {settings.num_scales} round Gaussians around 0, their scales from 0.1 to "
+        "mixture of four Gaussians whose scales differ fivefold, pushed through its conditional distribution functions "
+        "to the unit square, and on to the sphere by Lambert's equal-area map or to N(0, I) by normal quantiles. "
+        f"`scales` is a mixture of {settings.num_scales} round Gaussians around 0, their scales from 0.1 to "
         "1. All maps are analytic and go through the same `pipeline.density.jepa_score` as any encoder; the error of "
         "the identity is the largest |score + log q(f(x)) − log p(x)|. Trained networks: two hidden layers of "
         f"{settings.hidden_dim} GELU units, {settings.num_steps} steps of {settings.batch_size} points, "
