@@ -43,7 +43,7 @@ def by_dimension(lines: Mapping[str, Mapping[int, tuple[Sequence[float], Sequenc
         lines: by case and d, the correlations and the shares of all seeds.
 
     Returns:
-        SVG text; bars are standard deviations over seeds, dashed lines fall with the root of d.
+        SVG text; bars are standard deviations over seeds; the dashed line falls with the root of d to the end of the last.
     """
     with figures.matplotlib.rc_context(figures.RC):
         figure, panels = figures.make_panels(2, height=3.1)
@@ -52,9 +52,8 @@ def by_dimension(lines: Mapping[str, Mapping[int, tuple[Sequence[float], Sequenc
             for axes, found in zip(panels, zip(*by_dim.values(), strict=True), strict=True):
                 means, stds = [mean(values) for values in found], [stdev(values) for values in found]
                 axes.errorbar(dims, means, stds, color=colour, marker="o", elinewidth=0.9)
-            start = mean(by_dim[dims[0]][1])
-            roots = [start * (dims[0] / dim) ** 0.5 for dim in dims]
-            panels[1].plot(dims, roots, color=GREY, linestyle=DASHES[1], linewidth=1)
+        falling = [means[-1] * (dims[-1] / dim) ** 0.5 for dim in dims]
+        panels[1].plot(dims, falling, color=GREY, linestyle=DASHES[1], linewidth=1)
         titles = "Spearman with log p", "std of log q / std of log p"
         for axes, title in zip(panels, titles, strict=True):
             axes.set_xscale("log")

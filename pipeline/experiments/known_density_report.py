@@ -52,7 +52,7 @@ def _scatter(measured: Measured) -> str:
     shown = {}
     for case in (SPHERE, PLANES, SCALES, LEARNED_SCALES):
         key = [key for key in measured.clouds if key[0] == case][-1 if case == SCALES else 0]
-        shown[f"{case}, d = {key[1]}"] = measured.clouds[key]
+        shown[f"{case}\nd = {key[1]}"] = measured.clouds[key]
     return figures_known_density.scatter(shown)
 
 

@@ -24,7 +24,7 @@ from pipeline.gallery.colours import project
 from pipeline.gallery.sheet import GAP_PX, SMALL_PX, TEXT_PX, fitted, font, to_png
 
 NUM_COMPONENTS, PERPLEXITY, NUM_NEIGHBOURS = 50, 30, 10
-# Raw pixels of 1,000 Fashion-MNIST images: KL 0.651 after 500 steps, 0.625 after 1,000, which take twice the 2 s; the
+# Raw pixels of 1,000 Fashion-MNIST images: KL 0.651 after 500 steps, 0.625 after 1,000, in 1.6 times the time; the
 # agreement was 69.4 % either way (measured: reports/LOG.md, 2026-11-22).
 NUM_STEPS = 500
 # Ten colours that keep their order of lightness in grey; classes beyond the tenth are grey.

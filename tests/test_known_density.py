@@ -1,0 +1,161 @@
+"""Claims about pipeline.experiments.known_density, its mixtures, report and stages/known_density.
+
+1. The mixtures' samples have the mixtures' mean and covariance, and log_density is scipy's.
+2. Distribution functions spread samples evenly: uniform on the sphere, standard normal in every dimension, also in the
+   tails, where a plain 1 - F would round to 0.
+3. The determinant of a map is p / q exactly: log p = score + log q(f), in the plane, side by side and in 16 dimensions.
+4. On the sphere the score ranks as log p does, Spearman 1; a map to N(0, I) does not in the plane, and does better with
+   the dimension where modes differ in scale; the share of log q falls with the root of d there and stays with planes.
+5. Training lowers the loss and changes the ranking: modes of different scale come out, against their random start.
+6. Measuring is a function of its settings; the stage writes table, page and charts, with the numbers of the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from statistics import mean
+
+import pytest
+import torch
+from scipy.stats import kstest, multivariate_normal
+
+from pipeline.density import jepa_score
+from pipeline.experiments import known_density
+from pipeline.experiments.known_density import (
+    LEARNED_SCALES,
+    PLANES,
+    SCALES,
+    SCORE,
+    SPHERE,
+    Settings,
+    draw,
+    learned,
+    log_gaussian,
+    log_sphere,
+    measure,
+    rank_correlation,
+)
+from pipeline.experiments.mixtures import ToGaussian, ToSphere, log_density, plane_mixture, sample, scale_mixture
+from pipeline.published.claims import read_rows
+from pipeline.seeds import generator
+from stages import known_density as stage
+
+FEW = Settings(
+    num_points=60, dims=(2, 4), num_scales=3, num_seeds=2, learned_dim=4, embed_dims=(2, 3), hidden_dim=8, num_steps=3,
+    batch_size=16, num_slices=4, num_known=50, k=3,
+)  # fmt: skip
+
+
+def test_samples_have_the_moments_of_the_mixture():
+    mixture = plane_mixture()
+    points = sample(mixture, 40_000, generator(0, "test"))
+    centre = mixture.weights @ mixture.means
+    covariances = mixture.factors @ mixture.factors.mT + mixture.means[:, :, None] * mixture.means[:, None]
+    wanted = torch.einsum("k,kij->ij", mixture.weights, covariances) - centre[:, None] * centre
+    torch.testing.assert_close(points.mean(0), centre, atol=0.04, rtol=0)
+    torch.testing.assert_close(points.T.cov(), wanted, atol=0.08, rtol=0)
+
+
+def test_log_density_is_scipys():
+    mixture, points = plane_mixture(), draw(plane_mixture(), 20, 1, 0)[0]
+    densities = sum(
+        weight * multivariate_normal(centre, factor @ factor.T).pdf(points.numpy())
+        for weight, centre, factor in zip(*(part.numpy() for part in mixture), strict=True)
+    )
+    torch.testing.assert_close(log_density(mixture, points).exp(), torch.from_numpy(densities))
+
+
+def test_the_sphere_is_covered_evenly():
+    embeddings = ToSphere(plane_mixture())(sample(plane_mixture(), 4000, generator(0, "test")))
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(4000, dtype=torch.float64))
+    for axis in range(3):  # Archimedes: every coordinate is uniform on [-1, 1]
+        assert kstest(embeddings[:, axis].numpy(), "uniform", (-1, 2)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("mixture", [plane_mixture(), scale_mixture(5, 3)], ids=["plane", "scales"])
+def test_the_gaussian_is_standard(mixture):
+    embeddings = ToGaussian(mixture)(sample(mixture, 4000, generator(0, "test")))
+    assert min(kstest(column.numpy(), "norm").pvalue for column in embeddings.T) > 1e-3
+    torch.testing.assert_close(embeddings.T.cov(), torch.eye(len(embeddings.T), dtype=torch.float64), atol=0.1, rtol=0)
+
+
+def test_tails_are_exact():
+    mixture = scale_mixture(2, 1)._replace(factors=torch.eye(2, dtype=torch.float64)[None])
+    far = torch.tensor([[12.0, -30.0], [-9.0, 25.0]], dtype=torch.float64)
+    torch.testing.assert_close(ToGaussian(mixture)(far), far)
+
+
+CASES = {
+    "sphere": (plane_mixture(), ToSphere, log_sphere, 1),
+    "plane": (plane_mixture(), ToGaussian, log_gaussian, 1),
+    "side by side": (plane_mixture(), ToGaussian, log_gaussian, 3),
+    "16 dimensions": (scale_mixture(16, 4), ToGaussian, log_gaussian, 1),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+def test_change_of_variables(case, mode):
+    mixture, kind, log_target, copies = CASES[case]
+    points, log_p = draw(mixture, 50, copies, 3)
+    encoder = kind(mixture).eval()
+    identity = jepa_score(encoder, points, mode=mode) + log_target(encoder(points))
+    torch.testing.assert_close(identity, log_p, rtol=0, atol=1e-9)
+
+
+def correlations(rows, case):
+    return {dim: mean(row.spearman for row in rows if (row.case, row.dim) == (case, dim)) for dim in (2, 32)}
+
+
+def test_the_score_ranks_as_the_density_where_the_embedding_is_even():
+    rows = []
+    settings = replace(FEW, num_points=300, dims=(2, 32), num_scales=8, num_steps=0)
+    rows = measure(settings).rows
+    on_sphere = [row for row in rows if row.case == SPHERE]
+    assert all(row.spearman > 0.9999 and row.q_share < 1e-9 for row in on_sphere)
+    assert all(row.identity_error < 1e-9 for row in rows if row.identity_error is not None)
+    planes, scales = correlations(rows, PLANES), correlations(rows, SCALES)
+    assert max(planes.values()) < 0.9
+    assert 0.95 < scales[2] < scales[32]
+    share = {(row.case, row.dim): row.q_share for row in rows if row.seed == 0}
+    assert share[SCALES, 32] == pytest.approx(share[SCALES, 2] / 4, rel=0.25)
+    assert share[PLANES, 32] == pytest.approx(share[PLANES, 2], rel=0.25)
+
+
+def test_training_brings_out_modes_of_different_scale():
+    settings = replace(FEW, num_points=200, num_steps=150, hidden_dim=64, batch_size=128, num_slices=32)
+    measured = known_density.Measured([], {})
+    learned(measured, LEARNED_SCALES, scale_mixture(16, 8), (16,), replace(settings, num_seeds=1))
+    found = {row.score: row.spearman for row in measured.rows}
+    assert found[SCORE] > 0.6 > 0 > found[f"random-init {SCORE}"]
+    assert found["k-NN distance"] > 0.95 and found["KDE"] > 0.95
+
+
+def test_measuring_repeats_and_the_stage_writes_what_it_measured(monkeypatch, tmp_path):
+    measured = measure(FEW)
+    assert measured.rows == measure(FEW).rows
+    monkeypatch.setattr(stage, "Settings", lambda: FEW)
+    monkeypatch.setattr(stage, "measure", lambda settings: measured)
+    stage.main(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "report.md", "scatter.svg", "dimensions.svg"}
+    written = read_rows(tmp_path / "table.csv", known_density.Row._fields)
+    assert [float(row["spearman"]) for row in written] == pytest.approx([row.spearman for row in measured.rows])
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    sphere = [row.spearman for row in measured.rows if row.case == SPHERE]
+    assert f"Spearman {mean(sphere):.3f}" in page and "above 0.9 for every seed" in page
+    assert "NOT above" not in page
+
+
+def test_a_missed_bar_is_said(tmp_path):
+    measured = measure(FEW)
+    missed = [row._replace(spearman=0.5) if row.case == SPHERE else row for row in measured.rows]
+    stage.write_report(tmp_path, measured._replace(rows=missed), FEW)
+    assert "Spearman 0.500 ± 0.000, NOT above 0.9" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_rank_correlation_is_spearmans():
+    values = torch.tensor([0.0, 1.0, 5.0, 7.0])
+    assert rank_correlation(values, values.exp()) == pytest.approx(1)
+    assert rank_correlation(values, -values) == pytest.approx(-1)
+    assert log_sphere(values[:, None])[0].item() == pytest.approx(-math.log(4 * math.pi))
