@@ -123,8 +123,11 @@ def _batch_norm(
 def _linearisable(device_type: str) -> Iterator[None]:
     """Compute in full precision, without gradients of parameters, and with attention that vmap and jvp understand."""
     full_precision = torch.autocast(device_type, enabled=False), torch.backends.cudnn.flags(True, allow_tf32=False)
-    with torch.no_grad(), full_precision[0], full_precision[1], sdpa_kernel(SDPBackend.MATH), _AffineBatchNorm():
-        yield
+    with torch.no_grad(), full_precision[0], full_precision[1], sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        # The first use of forward mode loads code of torch that warns about torch itself.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated")
+        with _AffineBatchNorm():
+            yield
 
 
 def _check(encoder: nn.Module, inputs: Tensor, chunk: int | None) -> None:
@@ -220,5 +223,5 @@ def _columns(encoder: nn.Module, inputs: Tensor, num_directions: int) -> Tensor:
 
 
 def _refuse_interaction(derivatives: Tensor) -> None:
-    if derivatives.count_nonzero():
+    if (derivatives.abs() > 0).any():  # nan is told of where rows are checked
         raise UserError("the encoder must treat samples one by one, but one sample changes another's embedding")

@@ -76,7 +76,9 @@ class Rosenblatt(nn.Module):
         terms = -z.square() / 2 - self.log_scales
         before = terms.cumsum(-1) - terms
         posterior = torch.softmax(self.log_weights[:, None] + before, dim=1)
-        return (posterior * torch.special.ndtr(z)).sum(1), (posterior * torch.special.ndtr(-z)).sum(1)
+        # Phi(z) = erfc(-z / sqrt 2) / 2; torch.special.ndtr would be 0 below -8.
+        lower, upper = (torch.special.erfc(sign * z / math.sqrt(2)) / 2 for sign in (-1, 1))
+        return (posterior * lower).sum(1), (posterior * upper).sum(1)
 
 
 class ToSphere(Rosenblatt):

@@ -1,0 +1,369 @@
+"""Claims about pipeline.density, pipeline.jacobian and what benchmarks.density compares them with.
+
+1. Exact scores equal a plain loop (one backward pass an output of a sample, then an SVD) to 1e-4 relative:
+   convolutional networks with BatchNorm, dead outputs and in-place activations, transformers with fused attention,
+   LayerNorm, standardised weights; they are closer to float64 than an SVD in float32 where the rank is low.
+2. Forward and reverse mode agree; auto takes the smaller side, and says so where forward mode is not possible.
+3. A linear map has the log-sum of its singular values; below eps each counts log eps, whatever the route.
+4. Order, size and chunks of the batch change rounding alone. Encoder, its mode, gradients and precision stay as they
+   were; no gradient reaches its parameters, and neither autocast nor a caller's no_grad changes a score.
+5. Dead outputs are skipped only where their rows are zero: an output that happens to be 0 still counts.
+6. The sketch counts dead outputs exactly, equals the exact score once it covers the living ones, depends on its seed
+   and on nothing else, and keeps a ranking by contrast.
+7. Training mode, interacting samples, wrong shapes, dtypes, numbers and settings are refused by name.
+8. Estimators of the benchmark: each with all it may use gives the exact log-volume, or its own closed form.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import timm
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from benchmarks import density as benchmark
+from benchmarks import sketches
+from pipeline.density import EPS, jepa_score, jepa_score_sketch
+from pipeline.errors import UserError
+from pipeline.jacobian import jacobians
+from pipeline.seeds import generator
+
+ENCODERS = ["test_resnet", "test_vit", "test_convnext", pytest.param("test_byobnet", marks=pytest.mark.slow)]
+
+
+def images(count=3, size=32, seed=0):
+    return torch.randn(count, 3, size, size, generator=generator(seed, "images"))
+
+
+def encoder_named(name):
+    """A timm model with normalisation layers that do something, as after training."""
+    torch.manual_seed(0)
+    arguments = {"img_size": 32} if name == "test_vit" else {}
+    model = timm.create_model(name, num_classes=0, **arguments)
+    for module_name, parameter in model.named_parameters():
+        if parameter.ndim == 1 and "gain" not in module_name:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    for buffer_name, buffer in model.named_buffers():
+        if "running" in buffer_name:
+            buffer += 0.3 * torch.rand_like(buffer)
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def encoder(request):
+    return encoder_named(request.param)
+
+
+def plain_jacobian(encoder, image):
+    image = image[None].clone().requires_grad_()
+    embedding = encoder(image)[0]
+    return torch.stack([torch.autograd.grad(value, image, retain_graph=True)[0].flatten() for value in embedding])
+
+
+def plain_scores(encoder, inputs):
+    values = [torch.linalg.svdvals(plain_jacobian(encoder, image).double()) for image in inputs]
+    return torch.stack([value.clamp_min(EPS).log().sum() for value in values])
+
+
+class Linear(nn.Module):
+    """x -> x A^T with known singular values."""
+
+    def __init__(self, values, size, dtype=torch.float32):
+        super().__init__()
+        draws = torch.Generator().manual_seed(0)
+        left, right = (
+            torch.linalg.qr(torch.randn(n, len(values), generator=draws, dtype=torch.float64)).Q
+            for n in (len(values), size)
+        )
+        self.matrix = nn.Parameter((left * torch.tensor(values, dtype=torch.float64) @ right.T).to(dtype))
+
+    def forward(self, inputs):
+        return inputs.flatten(1) @ self.matrix.T
+
+
+def network(dim, size, dtype=torch.float32):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, 20), nn.Tanh(), nn.Linear(20, dim)).to(dtype).eval()
+
+
+def test_equals_the_plain_loop(encoder):
+    inputs = images(2)
+    torch.testing.assert_close(jepa_score(encoder, inputs), plain_scores(encoder, inputs), rtol=1e-4, atol=0)
+
+
+def test_equals_the_benchmarks_peers(encoder):
+    inputs = images(1)
+    exact = jepa_score(encoder, inputs)
+    torch.testing.assert_close(benchmark.loop(encoder, inputs), exact, rtol=1e-4, atol=0)
+    torch.testing.assert_close(benchmark.jacrev(encoder, inputs), exact, rtol=1e-4, atol=0)
+
+
+def test_float32_is_as_good_as_its_jacobian_where_the_rank_is_low():
+    encoder, inputs = encoder_named("test_nfnet"), images(1)
+    true = jepa_score(copy.deepcopy(encoder).double(), inputs.double())
+    torch.testing.assert_close(jepa_score(encoder, inputs), true, rtol=1e-6, atol=0)
+    assert abs(benchmark.loop(encoder, inputs) / true - 1) > 1e-5  # an SVD in float32 leaves rounding above eps
+
+
+@pytest.mark.parametrize(("dim", "size"), [(5, 12), (12, 5)])
+def test_forward_and_reverse_agree(dim, size):
+    encoder, inputs = network(dim, size), torch.randn(7, size, generator=generator(0, "points"))
+    reverse, forward = (jepa_score(encoder, inputs, mode=mode) for mode in ("reverse", "forward"))
+    torch.testing.assert_close(forward, reverse, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(plain_scores(encoder, inputs), reverse, rtol=1e-5, atol=1e-5)
+
+
+def test_forward_mode_of_a_vision_transformer():
+    torch.manual_seed(0)
+    arguments = {"patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 2, "img_size": 8, "num_classes": 0}
+    encoder = timm.models.VisionTransformer(**arguments).eval()
+    inputs = images(2, 8)
+    forward, reverse = (jepa_score(encoder, inputs, mode=mode) for mode in ("forward", "reverse"))
+    torch.testing.assert_close(forward, reverse, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("dim", "size", "transposed"), [(5, 12, False), (12, 5, True)])
+def test_auto_takes_the_smaller_side(dim, size, transposed):
+    encoder, inputs = network(dim, size), torch.zeros(4, size)
+    (block,) = jacobians(encoder, inputs)
+    assert block.rows.shape == ((4, size, dim) if transposed else (4, dim, size))
+    assert block.num_values == min(dim, size)
+
+
+class Distances(nn.Module):
+    """An encoder with an operation that has no forward mode."""
+
+    def forward(self, inputs):
+        centres = torch.arange(24, dtype=inputs.dtype).reshape(8, 3)
+        return torch.cdist(inputs, centres)
+
+
+def test_without_forward_mode_it_says_so():
+    encoder, inputs = Distances().eval(), torch.rand(4, 3)
+    with pytest.warns(UserWarning, match="reverse mode instead of forward mode.*_cdist_forward"):
+        scores = jepa_score(encoder, inputs)
+    torch.testing.assert_close(scores, jepa_score(encoder, inputs, mode="reverse"))
+    with pytest.raises(UserError, match=r"_cdist_forward.*use mode 'reverse'"):
+        jepa_score(encoder, inputs, mode="forward")
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_linear_map(mode, dtype):
+    values = [3.0, 1.0, 0.25, 2e-3]
+    scores = jepa_score(Linear(values, 12, dtype).eval(), torch.randn(5, 3, 2, 2).to(dtype), mode=mode)
+    wanted = sum(math.log(value) for value in values)
+    assert scores.dtype == torch.float64
+    torch.testing.assert_close(scores, torch.full((5,), wanted, dtype=torch.float64), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+@pytest.mark.parametrize(("dtype", "largest"), [(torch.float32, 5.0), (torch.float64, 1e6)])
+def test_low_rank_counts_eps(mode, dtype, largest):
+    encoder = Linear([largest, 0.5, 0, 0, 1e-12], 12, dtype).eval()
+    scores = jepa_score(encoder, torch.zeros(2, 3, 2, 2, dtype=dtype), mode=mode)
+    wanted = math.log(largest) + math.log(0.5) + 3 * math.log(EPS)
+    torch.testing.assert_close(scores, torch.full((2,), wanted, dtype=torch.float64), rtol=1e-6, atol=0)
+
+
+def test_eps_is_a_floor():
+    encoder = Linear([2.0, 0.1], 3).eval()
+    assert jepa_score(encoder, torch.zeros(1, 3), eps=0.5).item() == pytest.approx(math.log(2 * 0.5), abs=1e-5)
+
+
+def test_batch_and_chunk_do_not_matter(encoder):
+    inputs = images(4)
+    whole = jepa_score(encoder, inputs)
+    for other in (
+        jepa_score(encoder, inputs.flip(0)).flip(0),
+        torch.cat([jepa_score(encoder, part) for part in inputs.split(3)]),
+        jepa_score(encoder, inputs, chunk=50),
+    ):
+        torch.testing.assert_close(other, whole, rtol=2e-5, atol=0)
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+@pytest.mark.parametrize("chunk", [1, 3, 7, 1000])
+def test_every_chunk_gives_the_same(mode, chunk):
+    encoder, inputs = network(6, 5), torch.randn(9, 5, generator=generator(0, "points"))
+    scores = jepa_score(encoder, inputs, mode=mode, chunk=chunk)
+    torch.testing.assert_close(scores, plain_scores(encoder, inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_about_the_encoder_changes():
+    encoder = encoder_named("test_resnet")
+    before, inputs = copy.deepcopy(encoder.state_dict()), images(2)
+    wanted = jepa_score(encoder, inputs)
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in encoder.parameters())
+    assert encoder(inputs).requires_grad and not wanted.requires_grad
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(jepa_score(encoder, inputs), wanted)
+    assert torch.equal(jepa_score(encoder, inputs.clone().requires_grad_()), wanted)
+
+
+def test_dead_outputs_are_skipped():
+    encoder, inputs = encoder_named("test_resnet"), images(4)
+    (block,) = jacobians(encoder, inputs)
+    whole = torch.stack([plain_jacobian(encoder, image) for image in inputs])
+    living = (whole != 0).any(2)
+    assert 0.2 < living.double().mean() < 0.8
+    assert torch.equal(block.num_living, living.sum(1))
+    assert block.rows.shape[1] == living.sum(1).max()
+    for sample in range(4):
+        torch.testing.assert_close(block.rows[sample, : living[sample].sum()], whole[sample, living[sample]])
+
+
+def test_an_output_that_happens_to_be_zero_counts():
+    encoder = Linear([3.0, 1.0, 0.25], 12).eval()
+    scores = jepa_score(encoder, torch.zeros(2, 12))
+    torch.testing.assert_close(scores, torch.full((2,), math.log(0.75), dtype=torch.float64), rtol=0, atol=1e-5)
+
+
+def test_all_outputs_dead():
+    encoder = nn.Sequential(Linear([1.0, 2.0], 4), nn.Threshold(100.0, 0.0)).eval()
+    for scores in (
+        jepa_score(encoder, torch.zeros(3, 4)),
+        jepa_score_sketch(encoder, torch.zeros(3, 4), num_sketches=1, seed=0),
+    ):
+        assert scores.tolist() == pytest.approx([2 * math.log(EPS)] * 3)
+
+
+def test_a_sketch_of_everything_is_exact(encoder):
+    inputs = images(3)
+    with torch.no_grad():
+        dim = encoder(inputs).shape[1]
+    sketch = jepa_score_sketch(encoder, inputs, num_sketches=dim, seed=5)
+    torch.testing.assert_close(sketch, jepa_score(encoder, inputs), rtol=1e-6, atol=0)
+
+
+def test_a_sketch_scales_the_volume_of_its_rows():
+    encoder = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Threshold(-100.0, 0.0)).eval()
+    with torch.no_grad():
+        encoder[0].weight[3] = 0  # dead by its weights, and zero for every input
+    inputs = torch.randn(4, 6, generator=generator(0, "points"))
+    order = torch.randperm(5, generator=generator(2, "outputs"))
+    taken = encoder[0].weight[[int(output) for output in order if output != 3][:2]].detach().double()
+    wanted = 4 / 2 * torch.linalg.svdvals(taken).log().sum() + math.log(EPS)
+    scores = jepa_score_sketch(encoder, inputs, num_sketches=2, seed=2)
+    torch.testing.assert_close(scores, wanted.expand(4), rtol=1e-6, atol=0)
+
+
+def test_a_sketch_depends_on_its_seed_alone(encoder):
+    inputs = images(5)
+    first, again, other = (jepa_score_sketch(encoder, inputs, num_sketches=4, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.allclose(first, other, rtol=1e-6)
+    parts = [jepa_score_sketch(encoder, part, num_sketches=4, seed=0, chunk=9) for part in inputs.split(2)]
+    torch.testing.assert_close(torch.cat(parts), first, rtol=2e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_sketch_keeps_the_ranking(name):
+    encoder = encoder_named(name)
+    contrasts = torch.linspace(0.1, 3, 24)[torch.randperm(24, generator=generator(0, "order"))]
+    inputs = images(24) * contrasts[:, None, None, None]
+    sketch = jepa_score_sketch(encoder, inputs, num_sketches=8, seed=0)
+    assert spearmanr(sketch.numpy(), jepa_score(encoder, inputs).numpy()).statistic > 0.8
+
+
+class Mixing(nn.Module):
+    """Normalises over the batch even in evaluation mode."""
+
+    def forward(self, inputs):
+        return inputs.flatten(1)[:, :4] - inputs.flatten(1)[:, :4].mean(0)
+
+
+class Wrong(nn.Module):
+    """Gives whatever it is asked to."""
+
+    def __init__(self, give):
+        super().__init__()
+        self.give = give
+
+    def forward(self, inputs):
+        return self.give(inputs)
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+def test_interacting_samples_are_refused(mode):
+    with pytest.raises(UserError, match="samples one by one"):
+        jepa_score(Mixing().eval(), images(3, 2), mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("give", "message"),
+    [
+        (lambda x: x, r"must give \(B, D\) with B = 1, got \(1, 3, 2, 2\); pool its output"),
+        (lambda x: x.sum(), r"got \(\)"),
+        (lambda x: [x], "got list"),
+        (lambda x: x.flatten(1) / 0, "embeddings must be finite"),
+        (lambda x: (x.flatten(1) * 0).sqrt(), "Jacobian must be finite"),
+    ],
+)
+def test_wrong_outputs_are_refused(give, message):
+    with pytest.raises(UserError, match=message):
+        jepa_score(Wrong(give).eval(), images(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.zeros(3), r"must be \(B, ...\)"),
+        (torch.zeros(0, 12), "not empty"),
+        (torch.zeros(2, 12, dtype=torch.uint8), "float32 or float64, got torch.uint8"),
+        (torch.zeros(2, 12, dtype=torch.bfloat16), "got torch.bfloat16"),
+        (torch.zeros(2, 12, dtype=torch.float64), "got torch.float64 for torch.float32; convert either"),
+        (torch.full((2, 12), math.nan), "images must be finite"),
+    ],
+)
+def test_wrong_inputs_are_refused(inputs, message):
+    with pytest.raises(UserError, match=message):
+        jepa_score(Linear([1.0, 2.0], 12).eval(), inputs)
+
+
+def test_training_mode_is_refused_by_name():
+    encoder = nn.Sequential(nn.Flatten(), nn.Sequential(nn.BatchNorm1d(12))).eval()
+    encoder[1][0].train()
+    with pytest.raises(UserError, match=r"evaluation mode, but 1.0 trains; call encoder.eval\(\)"):
+        jepa_score(encoder, torch.zeros(2, 12))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "both"}, "mode must be auto, forward or reverse, got 'both'"),
+        ({"chunk": 0}, "chunk must be >= 1, got 0"),
+        ({"eps": 0.0}, "eps must be > 0 and finite, got 0.0"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        jepa_score(Linear([1.0, 2.0], 12).eval(), torch.zeros(2, 12), **settings)
+    with pytest.raises(UserError, match="num_sketches must be >= 1, got 0"):
+        jepa_score_sketch(Linear([1.0, 2.0], 12).eval(), torch.zeros(2, 12), num_sketches=0, seed=0)
+
+
+def test_estimators_of_the_benchmark():
+    draws = generator(0, "matrices")
+    matrices = torch.randn(6, 8, 40, generator=draws, dtype=torch.float64)
+    exact = torch.linalg.svdvals(matrices).log().sum(1)
+    for estimate in (sketches.random_directions, sketches.random_rows):
+        torch.testing.assert_close(estimate(matrices, 8, generator(1, "sketch")), exact)
+    torch.testing.assert_close(sketches.input_directions(matrices, 40, generator(1, "sketch")), exact)
+    norms = matrices.square().sum((1, 2)).log()
+    torch.testing.assert_close(sketches.frobenius_norm(matrices, 8, generator(1, "sketch")), norms)
+    bound = matrices.norm(dim=2).log().sum(1)
+    found = sketches.row_norms(matrices, 20_000, generator(1, "sketch"))
+    torch.testing.assert_close(found, bound, atol=0.15, rtol=0)
+    quadratures = [sketches.lanczos(matrices, 16, generator(seed, "sketch")) for seed in range(200)]
+    torch.testing.assert_close(torch.stack(quadratures).mean(0), exact, atol=0.3, rtol=0)
+
+
+def test_the_benchmark_fails_below_its_bars():
+    assert benchmark.missed(5.1, 1e-6) == 0
+    assert benchmark.missed(4.9, 1e-6) == benchmark.missed(9.0, 2e-4) == benchmark.missed(9.0, math.nan) == 1
