@@ -43,7 +43,8 @@ def by_dimension(lines: Mapping[str, Mapping[int, tuple[Sequence[float], Sequenc
         lines: by case and d, the correlations and the shares of all seeds.
 
     Returns:
-        SVG text; bars are standard deviations over seeds; the dashed line falls with the root of d to the end of the last.
+        SVG text; bars are standard deviations over seeds; the dashed line falls with the root of d to the last one's
+        end.
     """
     with figures.matplotlib.rc_context(figures.RC):
         figure, panels = figures.make_panels(2, height=3.1)
