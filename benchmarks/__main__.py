@@ -9,7 +9,7 @@ import argparse
 import subprocess
 import sys
 
-PROGRAMS = ("sigreg", "views", "probes", "step", "profile")
+PROGRAMS = ("sigreg", "views", "probes", "density", "step", "profile")
 
 
 def main() -> int:
