@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch loads MKL: set_num_threads speaks to the calling thread alone
+
 import torch
 
-os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
