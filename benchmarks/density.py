@@ -125,7 +125,7 @@ def rank_correlations(encoder: nn.Module, images: Tensor) -> dict[tuple[str, int
     scores = {key: torch.cat(parts) for key, parts in found.items()}
     for passes in PASSES:
         ours = jepa_score_sketch(encoder, images, num_sketches=passes, seed=0)
-        scores["living rows: jepa_score_sketch", passes] = ours.cpu()
+        scores["jepa_score_sketch", passes] = ours.cpu()
     return {key: float(spearmanr(values.numpy(), exact.cpu().numpy()).statistic) for key, values in scores.items()}
 
 

@@ -25,17 +25,19 @@ from pipeline.seeds import generator
 
 Mode = Literal["auto", "forward", "reverse"]
 # (sample, direction) pairs of one pass: enough to keep convolutions busy, few enough for the cache. At 32 px, P = 3072,
-# this makes 341; with 64 pairs a pass timm's test models took up to 1.5 times as long, from 256 to 1024 the same.
+# this makes 341. Measured on one core, 2026-11-22, with a throwaway script: with 32 pairs a pass four of timm's test
+# models took 1.2 to 1.7 times as long as with 256, with 1024 as long or up to 1.3 times.
 MAX_PAIRS_TIMES_P, MIN_PAIRS, MAX_PAIRS = 2**20, 8, 4096
 MIN_DIRECTIONS = 16  # of a pass, before samples are added: all directions share what the forward pass kept of a sample
 MAX_BLOCK_BYTES = 2**28  # of Jacobians held at a time
 
 
 class Jacobians(NamedTuple):
-    """Jacobians of consecutive samples, as far as singular values are concerned: rows in any order, none of zeros.
+    """What of the Jacobians J (D, P) of consecutive samples determines their singular values.
 
-    rows: (B, R, P) of J, or (B, P, D), J transposed, from forward mode. num_living: (B,) rows that are not zero, R
-    where all were asked for and fewer elsewhere padded with rows of zeros. num_values: min(D, P).
+    rows: (B, R, P), the rows of J that are not zero, in any order, or the products of `num_directions` orthonormal
+    directions with J; (B, P, D), J transposed, from forward mode. Where a sample has fewer, rows of zeros fill up.
+    num_living: (B,) rows of J that are not zero. num_values: min(D, P).
     """
 
     rows: Tensor
@@ -49,8 +51,8 @@ def jacobians(
     *,
     mode: Mode = "auto",
     chunk: int | None = None,
-    num_rows: int | None = None,
-    seed: int | None = None,
+    num_directions: int | None = None,
+    seed: int = 0,
 ) -> Iterator[Jacobians]:
     """Yield the input Jacobians of all samples, block after block.
 
@@ -63,8 +65,9 @@ def jacobians(
         inputs: (B, ...), float32 or float64, finite.
         mode: "reverse" takes at most D backward passes, "forward" P forward passes; "auto" whichever are fewer.
         chunk: (sample, direction) pairs of one pass, >= 1; None: by the size of the input.
-        num_rows: living rows to take of every sample, >= 1, by reverse mode; None: all.
-        seed: of the order in which living rows are taken, the same for all samples; None: as they are.
+        num_directions: take the products of so many random directions with J, by reverse mode, >= 1; None: J itself.
+            They are the same for all samples, up to orthonormalisation within a sample's living outputs.
+        seed: of these directions, >= 0.
 
     Raises:
         UserError: an encoder in training mode, samples that interact, a shape, number or dtype that does not fit,
@@ -73,16 +76,19 @@ def jacobians(
     _check(encoder, inputs, chunk)
     with _linearisable(inputs.device.type):
         dim, size = _embedding(encoder(inputs[:1]), inputs[:1]).shape[1], inputs[0].numel()
-        mode = "reverse" if num_rows else _choose_mode(encoder, inputs[:1], mode, dim)
-    height, width = (min(num_rows or dim, dim), size) if mode == "reverse" else (size, dim)
-    num_samples, num_directions = _sizes(chunk, size, height, height * width * inputs.itemsize)
-    order = torch.arange(dim) if seed is None else torch.randperm(dim, generator=generator(seed, "outputs"))
+        mode = "reverse" if num_directions else _choose_mode(encoder, inputs[:1], mode, dim)
+    directions = None
+    if num_directions:
+        draws = generator(seed, "output directions")
+        directions = torch.randn(dim, min(num_directions, dim), generator=draws, dtype=torch.float64).to(inputs.device)
+    height, width = (min(num_directions or dim, dim), size) if mode == "reverse" else (size, dim)
+    num_samples, per_pass = _sizes(chunk, size, height, height * width * inputs.itemsize)
     for block in inputs.detach().split(num_samples):
         with _linearisable(inputs.device.type):
             if mode == "reverse":
-                rows, num_living = _rows(encoder, block, order.to(block.device), height, num_directions)
+                rows, num_living = _rows(encoder, block, directions, per_pass)
             else:
-                rows = _columns(encoder, block, num_directions)
+                rows = _columns(encoder, block, per_pass)
                 num_living = torch.full((len(block),), size, device=block.device)
         if not rows.isfinite().all():
             raise UserError("the encoder's input Jacobian must be finite, but has nan or inf; check the weights")
@@ -93,7 +99,7 @@ class _AffineBatchNorm(TorchFunctionMode):
     """Computes batch normalisation in evaluation mode as what it is then, a scale and a shift.
 
     Its own backward pass moves every direction's gradient to another memory layout and back; that was a third of the
-    time of timm's test_byobnet and test_efficientnet. Modules keep calling it, so the encoder need not be changed.
+    time of timm's test_resnet and test_efficientnet. Modules keep calling it, so the encoder need not be changed.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -177,19 +183,20 @@ def _sizes(chunk: int | None, size: int, num_directions: int, num_bytes: int) ->
     return num_samples, max(1, pairs // num_samples)
 
 
-def _rows(
-    encoder: nn.Module, inputs: Tensor, order: Tensor, num_rows: int, num_directions: int
-) -> tuple[Tensor, Tensor]:
-    """Return the first `num_rows` living rows in the order given, (B, R, P), and how many live, (B,)."""
+def _rows(encoder: nn.Module, inputs: Tensor, directions: Tensor | None, per_pass: int) -> tuple[Tensor, Tensor]:
+    """Return the living rows of J, or its products with directions (D, R), as (B, R, P), and how many live, (B,)."""
     embedding, pull = vjp(encoder, inputs)
-    dead = _dead_outputs(_embedding(embedding, inputs), pull)
-    num_living = (~dead).sum(1)
-    chosen = order[dead[:, order].to(torch.uint8).argsort(dim=1, stable=True)]
-    chosen = chosen[:, : min(num_rows, int(num_living.max()))]
-    rows = inputs.new_empty(*chosen.shape, inputs[0].numel())
-    for outputs, part in zip(chosen.split(num_directions, 1), rows.split(num_directions, 1), strict=True):
-        cotangents = functional.one_hot(outputs.T, len(order)).to(inputs.dtype)
-        part.copy_(vmap(pull)(cotangents)[0].flatten(2).transpose(0, 1))
+    living = ~_dead_outputs(_embedding(embedding, inputs), pull)
+    num_living = living.sum(1)
+    if directions is None:
+        outputs = living.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : int(num_living.max())]
+        cotangents = functional.one_hot(outputs, living.shape[1]).transpose(0, 1)
+    else:
+        # With more directions than living outputs the superfluous ones lie in the dead outputs and give rows of zeros.
+        cotangents = torch.linalg.qr(directions * living[:, :, None]).Q.permute(2, 0, 1)
+    rows = inputs.new_empty(len(inputs), len(cotangents), inputs[0].numel())
+    for some, part in zip(cotangents.split(per_pass), rows.split(per_pass, 1), strict=True):
+        part.copy_(vmap(pull)(some.to(inputs.dtype))[0].flatten(2).transpose(0, 1))
     return rows, num_living
 
 
@@ -205,7 +212,7 @@ def _dead_outputs(embedding: Tensor, pull: Any) -> Tensor:
     return suspects & silent[:, None]
 
 
-def _columns(encoder: nn.Module, inputs: Tensor, num_directions: int) -> Tensor:
+def _columns(encoder: nn.Module, inputs: Tensor, per_pass: int) -> Tensor:
     """Return the transposed Jacobians, (B, P, D)."""
     size, found = inputs[0].numel(), []
 
@@ -216,7 +223,7 @@ def _columns(encoder: nn.Module, inputs: Tensor, num_directions: int) -> Tensor:
         alone = torch.zeros_like(inputs)
         alone[0] = torch.randn(inputs[0].shape, generator=generator(0, "probing direction")).to(inputs)
         _refuse_interaction(push(alone[None])[0, 1:])
-    for members in torch.arange(size, device=inputs.device).split(num_directions):
+    for members in torch.arange(size, device=inputs.device).split(per_pass):
         directions = functional.one_hot(members, size).to(inputs.dtype).unflatten(1, inputs.shape[1:])
         found.append(push(directions[:, None].expand(-1, len(inputs), *inputs.shape[1:])))
     return torch.cat(found).transpose(0, 1)

@@ -239,17 +239,18 @@ def test_a_sketch_of_everything_is_exact(encoder):
     with torch.no_grad():
         dim = encoder(inputs).shape[1]
     sketch = jepa_score_sketch(encoder, inputs, num_sketches=dim, seed=5)
-    torch.testing.assert_close(sketch, jepa_score(encoder, inputs), rtol=1e-6, atol=0)
+    torch.testing.assert_close(sketch, jepa_score(encoder, inputs), rtol=1e-4, atol=0)
 
 
-def test_a_sketch_scales_the_volume_of_its_rows():
+def test_a_sketch_scales_the_volume_along_its_directions():
     encoder = nn.Sequential(nn.Linear(6, 5, bias=False), nn.Threshold(-100.0, 0.0)).eval()
     with torch.no_grad():
         encoder[0].weight[3] = 0  # dead by its weights, and zero for every input
     inputs = torch.randn(4, 6, generator=generator(0, "points"))
-    order = torch.randperm(5, generator=generator(2, "outputs"))
-    taken = encoder[0].weight[[int(output) for output in order if output != 3][:2]].detach().double()
-    wanted = 4 / 2 * torch.linalg.svdvals(taken).log().sum() + math.log(EPS)
+    directions = torch.randn(5, 2, generator=generator(2, "output directions"), dtype=torch.float64)
+    directions[3] = 0
+    products = torch.linalg.qr(directions).Q.T @ encoder[0].weight.detach().double()
+    wanted = 4 / 2 * torch.linalg.svdvals(products).log().sum() + math.log(EPS)
     scores = jepa_score_sketch(encoder, inputs, num_sketches=2, seed=2)
     torch.testing.assert_close(scores, wanted.expand(4), rtol=1e-6, atol=0)
 
