@@ -74,7 +74,8 @@ def comparison(
     charts = {}
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
         charts[f"accuracy-{dataset}"] = accuracy_against_lambda([r for r in rows if r["dataset"] == dataset], scores)
-        if mine := [curve for curve in curves if curve["dataset"] == dataset]:
+        mine = [curve for curve in curves if curve["dataset"] == dataset]
+        if any(not curve["collapsed"] for curve in mine):
             charts[f"curves-{dataset}"] = loss_curves(mine)
     return charts
 
@@ -87,7 +88,8 @@ def accuracy_against_lambda(rows: Sequence[Mapping[str, Any]], scores: Mapping[s
         scores: label of each score to draw, e.g. {"linear_top1": "linear"}.
 
     Returns:
-        SVG text. Bars are `<score>_std`; a grey dashed line is the probe on raw pixels.
+        SVG text. Bars are `<score>_std`; a grey dashed line is the probe on raw pixels; cells that collapsed are not
+        drawn but counted.
     """
     with matplotlib.rc_context(RC):
         figure, panels = make_panels(len(scores), height=2.9)
@@ -105,6 +107,7 @@ def accuracy_against_lambda(rows: Sequence[Mapping[str, Any]], scores: Mapping[s
             *_handles(looks),
             legend_line("random init", "#8a94a1", DASHES[2]),
             legend_line("raw pixels", "#8a94a1", DASHES[1]),
+            *_left_out(sum(row["num_collapsed"] for row in rows)),
         ]
         add_legend(figure, handles)
         return to_svg(figure, f"accuracy {rows[0]['dataset']}")
@@ -140,20 +143,21 @@ def loss_curves(histories: Sequence[Mapping[str, Any]]) -> str:
         histories: entries of `tables.histories` for one data set.
 
     Returns:
-        SVG text; colour tells the backbone, the dash pattern lambda.
+        SVG text; colour tells the backbone, the dash pattern lambda. Cells that collapsed are not drawn but counted.
     """
     lambdas = sorted({curve["lambda"] for curve in histories})
     looks = backbone_looks(curve["backbone"] for curve in histories)
+    sound = [curve for curve in histories if not curve["collapsed"]]
     with matplotlib.rc_context(RC):
         figure, panels = make_panels(3, height=2.7)
         width = 1.5 if len(histories) <= 24 else 0.7
         titles = {"loss": "total", "pred_loss": "prediction", "sigreg_loss": "SIGReg"}
         for axes, (column, title) in zip(panels, titles.items(), strict=True):
-            for curve in histories:
+            for curve in sound:
                 dash = DASHES[lambdas.index(curve["lambda"]) % len(DASHES)]
                 colour = looks[curve["backbone"]]["color"]
                 axes.plot(curve["epoch"], curve[column], color=colour, linestyle=dash, linewidth=width)
-            if spans_decades([value for curve in histories for value in curve[column]]):
+            if spans_decades([value for curve in sound for value in curve[column]]):
                 log_y_axis(axes)
             axes.set_title(title)
             axes.set_xlabel("epoch")
@@ -161,7 +165,7 @@ def loss_curves(histories: Sequence[Mapping[str, Any]]) -> str:
         panels[0].set_ylabel("loss")
         swatches = [legend_line(name, look["color"], "-") for name, look in looks.items()]
         swatches += [legend_line(f"λ = {v:g}", "#8a94a1", DASHES[i % len(DASHES)]) for i, v in enumerate(lambdas)]
-        add_legend(figure, swatches)
+        add_legend(figure, swatches + _left_out(len(histories) - len(sound)))
         return to_svg(figure, f"loss curves {histories[0]['dataset']}")
 
 
@@ -216,6 +220,12 @@ def legend_line(label: str, colour: str, dash: Any, marker: str = "") -> Line2D:
 
 def _handles(looks: Mapping[str, dict]) -> list[Line2D]:
     return [legend_line(name, look["color"], "-", look["marker"]) for name, look in looks.items()]
+
+
+def _left_out(num_collapsed: int) -> list[Line2D]:
+    """Make the entry of a legend that tells how many cells are not drawn; none if all are."""
+    cells = f"{num_collapsed} collapsed cell{'s' * (num_collapsed != 1)}"
+    return [legend_line(f"{cells} left out", "none", "None")] if num_collapsed else []
 
 
 def add_legend(figure: Figure, handles: Sequence[Line2D]) -> None:

@@ -15,6 +15,7 @@ Row = Mapping[str, Any]
 BASELINES = {"random_init_": "random", "raw_pixels_": "pixels"}
 LEADERS = {"random_init_": "the best random initialisation", "raw_pixels_": "the probe on raw pixels"}
 ABSENT = "–"
+ALARM = "†"  # beside the name of a row of which some run has an alarm
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,16 @@ class Style:
 
 @dataclass(frozen=True)
 class Score:
-    """One entry of a table: a learned score, its spread, and baselines as (label, score or None, is best)."""
+    """One entry of a table: a learned score, its spread, and baselines as (label, score or None, is best).
+
+    `collapsed` says how many runs did and stands under the score, or in its place where there is none.
+    """
 
     learned: float | None
     std: float | None
     best: bool
     baselines: tuple[tuple[str, float | None, bool], ...]
+    collapsed: str = ""
 
 
 def score_label(name: str) -> str:
@@ -75,11 +80,43 @@ def entry(rows: Sequence[Row], row: Row, score: str, style: Style) -> Score:
     learned = row.get(score)
     values = [(label, row.get(prefix + score)) for prefix, label in BASELINES.items()]
     baselines = tuple((label, value, is_best(value)) for label, value in values)
-    return Score(learned, row.get(f"{score}_std"), is_best(learned), baselines)
+    return Score(learned, row.get(f"{score}_std"), is_best(learned), baselines, _collapse(row))
+
+
+def _collapse(row: Row) -> str:
+    """Say that every run of a row collapsed, and when, or how many did: `1 of 3 collapsed`; empty if none did."""
+    epochs = [str(alarms["collapse"]) for alarms in row["alarms"].values() if "collapse" in alarms]
+    if not epochs:
+        return ""
+    if row["num_seeds"]:
+        return f"{len(epochs)} of {num_trained(row)} collapsed"
+    return f"collapsed (epoch{'s' * (len(epochs) > 1)} {', '.join(epochs)})"
+
+
+def num_trained(row: Row) -> int:
+    """Count the training seeds of a row, those that collapsed among them."""
+    return row["num_seeds"] + row["num_collapsed"]
+
+
+def alarm_lines(rows: Iterable[Row]) -> list[str]:
+    """Name every run with alarms: `† test_vit, λ 0.05, seed 0: explosion at epoch 5`."""
+    return [
+        f"{ALARM} {row['backbone']}, λ {row['lambda']:g}, seed {seed}: "
+        + ", ".join(f"{name} at epoch {epoch}" for name, epoch in alarms.items())
+        for row in rows
+        for seed, alarms in row["alarms"].items()
+    ]
+
+
+def backbone_label(row: Row) -> str:
+    """Name of a row's backbone, with a mark if a run of it has an alarm."""
+    return f"{row['backbone']} {ALARM}" if row["alarms"] else row["backbone"]
 
 
 def verdict(rows: Sequence[Row], scores: Iterable[str], style: Style) -> str:
     """Say in a sentence or two where a baseline is at least as good as every learned backbone of a data set."""
+    if all(row.get(score) is None for row in rows for score in scores):
+        return "There is no learned number to compare."
     lost = []
     for score in scores:
         learned = [row[score] for row in rows if row.get(score) is not None]
@@ -96,29 +133,49 @@ def verdict(rows: Sequence[Row], scores: Iterable[str], style: Style) -> str:
 
 def reading(rows: Sequence[Row]) -> str:
     """Explain the table: what stands under a number, what bold and ± mean, how many seeds there are."""
-    counts = sorted({row["num_seeds"] for row in rows})
-    if counts == [1]:
+    if all(num_trained(row) == 1 for row in rows):
         spread = "One training seed each (n = 1); ± is the standard deviation over the few-shot draws."
     else:
         spread = (
             "Means over n training seeds; ± is their standard deviation, or where n = 1 that of the few-shot draws."
         )
+    alarms = ""
+    if any(row["alarms"] for row in rows):
+        alarms = (
+            f" {ALARM}: an alarm rang in training, named under the table. A run that collapsed has no learned number "
+            "and is left out of means, gains and charts."
+        )
     return (
         "Top-1 accuracy on the test split in percent, frozen backbone. Under each number: the same probe on the same "
         "backbone at random initialisation (random) and on raw pixels (pixels), and how many "
         f"points the learned features are above it (differences are taken before rounding). {spread} "
-        "Bold: best of its column, baselines included."
+        f"Bold: best of its column, baselines included.{alarms}"
     )
 
 
 def summary_line(gain: Row, style: Style) -> str:
     """One line on a data set: learned minus random init, mean over its cells (`gain` of `tables.improvements`)."""
+    if not gain["num_cells"]:
+        return f"{gain['dataset']}: {left_out(gain)}"
     parts = [
         f"{score_label(score)} {style.points(found['mean'])} points ({found['num_better']} of {found['n']} cells gain)"
         for score, found in gain["gains"].items()
     ]
     cells = f"{gain['num_cells']} cell{'s' * (gain['num_cells'] != 1)}"
+    cells += f" ({left_out(gain)})" if gain["num_collapsed"] else ""
     return f"{gain['dataset']}: learned minus random init, mean over {cells}: {', '.join(parts)}"
+
+
+def left_out(gain: Row) -> str:
+    """Say how many cells of a data set collapsed and count in no mean."""
+    return f"{gain['num_collapsed']} collapsed cell{'s' * (gain['num_collapsed'] != 1)} left out"
+
+
+def counted(gains: Sequence[Row], num_cells: int) -> str:
+    """Say how many of a grid's cells have results, and how many of these collapsed."""
+    sound, collapsed = (sum(gain[name] for gain in gains) for name in ("num_cells", "num_collapsed"))
+    ending = f", {collapsed} of them collapsed" if collapsed else ""
+    return f"{sound + collapsed} of {num_cells} cells have results{ending}"
 
 
 def by_dataset(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -149,6 +206,7 @@ def markdown(
             "",
             *_md_table(group, scores, style),
             "",
+            *(f"{_md(line)}\n" for line in alarm_lines(group)),
             _md(verdict(group, scores, style)),
             "",
         ]
@@ -164,7 +222,7 @@ def _md(text: str) -> str:
 
 def columns(rows: Sequence[Row], scores: Sequence[str]) -> list[str]:
     """Headings of a table; the number of seeds has a column only where it is more than one."""
-    seeds = ["n"] if any(row["num_seeds"] > 1 for row in rows) else []
+    seeds = ["n"] if any(num_trained(row) > 1 for row in rows) else []
     return ["backbone", "λ", *seeds, *map(score_label, scores), "train loss", "epochs", "run"]
 
 
@@ -176,7 +234,7 @@ def _md_table(rows: Sequence[Row], scores: Sequence[str], style: Style) -> list[
         runs = [f"[{run[:8]}]({style.link(run)})" if style.run_url else f"`{run[:8]}`" for run in row["run_ids"]]
         lamb, seeds = f"{row['lambda']:g}", [str(row["num_seeds"])] if "n" in heads else []
         ends = [f"{row['train_loss']:.4g}", str(row["epochs"]), "<br>".join(runs) or ABSENT]
-        lines.append(f"| {' | '.join([_md(row['backbone']), lamb, *seeds, *entries, *ends])} |")
+        lines.append(f"| {' | '.join([_md(backbone_label(row)), lamb, *seeds, *entries, *ends])} |")
     return lines
 
 
@@ -185,7 +243,9 @@ def _md_entry(found: Score, style: Style) -> str:
         return f"**{text}**" if best else text
 
     spread = "" if found.std is None else f" ± {style.percent(found.std)}"
-    lines = [bold(style.percent(found.learned) + spread, found.best)]
+    lines = [found.collapsed or ABSENT]
+    if found.learned is not None:
+        lines = [bold(style.percent(found.learned) + spread, found.best), *filter(None, [found.collapsed])]
     for label, value, best in found.baselines:
         delta = "" if None in (value, found.learned) else f" ({style.points(found.learned - value)})"
         lines.append(f"{label} {bold(style.percent(value), best)}{delta}")

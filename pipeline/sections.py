@@ -11,9 +11,12 @@ from pipeline.report import (
     Row,
     Score,
     Style,
+    alarm_lines,
+    backbone_label,
     by_dataset,
     columns,
     entry,
+    left_out,
     reading,
     score_label,
     verdict,
@@ -49,7 +52,8 @@ def comparison(
     for dataset, group in by_dataset(rows).items():
         shown = {f"{kind}-{dataset}": CAPTIONS[kind] for kind in ("accuracy", "curves")}
         said = f'<p class="verdict">{escape(verdict(group, scores, style))}</p>'
-        out.append((dataset, _table(group, scores, style) + said + figures(charts, shown)))
+        alarms = "".join(f'<p class="note">{escape(line)}</p>' for line in alarm_lines(group))
+        out.append((dataset, _table(group, scores, style) + alarms + said + figures(charts, shown)))
     if missing:
         out.append(("Missing cells", missing_list(missing)))
     return out
@@ -64,8 +68,9 @@ def overview(gains: Sequence[Row], style: Style) -> str:
             f"<span>{escape(score_label(score))}</span><small>{found['num_better']} of {found['n']} gain</small></div>"
             for score, found in gain["gains"].items()
         )
-        name = escape(gain["dataset"])
-        cards.append(f'<article class="card"><h3>{name}</h3><div class="stats">{stats}</div></article>')
+        note = f'<p class="note">{left_out(gain)}</p>' if gain["num_collapsed"] else ""
+        head = f"<h3>{escape(gain['dataset'])}</h3>"
+        cards.append(f'<article class="card">{head}<div class="stats">{stats}</div>{note}</article>')
     lead = "<p>Learned minus random initialisation in points, the mean over the cells of each data set.</p>"
     return f'{lead}<div class="cards">{"".join(cards)}</div>'
 
@@ -94,7 +99,7 @@ def _table(rows: Sequence[Row], scores: Sequence[str], style: Style) -> str:
 
 def _table_row(rows: Sequence[Row], row: Row, scores: Sequence[str], style: Style, heads: Sequence[str]) -> str:
     name = escape(row["backbone"])
-    breaks = re.sub(r"([_.\-])", r"\1<wbr>", name)  # where a narrow screen may break the name
+    breaks = re.sub(r"([_.\-])", r"\1<wbr>", escape(backbone_label(row)))  # where a narrow screen may break the name
     params = f"{row['num_params'] / 1e6:.3g} M parameters"
     seeds = ["num_seeds"] if "n" in heads else []
     cells = [f'<th scope="row" data-value="{name}">{breaks}<small>{params}</small></th>']
@@ -108,8 +113,12 @@ def _table_row(rows: Sequence[Row], row: Row, scores: Sequence[str], style: Styl
 def _table_entry(found: Score, style: Style) -> str:
     spread = "" if found.std is None else f'<span class="std"> ± {style.percent(found.std)}</span>'
     mark = "score best" if found.best else "score"
-    value = "" if found.learned is None else f"{found.learned:.9g}"
-    parts = [f'<td data-value="{value}"><span class="{mark}">{style.percent(found.learned)}</span>{spread}<dl>']
+    if found.learned is None:
+        parts = [f'<td data-value=""><span class="score">{found.collapsed or ABSENT}</span><dl>']
+    else:
+        number = f'<span class="{mark}">{style.percent(found.learned)}</span>{spread}'
+        note = f"<br><small>{found.collapsed}</small>" if found.collapsed else ""
+        parts = [f'<td data-value="{found.learned:.9g}">{number}{note}<dl>']
     for label, other, best in found.baselines:
         shown = f"<b>{style.percent(other)}</b>" if best else style.percent(other)
         delta = None if None in (other, found.learned) else found.learned - other

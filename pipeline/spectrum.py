@@ -29,6 +29,12 @@ def norms(samples: Tensor) -> Tensor:
     return torch.linalg.vector_norm(_exact(samples), dim=1)
 
 
+def root_mean_variance(samples: Tensor) -> float:
+    """Return sqrt(tr C / D), the standard deviation of a dimension: (N, D) -> >= 0; 0 where all varies by rounding."""
+    z = _exact(samples)
+    return float(_deviations(z, z.mean(0)).norm()) / math.sqrt(z.numel())
+
+
 def singular_values(samples: Tensor) -> Tensor:
     """Return the singular values of the samples as they are, not centred.
 

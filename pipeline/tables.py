@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from pipeline.results import alarm_tag, shown_alarms
+
 if TYPE_CHECKING:
     from pipeline.cells import Cell
 
@@ -40,8 +42,9 @@ def collect(
         command: what produces a missing file, for the messages.
 
     Returns:
-        One row per complete cell (losses at the last epoch, scores as fractions), and one line per other cell that
-        names it, what is wrong with its files and the command that makes them. Nothing is filled in.
+        One row per complete cell (losses at the last epoch, scores as fractions, alarms as {name: epoch}), and one
+        line per other cell that names it, what is wrong with its files and the command that makes them. Nothing is
+        filled in, and a cell that collapsed has no learned scores.
     """
     rows, missing = [], []
     for cell in cells:
@@ -56,7 +59,10 @@ def _row(cell: Cell, root: Path) -> dict[str, Any]:
     pretrain = _read_metrics(root / cell.folder, "pretrain/metrics.json", [*COUNT_COLUMNS, *LOSS_COLUMNS])
     probe = _read_metrics(root / cell.folder, "probe/metrics.json", [*LEARNED_SCORES, *RANDOM_SCORES])
     names = dict(zip(CELL_COLUMNS, (cell.grid, cell.dataset, cell.backbone, cell.lamb, cell.seed), strict=True))
-    return names | {name: pretrain[name] for name in [*COUNT_COLUMNS, *LOSS_COLUMNS]} | _scores(probe)
+    scores, alarms = _scores(probe), _alarms(pretrain)
+    if "collapse" in alarms:
+        scores |= {name: math.nan for name in scores if not name.startswith(tuple(BASELINES))}
+    return names | {name: pretrain[name] for name in [*COUNT_COLUMNS, *LOSS_COLUMNS]} | scores | {"alarms": alarms}
 
 
 def _read_metrics(folder: Path, name: str, required: Sequence[str]) -> dict[str, Any]:
@@ -88,6 +94,14 @@ def _scores(probe: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in scores.items()}
 
 
+def _alarms(pretrain: Mapping[str, Any]) -> dict[str, int]:
+    """Alarms that rang in training, {name: epoch}, as tables show them; runs of before there were alarms have none."""
+    alarms = pretrain.get("alarms", {})
+    if not isinstance(alarms, dict) or not all(type(epoch) is int and epoch > 0 for epoch in alarms.values()):
+        raise ValueError(f"pretrain/metrics.json: alarms must be an object of epochs >= 1 by name, got {alarms!r}")
+    return shown_alarms(dict(pretrain))
+
+
 def _check_number(value: Any, what: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{what} must be a finite number, got {value!r}")
@@ -101,7 +115,8 @@ def _score_order(name: str) -> tuple:
 def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     present = {name for row in rows for name in row if SCORE.fullmatch(name)}
     few_shot = sorted((name for name in present if re.fullmatch(r"linear_top1_\d+shot", name)), key=_score_order)
-    front = [*CELL_COLUMNS, *COUNT_COLUMNS, *LOSS_COLUMNS, *LEARNED_SCORES, *few_shot, *RANDOM_SCORES, "mlflow_run_id"]
+    front = [*CELL_COLUMNS, *COUNT_COLUMNS, *LOSS_COLUMNS, *LEARNED_SCORES, *few_shot, *RANDOM_SCORES]
+    front += ["mlflow_run_id", "alarms"]
     return front + sorted(present - set(front), key=_score_order)
 
 
@@ -116,7 +131,7 @@ def to_csv(frame: pd.DataFrame) -> str:
     Six significant digits resolve one image in a million and hide the last bits of float32 losses. Lambda is a
     setting, not a measurement, and keeps twelve.
     """
-    exact = frame.assign(**{"lambda": frame["lambda"].map("{:.12g}".format)})
+    exact = frame.assign(**{"lambda": frame["lambda"].map("{:.12g}".format), "alarms": frame["alarms"].map(alarm_tag)})
     return exact.to_csv(index=False, float_format="%.6g", lineterminator="\n")
 
 
@@ -127,9 +142,10 @@ def summarise(frame: pd.DataFrame) -> list[dict[str, Any]]:
         frame: table of `collect`.
 
     Returns:
-        Rows with the columns of `frame` (means over seeds; None where no cell has a value), `num_seeds`, `run_ids`
-        and, for each score, `<score>_std`: over seeds where there are several (n - 1 in the denominator), else over
-        the few-shot draws where the probe measured that.
+        Rows with the columns of `frame` (means over seeds; None where no cell has a value), `run_ids`, `alarms`
+        ({seed: {name: epoch}} of the seeds with any) and, for each score, `<score>_std`: over seeds where there are
+        several (n - 1 in the denominator), else over the few-shot draws where the probe measured that. Seeds that
+        collapsed are in no mean, unless all did; `num_collapsed` says how many, `num_seeds` how many are left.
     """
     return [_summary(group) for _, group in frame.groupby(["dataset", "backbone", "lambda"], sort=False)]
 
@@ -137,20 +153,28 @@ def summarise(frame: pd.DataFrame) -> list[dict[str, Any]]:
 def _summary(group: pd.DataFrame) -> dict[str, Any]:
     row = group.iloc[0][["grid", "dataset", "backbone", "lambda"]].to_dict()
     numbers = [name for name in group.columns if name in LOSS_COLUMNS or SCORE.fullmatch(name)]
-    row |= group[numbers].mean().to_dict()
-    if len(group) > 1:
-        row |= group[score_columns(group)].std().add_suffix("_std").to_dict()
+    sound = group[~_collapsed(group)]
+    shown = group if sound.empty else sound
+    row |= shown[numbers].mean().to_dict()
+    if len(shown) > 1:
+        row |= shown[score_columns(shown)].std().add_suffix("_std").to_dict()
     row = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
     row |= {name: int(group[name].iloc[0]) for name in COUNT_COLUMNS}
-    return row | {"num_seeds": len(group), "run_ids": [run for run in group["mlflow_run_id"] if run]}
+    row |= {"num_seeds": len(sound), "num_collapsed": len(group) - len(sound)}
+    rang = {int(seed): alarms for seed, alarms in zip(group["seed"], group["alarms"], strict=True) if alarms}
+    return row | {"run_ids": [run for run in group["mlflow_run_id"] if run], "alarms": rang}
+
+
+def _collapsed(frame: pd.DataFrame) -> pd.Series:
+    return frame["alarms"].map(lambda alarms: "collapse" in alarms)
 
 
 def improvements(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Compare learned features with random initialisation, per data set.
 
     Returns:
-        Rows of `dataset`, `num_cells` and `gains`: for each score that has both numbers, the mean of learned minus
-        random over the cells (as a fraction), how many cells gain, and of how many.
+        Rows of `dataset`, `num_cells`, `num_collapsed` (cells left out) and `gains`: for each score that has both
+        numbers, the mean of learned minus random over the cells (as a fraction), how many gain, and of how many.
     """
     rows = []
     for dataset, group in frame.groupby("dataset", sort=False):
@@ -160,7 +184,9 @@ def improvements(frame: pd.DataFrame) -> list[dict[str, Any]]:
                 gain = (group[score] - group[f"random_init_{score}"]).dropna()
                 if len(gain):
                     gains[score] = {"mean": float(gain.mean()), "num_better": int((gain > 0).sum()), "n": len(gain)}
-        rows.append({"dataset": dataset, "num_cells": len(group), "gains": gains})
+        num_collapsed = int(_collapsed(group).sum())
+        counts = {"num_cells": len(group) - num_collapsed, "num_collapsed": num_collapsed}
+        rows.append({"dataset": dataset, **counts, "gains": gains})
     return rows
 
 
@@ -168,19 +194,21 @@ def histories(cells: Iterable[Cell], root: Path, *, command: str = "dvc repro") 
     """Read the loss curves of every cell whose pretraining has finished.
 
     Returns:
-        One dict per cell with `dataset`, `backbone`, `lambda`, `seed` and the columns of its history.csv as lists,
-        and one line per cell whose history is absent or damaged. Unfinished cells are for `collect` to name.
+        One dict per cell with `dataset`, `backbone`, `lambda`, `seed`, `collapsed` (True or False) and the columns of
+        its history.csv as lists, and one line per cell whose history is absent or damaged. Cells that are unfinished
+        or whose metrics are damaged are for `collect` to name.
     """
     curves, missing = [], []
     for cell in cells:
-        folder = root / cell.folder / "pretrain"
-        if not (folder / "metrics.json").exists():
+        try:
+            alarms = _alarms(_read_metrics(root / cell.folder, "pretrain/metrics.json", ()))
+        except ValueError:
             continue
         try:
-            curve = pd.read_csv(folder / "history.csv", usecols=HISTORY_COLUMNS).astype(float)
+            curve = pd.read_csv(root / cell.folder / "pretrain/history.csv", usecols=HISTORY_COLUMNS).astype(float)
         except (OSError, ValueError) as error:
             missing.append(f"{cell.key}: pretrain/history.csv is absent or damaged ({error}); run: {command}")
             continue
         names = {"dataset": cell.dataset, "backbone": cell.backbone, "lambda": cell.lamb, "seed": cell.seed}
-        curves.append(names | curve.to_dict("list"))
+        curves.append(names | {"collapsed": "collapse" in alarms} | curve.to_dict("list"))
     return curves, missing

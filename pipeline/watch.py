@@ -18,6 +18,7 @@ from pipeline.losses import random_directions
 from pipeline.seeds import generator
 from pipeline.views import evaluation_view
 
+MIN_RANKED = 16  # images: a rank is bounded by their number, and of fewer it says nothing about the network
 DRAWS_SEED = 0  # of images and directions: the same for every run, so that their curves compare
 
 
@@ -49,8 +50,9 @@ class Watch:
             projector: (B, D) -> (B, K).
 
         Returns:
-            Of embedding and projection the mean norm, RankMe and isotropy, and of the projection the Epps-Pulley
-            statistic, mean over slices. NaN or infinite for a network that diverged.
+            Of embedding and projection the mean norm, the root of the mean variance over dimensions, RankMe and
+            isotropy, and of the projection the Epps-Pulley statistic, mean over slices. NaN or infinite for a network
+            that diverged; no rank of fewer than 16 images.
         """
         embeddings, projections = self.embed(backbone, projector)
         facts = {"embedding": embeddings, "projection": projections}
@@ -80,11 +82,10 @@ class Watch:
 
 
 def _describe(samples: Tensor) -> dict[str, float]:
-    return {
-        "norm": float(spectrum.norms(samples).mean()),
-        "rank": spectrum.effective_rank(spectrum.singular_values(samples)),
-        "isotropy": spectrum.isotropy(samples),
-    }
+    found = {"norm": float(spectrum.norms(samples).mean()), "std": spectrum.root_mean_variance(samples)}
+    if len(samples) >= MIN_RANKED:
+        found["rank"] = spectrum.effective_rank(spectrum.singular_values(samples))
+    return found | {"isotropy": spectrum.isotropy(samples)}
 
 
 def build_watch(config: dict[str, Any], device: torch.device, autocast: torch.autocast) -> Watch | None:

@@ -40,7 +40,7 @@ def main(params_path: str = "params.yaml") -> int:
     style = report.Style(params.report.decimals, RUN_URL.format(experiment=experiment) if experiment else "")
     rows, gains, scores = tables.summarise(frame), tables.improvements(frame), tables.score_columns(frame)
     charts = figures.comparison(rows, curves, {score: report.score_label(score) for score in scores})
-    subtitle = f"Grid {grid}: {len(frame)} of {len(cells)} cells have results."
+    subtitle = f"Grid {grid}: {report.counted(gains, len(cells))}."
     shown = sections.comparison(rows, gains, scores, charts, missing, style)
     shown += diagnosis.section(reports_root(params_path) / "diagnosis" / grid)
     shown += typicality.section(out / "density") + gallery.section(out / "pictures") + paper_section(out / "paper.csv")

@@ -37,8 +37,10 @@ def make_cells(datasets=tuple(DATASETS), backbones=BACKBONES, lambdas=LAMBDAS, s
 
 
 def pretrain_metrics(**changes) -> dict:
+    """Return metrics.json; a run with the alarm collapse stays collapsed unless said otherwise."""
     base = {"num_params": 330_000, "epochs": 12, "train_loss": 0.25, "pred_loss": 0.2, "sigreg_loss": 1.5}
-    return base | {"embed_dim": 256, "num_images": 6000, "images_seen": 72_000} | changes
+    base |= {"embed_dim": 256, "num_images": 6000, "images_seen": 72_000}
+    return base | {"collapsed": "collapse" in changes.get("alarms", {})} | changes
 
 
 def probe_metrics(**changes) -> dict:

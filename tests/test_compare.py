@@ -4,7 +4,8 @@
 2. Run twice it writes the same bytes, and figures of data sets that left the grid are removed.
 3. With cells missing it exits with 0 and names them on stderr; without MLflow it warns and leaves the ids empty.
 4. With no result at all it fails, writes nothing and names the command.
-5. The page has the sections of diagnosis, density and pictures; folders that are not there are named as gaps.
+5. A cell that collapsed is counted on the page, and its row has the alarm and no learned scores.
+6. The page has the sections of diagnosis, density and pictures; folders that are not there are named as gaps.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from grid_results import write_grid
+from grid_results import pretrain_metrics, probe_metrics, write_cell, write_grid
 
 from pipeline.cells import grid_cells
 from pipeline.diagnostics.criteria import Run
@@ -86,6 +87,20 @@ def test_partial_results(cells, tmp_path, monkeypatch, capsys):
     reason = f"{cells[1].key}: no pretrain/metrics.json; run: dvc repro"
     assert f"missing: {reason}\n" in said
     assert reason in Path("reports/index.html").read_text() and reason in Path("reports/comparison.md").read_text()
+
+
+def test_a_collapsed_cell(cells, tmp_path, capsys):
+    write_grid(tmp_path, cells)
+    write_cell(tmp_path, cells[1], pretrain_metrics(alarms={"collapse": 3}), probe_metrics())
+    assert compare.main() == 0
+    sound, collapsed = rows()
+    assert (sound["alarms"], collapsed["alarms"], collapsed["linear_top1"]) == ("", "collapse@3", "")
+    assert sound["linear_top1"] and collapsed["random_init_linear_top1"] == "0.76"
+    for name in ("index.html", "comparison.md"):
+        assert "collapsed (epoch 3)" in (Path("reports") / name).read_text(encoding="utf-8")
+    said = capsys.readouterr().out
+    assert "mean over 1 cell (1 collapsed cell left out)" in said
+    assert "2 of 2 cells have results, 1 of them collapsed." in said
 
 
 def test_no_result_is_an_error(cells, capsys):

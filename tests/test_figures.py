@@ -6,6 +6,7 @@
 4. Ink follows the page (`currentColor`), and ids of two figures in one page do not collide.
 5. Partial results (one cell, no histories, no baselines, a lambda of zero) still draw.
 6. More backbones than colours stay distinguishable.
+7. Cells that collapsed are not drawn; the legend says how many.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from grid_results import make_cells, write_grid
+from grid_results import make_cells, pretrain_metrics, probe_metrics, write_cell, write_grid
 
 from pipeline import figures, tables
 
@@ -87,9 +88,34 @@ def test_one_cell_draws(tmp_path, lambdas):
 
 def test_no_histories_and_no_baselines():
     row = {"dataset": "d", "backbone": "b", "lambda": 0.1, "linear_top1": 0.5, "linear_top1_10shot": None}
+    row |= {"num_collapsed": 0}
     assert list(figures.comparison([row], [], LABELS)) == ["accuracy-d"]
 
 
 def test_more_backbones_than_colours():
     looks = figures.backbone_looks(f"b{i}" for i in range(40))
     assert len({tuple(look.values()) for look in looks.values()}) == 40
+
+
+@pytest.mark.parametrize(("num_collapsed", "told"), [(0, None), (1, "1 collapsed cell"), (2, "2 collapsed cells")])
+def test_collapsed_cells_are_counted_not_drawn(tmp_path, num_collapsed, told):
+    cells = make_cells(datasets=("digits",), backbones=("a", "b", "c"), lambdas=(0.05,))
+    for i, cell in enumerate(cells):
+        alarms = {"collapse": 3} if i < num_collapsed else {}
+        write_cell(tmp_path, cell, pretrain_metrics(alarms=alarms), probe_metrics())
+    rows = tables.summarise(tables.collect(cells, tmp_path)[0])
+    charts = figures.comparison(rows, tables.histories(cells, tmp_path)[0], {"linear_top1": "linear"})
+    for svg in charts.values():
+        said = [text for text in texts(svg) if text.endswith("left out")]
+        assert said == ([f"{told} left out"] if told else [])
+    num_lines = [len(re.findall(f"<path d=[^>]*{colour}", charts["curves-digits"])) for colour in figures.COLOURS[:3]]
+    assert num_lines == [1 if i < num_collapsed else 4 for i in range(3)]  # one in the legend, one a panel
+
+
+def test_when_all_collapsed_only_baselines_are_drawn(tmp_path):
+    cells = make_cells(datasets=("digits",), backbones=("a",), lambdas=(0.02, 0.1))
+    for cell in cells:
+        write_cell(tmp_path, cell, pretrain_metrics(alarms={"collapse": 1}), probe_metrics())
+    rows = tables.summarise(tables.collect(cells, tmp_path)[0])
+    charts = figures.comparison(rows, tables.histories(cells, tmp_path)[0], {"linear_top1": "linear"})
+    assert list(charts) == ["accuracy-digits"] and "2 collapsed cells left out" in texts(charts["accuracy-digits"])

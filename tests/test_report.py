@@ -5,7 +5,9 @@
 3. The best of a column is marked, baselines included, and the text says so where a baseline wins or ties.
 4. The number of seeds is told, and the meaning of ± follows it.
 5. Missing cells and run ids are shown (as links where the experiment is known), unmeasured numbers as a dash.
-6. index.html is self-contained, escapes every name, and takes further sections.
+6. A collapsed run is a word with the epoch where its numbers would stand, or a count where other seeds are sound;
+   every alarm is named under its table; what was left out of gains is told.
+7. index.html is self-contained, escapes every name, and takes further sections.
 """
 
 from __future__ import annotations
@@ -24,13 +26,20 @@ SCORES = ["linear_top1", "knn_top1"]
 
 def row(**changes):
     base = {"dataset": "digits", "backbone": "test_vit", "lambda": 0.05, "num_seeds": 1, "num_params": 330_000}
+    base |= {"num_collapsed": 0, "alarms": {}}
     base |= {"epochs": 12, "train_loss": 0.25, "run_ids": ["0123456789abcdef"]}
     base |= {"linear_top1": 0.826, "random_init_linear_top1": 0.743, "raw_pixels_linear_top1": 0.801}
     return base | {"knn_top1": 0.75, "random_init_knn_top1": 0.76, "raw_pixels_knn_top1": 0.745} | changes
 
 
-def gain(dataset="digits"):
-    return {"dataset": dataset, "num_cells": 2, "gains": {"linear_top1": {"mean": 0.032, "num_better": 1, "n": 2}}}
+def gain(dataset="digits", **changes):
+    gains = {"linear_top1": {"mean": 0.032, "num_better": 1, "n": 2}}
+    return {"dataset": dataset, "num_cells": 2, "num_collapsed": 0, "gains": gains} | changes
+
+
+def collapsed_row(**changes):
+    told = {"num_seeds": 0, "num_collapsed": 1, "alarms": {0: {"collapse": 3}}}
+    return row(**(told | {"linear_top1": None, "knn_top1": None} | changes))
 
 
 def markdown(rows, missing=()):
@@ -153,6 +162,55 @@ def test_summary_line():
     said = "digits: learned minus random init, mean over 2 cells: linear +3.2 points (1 of 2 cells gain)"
     assert report.summary_line(gain(), STYLE) == said
     assert f"- {said}" in markdown([row()])
+
+
+def line_of(text):
+    (line,) = [line for line in text.splitlines() if line.startswith("| test_vit")]
+    return line
+
+
+def test_a_collapsed_run_is_a_word():
+    rows = [collapsed_row(), row(backbone="b")]
+    entries = line_of(markdown(rows)).split(" | ")
+    assert entries[:3] == ["| test_vit †", "0.05", "collapsed (epoch 3)<br>random 74.3<br>pixels 80.1"]
+    assert entries[3].startswith("collapsed (epoch 3)<br>random **76.0**<br>pixels")
+    assert "\n† test_vit, λ 0.05, seed 0: collapse at epoch 3\n" in markdown(rows)
+    text = html(rows)
+    assert '<td data-value=""><span class="score">collapsed (epoch 3)</span><dl><dt>random</dt><dd>74.3</dd>' in text
+    assert '<p class="note">† test_vit, λ 0.05, seed 0: collapse at epoch 3</p>' in text
+    Reader(text)
+    for said in (markdown(rows), text):
+        assert "A run that collapsed has no learned number and is left out of means, gains and charts." in said
+
+
+def test_collapsed_seeds_are_counted():
+    alarms = {1: {"collapse": 3}, 2: {"collapse": 7}}
+    some = row(num_seeds=1, num_collapsed=2, alarms=alarms)
+    assert "| 1 | **82.6**<br>2 of 3 collapsed<br>random" in line_of(markdown([some]))
+    assert '<span class="score best">82.6</span><br><small>2 of 3 collapsed</small><dl>' in html([some])
+    every = collapsed_row(num_collapsed=2, alarms=alarms)
+    assert "| 0 | collapsed (epochs 3, 7)<br>random" in line_of(markdown([every]))
+
+
+def test_other_alarms_leave_the_numbers():
+    rang = [row(alarms={0: {"explosion": 5, "starvation": 2}})]
+    assert "† test_vit, λ 0.05, seed 0: explosion at epoch 5, starvation at epoch 2" in markdown(rang)
+    assert "| test_vit † | 0.05 | **82.6**<br>random 74.3 (+8.3)" in line_of(markdown(rang))
+    assert "test_<wbr>vit †<small>" in html(rang)
+    assert "†" not in markdown([row()]) + html([row()])
+
+
+def test_gains_tell_what_was_left_out():
+    said = report.summary_line(gain(num_collapsed=1), STYLE)
+    assert said.startswith("digits: learned minus random init, mean over 2 cells (1 collapsed cell left out): linear")
+    nothing = gain(num_cells=0, num_collapsed=3, gains={})
+    assert report.summary_line(nothing, STYLE) == "digits: 3 collapsed cells left out"
+    assert '<p class="note">3 collapsed cells left out</p>' in sections.overview([nothing], STYLE)
+    assert "left out" not in sections.overview([gain()], STYLE)
+
+
+def test_no_verdict_without_a_learned_number():
+    assert report.verdict([collapsed_row()], SCORES, STYLE) == "There is no learned number to compare."
 
 
 def test_missing_cells_are_listed():

@@ -7,10 +7,14 @@
 5. Seeds are averaged, with the n - 1 standard deviation; one seed keeps the spread of the few-shot draws.
 6. Gains over random initialisation equal their closed form on hand-made numbers.
 7. Histories come back as lists; a damaged one is named, an unfinished cell is left to `collect`.
+8. A cell that collapsed has empty learned scores and its baselines; other alarms are named and change no number. It is
+   in no gain, and in no mean of seeds of which others are sound; how many were left out is told.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 
 import pytest
@@ -20,7 +24,7 @@ from pipeline import tables
 
 FRONT = (
     "grid,dataset,backbone,lambda,seed,num_params,epochs,train_loss,pred_loss,sigreg_loss,linear_top1,knn_top1,"
-    "linear_top1_1shot,linear_top1_10shot,random_init_linear_top1,random_init_knn_top1,mlflow_run_id"
+    "linear_top1_1shot,linear_top1_10shot,random_init_linear_top1,random_init_knn_top1,mlflow_run_id,alarms"
 )
 
 
@@ -40,8 +44,8 @@ def test_columns_in_the_agreed_order(tmp_path):
     frame, missing = tables.collect(cells, tmp_path)
     assert missing == []
     columns = list(frame.columns)
-    assert ",".join(columns[:17]) == FRONT
-    assert columns[17:] == [
+    assert ",".join(columns[:18]) == FRONT
+    assert columns[18:] == [
         "linear_top1_1shot_std",
         "linear_top1_10shot_std",
         "random_init_linear_top1_1shot",
@@ -95,6 +99,8 @@ def test_unfinished_cells_are_named(tmp_path):
     [
         ({"train_loss": float("nan")}, {}, "pretrain/metrics.json: train_loss must be a finite number, got nan"),
         ({"epochs": 2.5}, {}, "epochs must be a whole number >= 0, got 2.5"),
+        ({"alarms": ["collapse"]}, {}, r"alarms must be an object of epochs >= 1 by name, got \['collapse'\]"),
+        ({"alarms": {"collapse": 0}}, {}, "alarms must be an object of epochs >= 1 by name, got {'collapse': 0}"),
         ({}, {"knn_top1": "0.9"}, "probe/metrics.json: knn_top1 must be a finite number, got '0.9'"),
         ({}, {"knn_top1": True}, "knn_top1 must be a finite number, got True"),
         ({}, {"linear_top1": 82.0}, r"linear_top1 must be a fraction in \[0, 1\], got 82.0"),
@@ -175,3 +181,83 @@ def test_histories(tmp_path):
     assert curves[0]["epoch"] == [1, 2, 3] and len(curves[0]["sigreg_loss"]) == 3
     assert [line.split(":")[0] for line in missing] == [cells[1].key, cells[2].key]
     assert all("pretrain/history.csv is absent or damaged" in line and "run: dvc repro" in line for line in missing)
+
+
+def csv_rows(frame):
+    return list(csv.DictReader(io.StringIO(tables.to_csv(frame))))
+
+
+def test_a_collapsed_cell_has_no_learned_scores(tmp_path):
+    probe = probe_metrics(linear_top1_1shot=0.5, linear_top1_1shot_std=0.03, random_init_linear_top1_1shot=0.4)
+    frame, missing = collected(tmp_path, one_cell(), pretrain_metrics(alarms={"collapse": 3, "explosion": 5}), probe)
+    (row,) = csv_rows(frame)
+    assert missing == [] and row["alarms"] == "collapse@3, explosion@5"
+    empty = {name for name, text in row.items() if not text}
+    assert empty == {"linear_top1", "knn_top1", "linear_top1_1shot", "linear_top1_1shot_std"}
+    assert (row["random_init_linear_top1_1shot"], row["train_loss"]) == ("0.4", "0.25")
+
+
+@pytest.mark.parametrize("alarms", [{}, None, {"explosion": 5, "starvation": 2}])
+def test_other_alarms_change_no_number(tmp_path, alarms):
+    pretrain = pretrain_metrics() if alarms is None else pretrain_metrics(alarms=alarms)
+    frame, _ = collected(tmp_path, one_cell(), pretrain)
+    (row,) = csv_rows(frame)
+    assert row["alarms"] == ("explosion@5, starvation@2" if alarms else "") and row["linear_top1"] == "0.82"
+    (found,) = tables.summarise(frame)
+    assert found["alarms"] == ({0: alarms} if alarms else {}) and found["num_collapsed"] == 0
+
+
+def three_seeds(root, collapsed):
+    """Seeds 0, 1, 2 with linear 0.8, 0.9, 0.1, of which some collapsed at epoch 3 plus the seed."""
+    cells = make_cells(datasets=("digits",), backbones=("a",), lambdas=(0.05,), seeds=(0, 1, 2))
+    for cell, linear in zip(cells, (0.8, 0.9, 0.1), strict=True):
+        pretrain = pretrain_metrics(
+            train_loss=linear, alarms={"collapse": 3 + cell.seed} if cell.seed in collapsed else {}
+        )
+        probe = probe_metrics(linear_top1=linear, random_init_linear_top1=0.7, linear_top1_1shot=linear / 2)
+        write_cell(root, cell, pretrain, probe | {"linear_top1_1shot_std": linear / 10})
+    return tables.collect(cells, root)[0]
+
+
+def test_a_collapse_that_passed_hides_no_number(tmp_path):
+    frame, _ = collected(tmp_path, one_cell(), pretrain_metrics(alarms={"collapse": 1}, collapsed=False))
+    assert frame["linear_top1"].tolist() == [0.82] and frame["alarms"].tolist() == [{"passing collapse": 1}]
+    assert tables.summarise(frame)[0]["num_collapsed"] == 0
+
+
+def test_collapsed_seeds_are_in_no_mean(tmp_path):
+    (row,) = tables.summarise(three_seeds(tmp_path, {2}))
+    assert (row["num_seeds"], row["num_collapsed"], row["alarms"]) == (2, 1, {2: {"collapse": 5}})
+    assert row["linear_top1"] == pytest.approx(0.85) == row["train_loss"]
+    assert row["linear_top1_std"] == pytest.approx(0.1 / 2**0.5)
+
+
+def test_one_sound_seed_keeps_the_spread_of_the_draws(tmp_path):
+    (row,) = tables.summarise(three_seeds(tmp_path, {1, 2}))
+    assert (row["num_seeds"], row["num_collapsed"]) == (1, 2)
+    assert (row["linear_top1"], row["linear_top1_1shot_std"]) == (0.8, pytest.approx(0.08))
+    assert "linear_top1_std" not in row
+
+
+def test_when_all_seeds_collapsed_the_baselines_stay(tmp_path):
+    (row,) = tables.summarise(three_seeds(tmp_path, {0, 1, 2}))
+    assert (row["num_seeds"], row["num_collapsed"]) == (0, 3)
+    assert (row["linear_top1"], row["linear_top1_1shot"], row["linear_top1_1shot_std"]) == (None, None, None)
+    assert row["random_init_linear_top1"] == pytest.approx(0.7) and row["train_loss"] == pytest.approx(0.6)
+
+
+def test_gains_leave_out_what_collapsed(tmp_path):
+    (found,) = tables.improvements(three_seeds(tmp_path, {2}))
+    assert (found["num_cells"], found["num_collapsed"]) == (2, 1)
+    assert found["gains"]["linear_top1"] == {"mean": pytest.approx(0.15), "num_better": 2, "n": 2}
+    (found,) = tables.improvements(three_seeds(tmp_path, {0, 1, 2}))
+    assert (found["num_cells"], found["num_collapsed"], found["gains"]) == (0, 3, {})
+
+
+def test_histories_tell_what_collapsed(tmp_path):
+    cells = make_cells(datasets=("digits",), backbones=("a", "b", "c"), lambdas=(0.05,))
+    for cell, alarms in zip(cells, ({"collapse": 2}, {"explosion": 2}, "broken"), strict=True):
+        write_cell(tmp_path, cell, pretrain_metrics(alarms=alarms), None)
+    curves, missing = tables.histories(cells, tmp_path)
+    assert [(curve["backbone"], curve["collapsed"]) for curve in curves] == [("a", True), ("b", False)]
+    assert missing == []

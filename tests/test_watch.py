@@ -4,7 +4,8 @@
 2. Weights, running statistics, gradients, modes and every random state stay as they are; a compiled backbone is not
    compiled again; nothing of inference mode is left behind.
 3. The images are some of the test split, the same for every run; labels are not read; 0 images mean no watch.
-4. A network that diverged gives numbers that are not finite, never an error.
+4. A network that diverged gives numbers that are not finite, never an error; one that collapsed has a rank of 1 and no
+   spread, and so rings.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from pipeline import spectrum
+from pipeline import alarms, spectrum
 from pipeline.backbones import initial_backbone, make_projector
 from pipeline.datasets import ImageBatch
 from pipeline.devices import choose_autocast
@@ -28,11 +29,12 @@ from pipeline.features import embeddings
 from pipeline.losses import epps_pulley, random_directions
 from pipeline.packing import pack
 from pipeline.pictures import Picture
+from pipeline.schema_pretrain import Alarms
 from pipeline.watch import Watch, build_watch, held_out
 
 CPU = torch.device("cpu")
 VIEW = {"size_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3}
-NAMES = [f"{site}_{fact}" for site in ("embedding", "projection") for fact in ("norm", "rank", "isotropy")]
+NAMES = [f"{site}_{fact}" for site in ("embedding", "projection") for fact in ("norm", "std", "rank", "isotropy")]
 
 
 def digits(num: int) -> np.ndarray:
@@ -71,6 +73,8 @@ def test_numbers_are_those_of_evaluation_mode(watch, modules):
         p = projector.eval()(z)
     for name, samples in (("embedding", z), ("projection", p)):
         assert found[f"{name}_norm"] == pytest.approx(samples.norm(dim=1).mean().item(), rel=1e-4)
+        wanted = samples.var(0, correction=0).mean().sqrt().item()
+        assert found[f"{name}_std"] == pytest.approx(wanted, rel=1e-3)
         assert found[f"{name}_isotropy"] == pytest.approx(spectrum.isotropy(samples), rel=1e-3)
         wanted = spectrum.effective_rank(torch.linalg.svdvals(samples))
         assert found[f"{name}_rank"] == pytest.approx(wanted, rel=1e-3)
@@ -157,7 +161,7 @@ def test_labels_are_not_read(watch, modules):
     assert other(*modules) == watch(*modules)
 
 
-# 4. Divergence
+# 4. Divergence and collapse
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -165,5 +169,24 @@ def test_a_network_that_diverged(watch, modules, bad):
     with torch.no_grad():
         modules[1][0].weight[:] = bad
     found = watch(*modules)
-    assert all(math.isfinite(found[name]) for name in NAMES[:3])
-    assert not any(math.isfinite(found[name]) for name in [*NAMES[3:], "projection_epps_pulley"])
+    assert all(math.isfinite(found[name]) for name in NAMES[:4])
+    assert not any(math.isfinite(found[name]) for name in [*NAMES[4:], "projection_epps_pulley"])
+
+
+def test_a_network_that_collapsed(watch, modules):
+    """Every image has the same projection, up to the rounding of float32, and one that is not 0."""
+    with torch.no_grad():
+        modules[1][-1].weight.mul_(1e-9)
+        modules[1][-1].bias.fill_(3.0)
+    found = watch(*modules)
+    assert found["projection_rank"] == pytest.approx(1, abs=1e-4) and found["projection_std"] == 0
+    assert found["embedding_rank"] > 1.5 and found["embedding_std"] > 0
+    rows = [{"epoch": 1, "loss": 1.0, "wait_frac": 0.0, **found}]
+    assert [alarm.name for alarm in alarms.raised(rows, Alarms().model_dump(), num_epochs=9)] == ["collapse"]
+
+
+def test_the_spread_does_not_depend_on_the_mean():
+    z = torch.tensor([[0.0, 0.0], [2.0, 4.0]])  # standard deviations of 1 and 2
+    assert spectrum.root_mean_variance(z) == pytest.approx(2.5**0.5)
+    assert spectrum.root_mean_variance(z - 100) == pytest.approx(2.5**0.5)
+    assert spectrum.root_mean_variance(torch.full((5, 3), 7.0)) == 0

@@ -25,9 +25,11 @@ TESTS = {
 }
 CURVES = {
     "embedding_norm": "embedding, mean norm",
+    "embedding_std": "embedding, standard deviation",
     "embedding_rank": "embedding, RankMe",
     "embedding_isotropy": "embedding, isotropy",
     "projection_norm": "projection, mean norm",
+    "projection_std": "projection, standard deviation",
     "projection_rank": "projection, RankMe",
     "projection_isotropy": "projection, isotropy",
     "projection_epps_pulley": "projection, Epps-Pulley",

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.cells import Cell
 from pipeline.diagnostics.criteria import RULE, Criterion, Run
 from pipeline.diagnostics.selection import ALL, Entry
-from pipeline.fetch import sha256_file
+from pipeline.files import sha256_file
 from pipeline.listing import Listing
 from pipeline.results import ResultError
 

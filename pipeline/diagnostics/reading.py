@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pipeline.cells import Cell
 from pipeline.diagnostics.criteria import DIRECTIONS, Run
 from pipeline.listing import Listing
-from pipeline.results import ResultError, read_history, read_json
+from pipeline.results import ResultError, collapsed_at, read_history, read_json
 
 LOSSES = ("train_loss", "pred_loss", "sigreg_loss")
 HOLDOUT = "linear_holdout_top1"
@@ -35,14 +35,17 @@ def read_runs(listing: Listing, command: str) -> Found:
         command: what makes a missing file, for the messages.
 
     Returns:
-        Runs, health, and one line per trained cell whose files are missing or broken. Without probe/health.json or
-        pretrain/history.csv a cell still is a run, one that only the losses judge.
+        Runs, health, and one line per trained cell that collapsed or whose files are missing or broken. Without
+        probe/health.json or pretrain/history.csv a cell still is a run, one that only the losses judge.
     """
     found = Found({}, [], [])
     for cell in listing.cells:
         if cell.frozen:
             continue
         try:
+            if epoch := collapsed_at(read_json(listing.owners[cell].folder / "pretrain/metrics.json")):
+                found.problems.append(f"{cell.key}: collapsed at epoch {epoch}; left out of correlations and picks")
+                continue
             found.runs[cell] = _run(listing, cell)
             health = read_json(cell.folder / "probe/health.json")
             history = read_history(listing.owners[cell].folder / "pretrain/history.csv")

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.cells import Cell
 from pipeline.listing import Listing
-from pipeline.results import ResultError, read_json
+from pipeline.results import ResultError, collapsed_at, read_json
 
 SCORE = re.compile(r".*top1(_\d+shot)?")
 
@@ -26,6 +26,7 @@ class Result:
         num_train: images of the probed set's training split; None if data/<name>/meta.json is gone.
         num_test: images that the scores are fractions of; None likewise.
         trained_on: device, processor and commit of the pretraining; empty for a frozen model.
+        collapsed_at: epoch at which the pretraining collapsed; 0 if it did not.
     """
 
     metrics: Mapping[str, float]
@@ -33,6 +34,7 @@ class Result:
     num_train: int | None = None
     num_test: int | None = None
     trained_on: str = ""
+    collapsed_at: int = 0
 
 
 def read_results(listing: Listing, command: str) -> tuple[dict[Cell, Result], list[str]]:
@@ -81,7 +83,8 @@ def _counts(read: Callable[[Path], dict[str, Any]], trained: Path | None, data: 
     splits = read(data / "meta.json").get("splits", {})
     counts: dict[str, Any] = {f"num_{name}": splits.get(name, {}).get("num_images") for name in ("train", "test")}
     if trained:
-        counts["num_pretrain"] = read(trained / "metrics.json").get("num_images")
+        summary = read(trained / "metrics.json")
+        counts |= {"num_pretrain": summary.get("num_images"), "collapsed_at": collapsed_at(summary)}
         if made := read(trained / "provenance.json"):
             hardware = made["hardware"]
             counts["trained_on"] = f"{hardware['device']}, {hardware['cpu']}, commit {made['commit']}"

@@ -28,6 +28,7 @@ class Number:
         picked: the cell that answers for each seed, and its result; of an extreme, only seeds of which every
             configuration has results.
         missing: listed cells that it is about and that have no usable result.
+        collapsed: those whose training collapsed, and their results, which are not used.
     """
 
     axes: Mapping[str, str]
@@ -38,6 +39,7 @@ class Number:
     num_configurations: int
     picked: Mapping[Cell, Result]
     missing: tuple[Cell, ...]
+    collapsed: Mapping[Cell, Result]
 
     @property
     def scores(self) -> list[float]:
@@ -77,7 +79,7 @@ class Number:
         if not self.published:
             return ""
         if self.difference is None:
-            return "not run"
+            return "differs" if self.collapsed and not self.missing else "not run"
         return "reproduced" if abs(self.difference) <= self.deviation else "differs"
 
     def baseline(self, kind: str) -> float | None:

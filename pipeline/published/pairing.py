@@ -126,7 +126,9 @@ class _Table:
     ) -> dict[str, Any]:
         """Choose a cell per seed: the best on held-out images of each configuration, then the extreme of these."""
         needed = {metric, HOLDOUT} if self.selected else {metric}
-        usable = [cell for cell in cells if cell in results and needed <= results[cell].metrics.keys()]
+        collapsed = {cell: results[cell] for cell in cells if cell in results and results[cell].collapsed_at}
+        measured = [cell for cell in cells if cell in results and needed <= results[cell].metrics.keys()]
+        usable = [cell for cell in measured if cell not in collapsed]
         picked = {}
         for seed in dict.fromkeys(cell.seed for cell in usable):
             configurations = self.groups(cell for cell in usable if cell.seed == seed).values()
@@ -134,7 +136,8 @@ class _Table:
             if len(best) == num_configurations:
                 cell = extreme(best, key=lambda cell: results[cell].metrics[metric])
                 picked[cell] = results[cell]
-        return {"picked": picked, "missing": tuple(cell for cell in cells if cell not in usable)}
+        missing = tuple(cell for cell in cells if cell not in usable and cell not in collapsed)
+        return {"picked": picked, "missing": missing, "collapsed": collapsed}
 
 
 def _check(row: Mapping[str, str], reduce: str, where: str) -> None:

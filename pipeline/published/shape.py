@@ -69,11 +69,18 @@ def without_empty(lines: Sequence[Sequence[str]]) -> str:
 def shown(number: Number, style: Style) -> str:
     """Write a number as `72.1 ± 0.3 (published 74.2, −2.1)`; with the random initialisation where none is published."""
     if not number.picked:
-        return f"{ABSENT} (published {number.published})" if number.published else ABSENT
+        return f"{_instead(number)} (published {number.published})" if number.published else _instead(number)
     ours = style.percent(number.mean / 100) + ("" if number.std is None else f" ± {style.percent(number.std / 100)}")
+    if number.collapsed:
+        ours += f", {len(number.collapsed)} of {len(number.collapsed) + len(number.picked)} collapsed"
     if number.published:
         return f"{ours} (published {number.published}, {style.points(number.difference / 100)})"
     initial = number.baseline("random_init")
     if initial is None:
         return ours
     return f"{ours} (random init {style.percent(initial / 100)}, {style.points((number.mean - initial) / 100)})"
+
+
+def _instead(number: Number) -> str:
+    epochs = sorted({result.collapsed_at for result in number.collapsed.values()})
+    return f"collapsed (epoch {', '.join(map(str, epochs))})" if epochs else ABSENT

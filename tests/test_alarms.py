@@ -1,0 +1,145 @@
+"""Claims about pipeline.alarms.
+
+1. Collapse rings for a rank or a spread below its limit, and only for those: not for what is not watched, NaN, or a
+   limit of 0.
+2. Explosion compares an epoch with the lowest one before it, so never rings in the first, nor where that is not > 0.
+3. Starvation rings beyond its limit, in the first epoch only if there is no other.
+4. A name rings once, at its first epoch; several names ring together; what the run is like later changes nothing.
+5. A text names epoch, value, threshold, the key of params.yaml, and keys that exist as the remedy.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import reduce
+
+import pytest
+
+from pipeline import alarms
+from pipeline.errors import UserError
+from pipeline.schema_pretrain import Alarms, Pretrain
+
+SETTINGS = Alarms().model_dump()
+HEALTHY = {"embedding_rank": 20.0, "projection_rank": 12.0, "projection_std": 0.9}
+
+
+def run(losses=(1.0, 0.8, 0.7), waits=None, **watched) -> list[dict[str, float]]:
+    """Rows of a run; `watched` overrides the columns of its last epoch."""
+    waits = waits or [0.0] * len(losses)
+    rows = [
+        {"epoch": epoch, "loss": loss, "wait_frac": wait, **HEALTHY}
+        for epoch, (loss, wait) in enumerate(zip(losses, waits, strict=True), start=1)
+    ]
+    rows[-1].update(watched)
+    return rows
+
+
+def named(rows, num_epochs=9, **settings) -> list[str]:
+    return [alarm.name for alarm in alarms.raised(rows, SETTINGS | settings, num_epochs=num_epochs)]
+
+
+def test_a_healthy_run_is_silent():
+    assert named(run()) == []
+
+
+# 1. Collapse
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("embedding_rank", 1.49), ("projection_rank", 1.0), ("projection_rank", 0.0)]
+)
+def test_a_low_rank_is_a_collapse(column, value):
+    assert named(run(**{column: value})) == ["collapse"]
+
+
+def test_a_small_spread_is_a_collapse():
+    assert named(run(projection_std=0.0099)) == ["collapse"]
+    assert named(run(embedding_std=0.0)) == []  # the scale of an embedding is free
+
+
+def test_at_the_limit_nothing_rings():
+    assert named(run(embedding_rank=1.5, projection_rank=1.5, projection_std=0.01)) == []
+
+
+def test_limits_of_zero_never_ring():
+    assert named(run(projection_rank=0.0, projection_std=0.0), min_rank=0.0, min_std=0.0) == []
+
+
+def test_what_is_not_watched_cannot_collapse():
+    rows = [{"epoch": epoch, "loss": 1.0, "wait_frac": 0.0, "gradient_norm": 0.0} for epoch in (1, 2)]
+    assert named(rows) == []
+    assert named(run(**dict.fromkeys(HEALTHY, math.nan))) == []
+
+
+# 2. Explosion
+
+
+def test_explosion_is_relative_to_the_lowest_epoch_before():
+    assert named(run([5.0, 1.0, 4.0, 10.1])) == ["explosion"]
+    assert named(run([5.0, 1.0, 4.0, 10.0])) == []
+    assert named(run([0.5, 1.0, 10.1])) == ["explosion"]
+    assert named(run([0.5, 1.0, 1.1]), max_loss_ratio=2.0) == ["explosion"]
+
+
+def test_the_first_epoch_does_not_explode():
+    assert named(run([1e9])) == []
+
+
+@pytest.mark.parametrize("lowest", [0.0, -1.0])
+def test_no_ratio_to_a_loss_that_is_not_positive(lowest):
+    assert named(run([lowest, 5.0])) == []
+
+
+# 3. Starvation
+
+
+def test_starvation():
+    assert named(run(waits=[0.0, 0.0, 0.51])) == ["starvation"]
+    assert named(run(waits=[0.0, 0.0, 0.5])) == []
+    assert named(run(waits=[0.0, 0.0, 1.0]), max_wait_frac=1.0) == []
+
+
+def test_the_first_epoch_may_wait_unless_it_is_the_only_one():
+    assert named(run([1.0], [0.9])) == []
+    assert named(run([1.0], [0.9]), num_epochs=1) == ["starvation"]
+    assert named(run([1.0, 1.0], [0.9, 0.9])) == ["starvation"]
+
+
+# 4. Once
+
+
+def test_a_name_rings_once():
+    rows = run([1.0, 20.0, 30.0, 1.0], [0.9, 0.9, 0.0, 0.9], projection_rank=1.2)
+    rows[2]["projection_std"] = 0.001
+    found = [alarms.raised(rows[:end], SETTINGS, num_epochs=4) for end in range(1, 5)]
+    rang = [(alarm.name, alarm.epoch) for new in found for alarm in new]
+    assert rang == [("explosion", 2), ("starvation", 2), ("collapse", 3)]
+
+
+def test_epochs_are_whole_numbers():
+    rows = [row | {"epoch": float(row["epoch"])} for row in run(projection_rank=1.0)]
+    (alarm,) = alarms.raised(rows, SETTINGS, num_epochs=3)
+    assert type(alarm.epoch) is int
+
+
+# 5. Texts
+
+
+def test_texts():
+    rows = run([1.0, 0.5, 6.0], [0.0, 0.0, 0.625], projection_rank=1.02, projection_std=0.0012)
+    texts = [alarm.text for alarm in alarms.raised(rows, SETTINGS, num_epochs=3)]
+    assert texts[0] == (
+        "collapse at epoch 3: projection_rank 1.02 is below pretrain.alarms.min_rank 1.5, projection_std 0.0012 is "
+        "below pretrain.alarms.min_std 0.01; raise lambda (grid.lambdas) or lower pretrain.optimizer.lr"
+    )
+    assert "the loss 6 is 12 times" in texts[1] and "pretrain.alarms.max_loss_ratio 10;" in texts[1]
+    assert "0.625 of its time" in texts[2] and "pretrain.alarms.max_wait_frac 0.5;" in texts[2]
+    keys = {key for text in texts for key in re.findall(r"pretrain\.([\w.]+\w)", text)}
+    assert len(keys) == 8
+    for key in keys:
+        reduce(getattr, key.split("."), Pretrain(epochs=20, batch_size=2))
+
+
+def test_the_error_is_one_without_a_traceback():
+    assert issubclass(alarms.AlarmError, UserError)
