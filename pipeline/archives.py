@@ -6,6 +6,7 @@ import errno
 import lzma
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -17,6 +18,13 @@ from pipeline.fetch import CHUNK_BYTES, FetchError
 
 MAX_EXPANSION = 100  # pictures are compressed already; archives of them expand less than 2 times
 SMALL_BYTES = 1 << 30  # below this an archive of any ratio is harmless
+
+
+# What Python's readers raise for damaged files: their own errors, and whatever the damage makes them trip over.
+_DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, RuntimeError, ValueError, LookupError, ArithmeticError, TypeError),
+)
 
 
 class _Member(NamedTuple):
@@ -55,7 +63,7 @@ def extract(archive: Path, into: Path) -> Path:
         begun.replace(into)
     except FetchError:
         raise
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, zlib.error, lzma.LZMAError) as error:
+    except _DAMAGED as error:
         raise FetchError(f"{archive}: damaged or encrypted archive ({error}); fetch it again") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -69,6 +77,7 @@ def extract(archive: Path, into: Path) -> Path:
 def _extract_zip(archive: Path, into: Path, limit: int) -> None:
     with zipfile.ZipFile(archive) as opened:
         room = limit
+        _check_size(archive, sum(info.file_size for info in opened.infolist()), limit, into)
         for info in opened.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             member = _Member(info.filename, info.file_size, info.is_dir(), kind in (0, stat.S_IFREG, stat.S_IFDIR))
@@ -113,9 +122,24 @@ def _copy(archive: Path, source: IO[bytes], out: Path, room: int) -> int:
         while block := source.read(CHUNK_BYTES):
             room -= len(block)
             if room < 0:
-                raise FetchError(
-                    f"{archive}: expands to more than {MAX_EXPANSION} times its size (and {SMALL_BYTES >> 30} GiB), "
-                    "like an archive made to fill a disk; unpack it by hand if you trust it, and give its path"
-                )
+                raise _bomb(archive)
             file.write(block)
     return room
+
+
+def _check_size(archive: Path, num_bytes: int, limit: int, into: Path) -> None:
+    """Refuse before anything is written what the headers say to be too large."""
+    if num_bytes > limit:
+        raise _bomb(archive)
+    if num_bytes > (free := shutil.disk_usage(into).free):
+        raise FetchError(
+            f"{archive}: it needs {num_bytes / 1e6:.1f} MB but the disk of {into.parent} has {free / 1e6:.1f} MB left; "
+            "free some space and try again"
+        )
+
+
+def _bomb(archive: Path) -> FetchError:
+    return FetchError(
+        f"{archive}: expands to more than {MAX_EXPANSION} times its size (and {SMALL_BYTES >> 30} GiB), "
+        "like an archive made to fill a disk; unpack it by hand if you trust it, and give its path"
+    )

@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
@@ -23,6 +23,7 @@ SPLITS = ("train", "test")
 RESERVED_NAMES = ("bundled", "by-hand")  # folders of data/ that are not packed data sets
 # No dot (DVC reads it as nesting in a params path), no slash or space (paths, stage names), no '--' (joins cell keys).
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*(-[A-Za-z0-9_]+)*")
+_SECRET = re.compile(r"token|secret|password|passwd|signature|credential|api_?key|^(key|sig|auth)$", re.IGNORECASE)
 _FILLED_IN = ("root", "download", "loader", "transform", "target_transform", "transforms")
 
 
@@ -45,6 +46,12 @@ def _check_url(url: str) -> str:
         raise ValueError(f"must be an http:// or https:// address, got {url!r}")
     if parts.password or parts.username:
         raise ValueError("must not hold a user name or password: params.yaml is committed")
+    keys = [key.replace("-", "_") for key, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    if secrets := [key for key in keys if _SECRET.search(key)]:
+        raise ValueError(
+            f"must not hold a secret, as {secrets[0]!r} after the question mark seems to be: params.yaml is committed; "
+            "fetch the file by hand and give its path"
+        )
     return url
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,6 +15,7 @@ import urllib3
 from tqdm import tqdm
 
 from pipeline.errors import UserError
+from pipeline.files import sha256_file
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = (15, 60)  # to connect, between two packets
@@ -31,15 +32,6 @@ class _Broken(Exception):
 
 
 _INTERRUPTED = (_Broken, requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
-
-
-def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(CHUNK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fetch(
@@ -84,7 +76,7 @@ def fetch(
             failures = 1 if _size(part) > before else failures + 1
             if failures >= MAX_FAILURES:
                 raise FetchError(
-                    f"{_shown(url)}: gave up after {failures} failures in a row ({_reason(error)}); "
+                    f"{shown(url)}: gave up after {failures} failures in a row ({_reason(error)}); "
                     f"run the same command again, the {_size(part)} bytes that came are kept"
                 ) from None
             time.sleep(min(60.0, pause_s * 2 ** (failures - 1)))
@@ -115,6 +107,7 @@ def _transfer(url: str, part: Path, headers: dict[str, str]) -> None:
         _check_status(url, response.status_code)
         sent = response.headers
         total = _total(sent, response.status_code)
+        _check_room(url, part, total)
         if response.status_code == 206 and not (offset and _continues(sent, offset, total, known)):
             _discard(part)
             raise _Broken("the remote file changed")
@@ -153,27 +146,37 @@ def _total(sent: requests.structures.CaseInsensitiveDict, status: int) -> int | 
     return int(text) if text.isdigit() else None
 
 
+def _check_room(url: str, part: Path, total: int | None) -> None:
+    """Refuse at the first byte what the disk cannot take."""
+    missing, free = (total or 0) - _size(part), shutil.disk_usage(part.parent).free
+    if missing > free:
+        raise FetchError(
+            f"{shown(url)}: {missing / 1e6:.1f} MB are to come but the disk of {part.parent} has {free / 1e6:.1f} MB "
+            "left; free some space, then run it again"
+        )
+
+
 def _check_status(url: str, status: int) -> None:
     if status in _RETRIED:
         raise _Broken(f"HTTP status {status}")
     if status in (401, 403):
-        raise FetchError(f"{_shown(url)}: access denied (HTTP status {status}); it needs a login or accepted terms")
+        raise FetchError(f"{shown(url)}: access denied (HTTP status {status}); it needs a login or accepted terms")
     if status not in (200, 206):
-        raise FetchError(f"{_shown(url)}: HTTP status {status}; check the address in params.yaml")
+        raise FetchError(f"{shown(url)}: HTTP status {status}; check the address in params.yaml")
 
 
 def _verify(url: str, part: Path, sha256: str | None, num_bytes: int | None) -> None:
     got = _size(part)
     if num_bytes is not None and got != num_bytes:
         _discard(part)
-        raise FetchError(f"{_shown(url)}: expected {num_bytes} bytes, got {got}; removed them, run the command again")
+        raise FetchError(f"{shown(url)}: expected {num_bytes} bytes, got {got}; removed them, run the command again")
     if sha256 is None:
         return
     digest = sha256_file(part)
     if digest != sha256:
         _discard(part)
         raise FetchError(
-            f"{_shown(url)}: wrong checksum\n  expected sha256 {sha256}\n  got      sha256 {digest} ({got} bytes)\n"
+            f"{shown(url)}: wrong checksum\n  expected sha256 {sha256}\n  got      sha256 {digest} ({got} bytes)\n"
             "The bad file is removed. Run the command again; if it happens again the file at that address has changed: "
             "check it, then correct sha256 in params.yaml."
         )
@@ -201,10 +204,10 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _shown(url: str) -> str:
-    """Return the address without its query, which may carry a signature."""
+def shown(url: str) -> str:
+    """Return the address without user name, password and query, any of which may be a secret."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _reason(error: Exception) -> str:
@@ -215,5 +218,5 @@ def _reason(error: Exception) -> str:
 
 def _disk_error(error: OSError, url: str, part: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return FetchError(f"{_shown(url)}: the disk is full at {part.parent}; free some space, then run it again")
-    return FetchError(f"{_shown(url)}: cannot write {part}: {error.strerror}")
+        return FetchError(f"{shown(url)}: the disk is full at {part.parent}; free some space, then run it again")
+    return FetchError(f"{shown(url)}: cannot write {part}: {error.strerror}")

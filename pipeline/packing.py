@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from pipeline.errors import UserError
+from pipeline.files import sync_folder
 from pipeline.pictures import Picture, Prepared, prepare
 
 SHARD_BYTES = 10**9
@@ -76,7 +76,7 @@ def pack(
         _write_synced(begun / "meta.json", (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode())
         shutil.rmtree(folder, ignore_errors=True)
         begun.replace(folder)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PackError(f"data set {name!r}: the disk is full at {folder.parent}; free some space") from error
@@ -178,10 +178,12 @@ def _prepare_all(name: str, split: str, num_classes: int, pictures: Iterable[Pic
 
     def work(numbered: tuple[int, Picture]) -> Prepared:
         index, picture = numbered
+        assert 0 <= picture.label < num_classes, f"label {picture.label} of {num_classes} classes"
         try:
-            assert 0 <= picture.label < num_classes, f"label {picture.label} of {num_classes} classes"
             return prepare(picture)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders trip over damaged files in many ways
             raise PackError(
                 f"data set {name!r}: split {split!r}, picture {index} ({picture.where}) cannot be used: {error}; "
                 "repair it or take it out of the source"
@@ -225,11 +227,3 @@ def _write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,6 +5,8 @@ Settings are checked here once, at the door. What leaves is plain data: `load_pa
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,25 @@ from pipeline.validation import ParamsError, Strict, did_you_mean, explain, read
 
 ROOT_PARAMS = Path("params.yaml")
 BACKBONE_LIST = "backbones.txt"
+FOLDER_NAME = re.compile(r"[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*")
 
 
 def grid_name(path: str | Path) -> str:
     """Return the name of a parameter file's grid.
 
     `default` at the root, else the folder's (paper/table5 -> table5, miniature/table5 -> miniature-table5).
+
+    Raises:
+        ParamsError: if the folder's name would not be the same word in a shell, a path and a stage of DVC.
     """
     folder = Path(path).resolve().parent
     if folder == Path.cwd():
         return "default"
+    if not FOLDER_NAME.fullmatch(folder.name):
+        rule = (
+            f"the folder's name is the grid's and must be letters, digits, '_' and '-', got {folder.name!r}; rename it"
+        )
+        raise ParamsError(str(path), [rule])
     return f"miniature-{folder.name}" if folder.parent.name == "miniature" else folder.name
 
 
@@ -183,8 +194,12 @@ def _idle_axes(raw: dict) -> Iterator[str]:
 
 def _bad_combinations(params: Params) -> list[str]:
     """Check the settings of every cell: overrides that are sound one by one may not be together."""
-    found = []
-    for cell in grid_cells(params, "any"):
+    cells = grid_cells(params, "any")
+    times = Counter(cell.key for cell in cells)
+    found = [
+        f"grid has {num} cells of the name {key}; remove what is there twice" for key, num in times.items() if num > 1
+    ]
+    for cell in cells:
         try:
             resolve(params, cell)
         except ValidationError as error:

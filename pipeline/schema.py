@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from pipeline.catalogue import Dataset, DatasetName
 from pipeline.schema_analysis import Density, Diagnose, Pictures
 from pipeline.schema_pretrain import Pretrain
 from pipeline.schema_probe import Probe
-from pipeline.schema_types import Lambda, Plain, Rgb, Value
+from pipeline.schema_types import Lambda, Plain, Rgb, SafeName, Value
 from pipeline.validation import ParamsError, Strict, explain, read_yaml
 
-AxisName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+FIXED_AXES = ("dataset", "backbone", "lambda", "seed", "target")
+
+
+def _check_axis_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"axis {name!r} must be lower-case letters, digits and '_' after a letter; rename it")
+    if name in FIXED_AXES:
+        raise ValueError(f"axis {name!r} is one that every grid has; set grid.{name}s, or choose another name")
+    return name
+
+
+AxisName = Annotated[str, AfterValidator(_check_axis_name)]
+
+
+def _without_copies(values: list) -> list:
+    """Refuse values that are equal, or spelled alike in the keys of cells (true and "true")."""
+    equal, spelled = Counter(values), Counter(str(v).lower() if isinstance(v, bool) else str(v) for v in values)
+    twice = {str(value) for value in values if equal[value] > 1} | {
+        text for text, count in spelled.items() if count > 1
+    }
+    if twice:
+        raise ValueError(f"must not repeat a value, got {', '.join(sorted(twice))} more than once; remove the copies")
+    return values
 
 
 class Axis(Strict):
@@ -24,6 +49,11 @@ class Axis(Strict):
         [], description="dotted paths that get the value, e.g. pretrain.sigreg.t_max"
     )
     values: list[Value] = Field(min_length=1)
+
+    @field_validator("values")
+    @classmethod
+    def _distinct(cls, values: list) -> list:
+        return _without_copies(values)
 
 
 class BackboneRule(Strict):
@@ -40,7 +70,7 @@ class Grid(Strict):
     """
 
     datasets: list[str] = Field(min_length=1, description="names from `datasets`")
-    backbones: list[str] = Field([], description="timm model names")
+    backbones: list[SafeName] = Field([], description="timm model names")
     lambdas: list[Lambda] = Field(min_length=1, description="weight of SIGReg; the prediction loss has 1 - lambda")
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(min_length=1)
     axes: dict[AxisName, Axis] = Field({}, description="further axes, by name")
@@ -48,6 +78,23 @@ class Grid(Strict):
     targets: list[str] = Field([], description="data sets to probe on; none: the one that was trained on")
     only_published: bool = Field(False, description="keep the cells that published.csv has a row for")
     selected: list[str] = Field([], description="axes whose best value, on held-out training images, a table shows")
+    max_cells: int = Field(10_000, ge=1, description="a larger grid is refused: a stage costs DVC a second and more")
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Grid:
+        if self.backbones:
+            names = ("datasets", "backbones", "lambdas", "seeds", "targets")
+        else:
+            names = ("targets" if self.targets else "datasets", "models", "seeds")
+        sizes = {name: len(getattr(self, name)) for name in names if getattr(self, name)}
+        sizes |= {f"axes.{name}": len(axis.values) for name, axis in self.axes.items()}
+        if (num_cells := prod(sizes.values())) > self.max_cells:
+            spelled = " x ".join(f"{size} {name}" for name, size in sizes.items())
+            raise ValueError(
+                f"must have at most max_cells = {self.max_cells} cells, got {spelled} = {num_cells}; "
+                "shorten an axis or raise grid.max_cells"
+            )
+        return self
 
     @model_validator(mode="after")
     def _something_to_probe(self) -> Grid:
@@ -66,10 +113,7 @@ class Grid(Strict):
     @field_validator("datasets", "backbones", "lambdas", "seeds", "models", "targets", "selected")
     @classmethod
     def _distinct(cls, values: list) -> list:
-        twice = sorted({str(value) for value in values if values.count(value) > 1})
-        if twice:
-            raise ValueError(f"must not repeat a value, got {', '.join(twice)} more than once; remove the copies")
-        return values
+        return _without_copies(values)
 
 
 class Report(Strict):
@@ -133,7 +177,7 @@ class Override(Strict):
 class Params(Strict):
     """The whole of params.yaml."""
 
-    based_on: str | None = Field(
+    based_on: SafeName | None = Field(
         None, description="folder beside this one whose pretrain, probe and overrides hold where this file is silent"
     )
     grid: Grid
@@ -146,6 +190,6 @@ class Params(Strict):
     pictures: Pictures = Pictures()
     report: Report = Report()
     overrides: list[Override] = Field([], description="in order; a later one wins")
-    shares: list[str] = Field(
+    shares: list[SafeName] = Field(
         [], description="folders beside this one whose equal pretrainings are used instead of repeated"
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -26,6 +27,18 @@ def _plain(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
         raise ValueError(f"must be true, false, a finite number, text or null, got {value!r}") from None
 
 
+def _safe(text: str) -> str:
+    """Let nothing through that a shell, a path or the key of a cell would read in another way."""
+    if not re.fullmatch(r"[A-Za-z0-9_]+([.-][A-Za-z0-9_]+)*", text):
+        raise ValueError(f"must be letters, digits and '_' joined by single '-' or '.', got {text!r}; rename it")
+    return text
+
+
+def _safe_value(value: Any) -> Any:
+    return _safe(value) if isinstance(value, str) else value
+
+
+SafeName = Annotated[str, AfterValidator(_safe)]
 Lambda = Annotated[float, Field(ge=0, le=1), WrapValidator(_as_written)]
 Plain = Annotated[bool | int | float | str | None, WrapValidator(_plain)]
-Value = Annotated[bool | int | float | str, WrapValidator(_plain)]
+Value = Annotated[bool | int | float | str, WrapValidator(_plain), AfterValidator(_safe_value)]

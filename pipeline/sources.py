@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +16,10 @@ from pipeline import sources_arrays
 from pipeline.archives import extract
 from pipeline.catalogue import UNVERIFIED, Arrays, Bundled, Dataset, Folder
 from pipeline.errors import UserError
-from pipeline.fetch import FetchError, fetch, sha256_file
+from pipeline.fetch import FetchError, fetch, shown
+from pipeline.files import sha256_file
 from pipeline.pictures import Picture
-from pipeline.splits import Raw, to_splits
+from pipeline.splits import Raw, number_classes, to_splits
 from pipeline.validation import did_you_mean
 
 BUNDLED = Path(__file__).parents[1] / "data" / "bundled"
@@ -46,14 +48,45 @@ def open_source(name: str, entry: Dataset, scratch: Path, *, bundled: Path = BUN
         FetchError: something that cannot be had; says what to do.
         ValueError: data that do not fit their description.
     """
-    try:
+    with _told_by_name(name):
         raw = _open_raw(name, entry, scratch, bundled)
+        _check_classes(raw)
         classes, splits = to_splits(raw, test_frac=entry.test_frac, split_seed=entry.split_seed)
+    return Source(classes, {split: _read(name, pictures) for split, pictures in splits.items()}, raw.origin)
+
+
+def _read(name: str, pictures: Iterator[Picture]) -> Iterator[Picture]:
+    with _told_by_name(name):
+        yield from pictures
+
+
+@contextmanager
+def _told_by_name(name: str) -> Iterator[None]:
+    """Begin every message about the data with the path of the entry in params.yaml."""
+    try:
+        yield
     except FetchError as error:
         raise FetchError(f"datasets.{name}: {error}") from error
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"datasets.{name}: {error}") from error
-    return Source(classes, splits, raw.origin)
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) is not None:  # of the operating system, not of a library that reads
+            raise
+        raise FetchError(f"datasets.{name}: its files are damaged ({error}); fetch them again") from error
+
+
+def _check_classes(raw: Raw) -> None:
+    """Refuse by the labels alone, before pictures are decoded for hours, what no probe can be trained on or tested."""
+    classes, labels = number_classes(raw.labels, raw.names)
+    if len(classes) < 2:
+        raise UserError(f"at least 2 classes are needed, got {len(classes)}: {classes[0]}; one class teaches no probe")
+    for split, values in labels.items():
+        absent = [classes[label] for label in np.setdiff1d(np.arange(len(classes)), values)]
+        if absent:
+            raise UserError(
+                f"split {split!r} has no picture of {len(absent)} of {len(classes)} classes: {', '.join(absent[:10])}; "
+                "add some, remove the class, or let the training split be divided (test: null)"
+            )
 
 
 def _open_raw(name: str, entry: Dataset, scratch: Path, bundled: Path) -> Raw:
@@ -146,7 +179,7 @@ def local_file(entry: Arrays | Folder, scratch: Path) -> Path:
         _check_sha256(path, entry.sha256)
         return path
     if entry.sha256 == UNVERIFIED:
-        warnings.warn(f"{entry.url} is used without a checksum, as params.yaml says", stacklevel=2)
+        warnings.warn(f"{shown(entry.url)} is used without a checksum, as params.yaml says", stacklevel=2)
     name = Path(entry.url.split("?")[0].split("#")[0]).name or "file"
     return fetch(entry.url, scratch / name, sha256=None if entry.sha256 == UNVERIFIED else entry.sha256)
 
@@ -165,7 +198,7 @@ def _check_sha256(path: Path, expected: str | None) -> None:
 def folder_set(entry: Folder, scratch: Path) -> Raw:
     """Open pictures kept in one folder per class, in a local folder or an archive."""
     root = local_file(entry, scratch)
-    origin = f"{entry.url or entry.path}" + (f" sha256 {entry.sha256}" if entry.sha256 else "")
+    origin = (shown(entry.url) if entry.url else entry.path) + (f" sha256 {entry.sha256}" if entry.sha256 else "")
     if root.is_file():
         root = extract(root, scratch / "extracted")
     parts = {"train": entry.train} | ({"test": entry.test} if entry.test else {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,12 @@ import numpy as np
 
 from pipeline.catalogue import Arrays
 from pipeline.errors import UserError
-from pipeline.fetch import FetchError
+from pipeline.fetch import FetchError, shown
 from pipeline.splits import Raw
 from pipeline.validation import did_you_mean
 
 BLOCK = 256  # pictures read at a time from HDF5
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
 def open_arrays(entry: Arrays, path: Path) -> Raw:
@@ -38,7 +40,7 @@ def open_arrays(entry: Arrays, path: Path) -> Raw:
         _check_shapes(images_key, images, labels_key, labels[split], entry.channels_first)
         to_bytes = partial(_to_bytes, images_key, max_value=entry.max_value, channels_first=entry.channels_first)
         pictures[split] = partial(slices, images, f"{path.name}:{images_key}", to_bytes)
-    origin = f"{entry.url or path.name}" + (f" sha256 {entry.sha256}" if entry.sha256 else "")
+    origin = (shown(entry.url) if entry.url else path.name) + (f" sha256 {entry.sha256}" if entry.sha256 else "")
     return Raw(labels, pictures, entry.classes, origin)
 
 
@@ -53,25 +55,37 @@ class _Stored:
     """The arrays of a file by key. An npz member is decompressed whole, an HDF5 data set stays on the disk."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        if h5py.is_hdf5(path):
-            self._arrays = h5py.File(path, "r")
-            self.keys = [key for key, value in self._arrays.items() if isinstance(value, h5py.Dataset)]
-        elif zipfile.is_zipfile(path):
-            self._arrays = np.load(path, allow_pickle=False)
-            self.keys = list(self._arrays.files)
-        else:
-            raise FetchError(f"{path} is neither npz nor HDF5, or damaged; see README.md for the formats")
-
-    def __getitem__(self, key: str) -> Any:
+        self.path, self._file = path, None
         try:
-            return self._arrays[key]
+            if h5py.is_hdf5(path):
+                self._file = h5py.File(path, "r")
+                self.keys = [key for key, value in self._file.items() if isinstance(value, h5py.Dataset)]
+            elif zipfile.is_zipfile(path):
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                    self.keys = list(arrays.files)
+            else:
+                raise FetchError(f"{path} is neither npz nor HDF5, or damaged; see README.md for the formats")
+        except _DAMAGED as error:
+            raise FetchError(f"{path} is damaged ({error}); fetch the file again") from error
+
+    def __getitem__(self, key: str) -> np.ndarray | h5py.Dataset:
+        try:
+            found = self._read(key)
         except KeyError:
             raise FetchError(f"unknown key {key!r} in {self.path}{did_you_mean(key, self.keys)}") from None
-        except (zipfile.BadZipFile, OSError) as error:
+        except _DAMAGED as error:
             raise FetchError(f"key {key!r} of {self.path} is damaged ({error}); fetch the file again") from error
         except ValueError as error:
             raise FetchError(f"key {key!r} of {self.path} cannot be used: {error}; save it as plain numbers") from error
+        if not isinstance(found, np.ndarray | h5py.Dataset) or found.shape is None:
+            raise FetchError(f"key {key!r} of {self.path} is no array{did_you_mean(key, self.keys)}")
+        return found
+
+    def _read(self, key: str) -> Any:
+        if self._file is not None:
+            return self._file[key]
+        with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return arrays[key]
 
 
 def _check_shapes(images_key: str, images: Any, labels_key: str, labels: np.ndarray, channels_first: bool) -> None:

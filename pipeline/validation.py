@@ -44,7 +44,9 @@ def read_yaml(path: str | Path) -> dict:
         raise ParamsError(str(path), ["the file does not exist; run from the repository root"]) from None
     except MarkedYAMLError as error:
         raise ParamsError(str(path), [f"not YAML in line {error.problem_mark.line + 1}: {error.problem}"]) from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ParamsError(str(path), [f"the file cannot be read: {error.strerror}"]) from None
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no such day as 2026-02-30, ...
         raise ParamsError(str(path), [f"not readable as YAML: {error}"]) from None
     if not isinstance(raw, dict):
         raise ParamsError(str(path), [f"must be a mapping of sections, got {type(raw).__name__}"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.catalogue import load_catalogue, transfer_key
 from pipeline.errors import UserError
+from pipeline.fetch import shown
 from pipeline.packing import pack
 from pipeline.sources import open_source
 from pipeline.validation import did_you_mean
@@ -24,6 +25,8 @@ def main(name: str, params_path: str = "params.yaml") -> None:
     scratch = TRANSFERS / f"{name}-{transfer_key(entry)}"
     source = open_source(name, entry, scratch)
     described = entry.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if "url" in described:
+        described["url"] = shown(described["url"])  # what stands after a question mark may be somebody's
     meta = pack(Path("data") / name, name, described, source.classes, source.splits, origin=source.origin)
     shutil.rmtree(scratch, ignore_errors=True)
     print(f"{name}: {len(meta['classes'])} classes, {meta['channels']} channel(s), from {meta['origin']}")
@@ -33,8 +36,9 @@ def main(name: str, params_path: str = "params.yaml") -> None:
             print(f"    {count:7d}  {label}")
     for change, count in meta["changes"].items():
         print(f"  {count} images: {change}")
-    if meta["num_test_images_in_train"]:
-        print(f"  warning: {meta['num_test_images_in_train']} test images are also training images", file=sys.stderr)
+    if copies := meta["num_test_images_in_train"]:
+        told = f"{copies} of {meta['splits']['test']['num_images']} test images are also training images"
+        print(f"  warning: {name}: {told}; they flatter the scores, take them out of one split", file=sys.stderr)
 
 
 if __name__ == "__main__":

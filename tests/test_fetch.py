@@ -17,7 +17,8 @@ import pytest
 
 from pipeline import archives
 from pipeline.archives import extract
-from pipeline.fetch import FetchError, fetch, sha256_file
+from pipeline.fetch import FetchError, fetch, shown
+from pipeline.files import sha256_file
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -233,6 +234,17 @@ def test_bombs_are_refused(tmp_path, monkeypatch, make):
     with pytest.raises(FetchError, match="expands to more than 100 times"):
         extract(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_zip_whose_headers_tell_a_bomb_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "SMALL_BYTES", 1 << 20)
+    monkeypatch.setattr(archives, "_copy", lambda *_: pytest.fail("it was unpacked"))
+    with pytest.raises(FetchError, match="expands to more than 100 times"):
+        extract(make_zip(tmp_path / "bomb", {"a": bytes(4 << 20)}), tmp_path / "out")
+
+
+def test_a_user_name_in_an_address_is_not_shown():
+    assert shown("https://me:s3cret@host:80/a/b?token=s3cret#x") == "https://host:80/a/b"
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])

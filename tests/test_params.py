@@ -163,6 +163,17 @@ def test_grid_refuses_copies(tmp_path, axis, values, copy):
     assert problem == f"grid.{axis} must not repeat a value, got {copy} more than once; remove the copies"
 
 
+def test_a_large_grid_is_allowed_by_its_limit(tmp_path):
+    grid = {"seeds": list(range(5001)), "lambdas": [0.1, 0.2]}
+    (problem,) = problems(written(tmp_path / "params.yaml", {"grid": grid}))
+    assert problem == (
+        "grid must have at most max_cells = 10000 cells, got 1 datasets x 1 backbones x 2 lambdas x 5001 seeds = "
+        "10002; shorten an axis or raise grid.max_cells"
+    )
+    params = load_params(written(tmp_path / "params.yaml", {"grid": {**grid, "max_cells": 10_002}}))
+    assert len(grid_cells(params, "g")) == 10_002
+
+
 def test_unknown_data_set_comes_with_the_nearest_match_and_the_remedy(tmp_path):
     (problem,) = problems(written(tmp_path / "params.yaml", {"grid": {"datasets": ["dtdd", "digits"]}}))
     assert problem == (

@@ -179,3 +179,16 @@ def test_stage_never_prints_a_token(tmp_path, hub):
     done = run_stage(tmp_path, "cats", {"cats": entry}, HF_TOKEN=TOKEN, HF_ENDPOINT=hub.url, HF_DEBUG="1")
     assert done.returncode == 1 and "is gated" in done.stderr
     assert TOKEN not in done.stdout + done.stderr
+
+
+def test_a_download_leaves_no_token(tmp_path, hub):
+    place = tmp_path / "place"
+    place.mkdir()
+    environment = {"HF_TOKEN": TOKEN, "HF_ENDPOINT": hub.url, "HF_DEBUG": "1"}
+    done = run_stage(place, "cats", {"cats": {"source": "huggingface", "repo": "me/cats"}}, **environment)
+    assert done.returncode == 0, done.stderr
+    assert any(sent == f"Bearer {TOKEN}" for _, _, sent in hub.seen)
+    assert TOKEN not in done.stdout + done.stderr
+    written = [path for path in place.rglob("*") if path.is_file()]
+    assert place / "data/cats/meta.json" in written
+    assert not any(TOKEN.encode() in path.read_bytes() for path in written)

@@ -1,0 +1,221 @@
+"""Data sets that `python -m stages.download` must refuse: pictures, folders, arrays, parquet, torchvision."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from bad_place import Attempt, Place, bad
+from PIL import Image
+from source_helpers import png
+
+from stages import download
+
+# pictures
+
+
+def folders(place: Place, content: bytes, name: str = "3.png", **fields: Any) -> Attempt:
+    """Make a data set of two classes, one picture of which has this content."""
+    for label in "ab":
+        for index in range(6):
+            path = Path("pictures", label, f"{index}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(index + 10 * (label == "b"), 6, 5, 3))
+    Path("pictures/b", name).write_bytes(content)
+    place.set_of(source="folder", path="pictures", **fields)
+    return download, "new"
+
+
+def encoded(kind: str, pixels: np.ndarray, **options: Any) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind, **options)
+    return out.getvalue()
+
+
+COLOUR = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+
+BROKEN = {
+    "a truncated PNG": (png(0, 30, 20, 3)[:400], "truncated"),
+    "a truncated JPEG": (encoded("JPEG", COLOUR)[:500], "Truncated"),
+    "zero bytes": (b"", "zero bytes"),
+    "text named .png": (b"hello", "cannot identify image"),
+    "an error page named .png": (b"<!doctype html><title>404</title>", "cannot identify image"),
+    "32 bits a pixel": (encoded("TIFF", np.ones((4, 4), np.float32)), "no known white"),
+}
+for _name, (_content, _reason) in BROKEN.items():
+    bad(f"picture: {_name}", "'new'", "b/3.png", _reason, "repair it or take it out")(
+        lambda place, content=_content: folders(place, content)
+    )
+
+
+@bad("folder: nothing there", "datasets.new: path", "pictures", "correct it in params.yaml")
+def _(place):
+    place.set_of(source="folder", path="pictures")
+    return download, "new"
+
+
+@bad("folder: one class", "datasets.new: train", "at least 2 class folders", "got 1")
+def _(place):
+    attempt = folders(place, png(0, 4, 4))
+    Path("pictures/a").rename("a")
+    return attempt
+
+
+@bad("folder: a class without pictures", "datasets.new", "pictures/c has no picture", "remove it")
+def _(place):
+    attempt = folders(place, png(0, 4, 4))
+    Path("pictures/c").mkdir()
+    return attempt
+
+
+@bad("folder: splits where classes belong", "holds splits (test, train)", "set train and test")
+def _(place):
+    attempt = folders(place, png(0, 4, 4))
+    Path("pictures/a").rename("pictures/train")
+    Path("pictures/b").rename("pictures/test")
+    return attempt
+
+
+@bad("folder: one picture to divide", "class 'c' has 1 picture", "needs 2")
+def _(place):
+    attempt = folders(place, png(0, 4, 4))
+    Path("pictures/c").mkdir()
+    Path("pictures/c/1.png").write_bytes(png(0, 4, 4))
+    return attempt
+
+
+@bad("download: unknown name", "unknown data set 'nwe'", "did you mean 'new'?", "add it under datasets:")
+def _(place):
+    folders(place, png(0, 4, 4))
+    return download, "nwe"
+
+
+# arrays
+
+
+def arrays(place: Place, fields: dict | None = None, *, suffix: str = ".npz", **changed: Any) -> Attempt:
+    images = np.random.default_rng(0).integers(0, 256, (12, 5, 5), dtype=np.uint8)
+    found = {"x_train": images, "y_train": np.arange(12) % 3, **changed}
+    if suffix == ".npz":
+        np.savez("a.npz", **found)
+    else:
+        with h5py.File("a.h5", "w") as file:
+            file.update({name: value for name, value in found.items()})
+    place.set_of(source="arrays", path=f"a{suffix}", **fields or {})
+    return download, "new"
+
+
+TEST = {"test_images": "xt", "test_labels": "yt"}
+XT = np.zeros((4, 5, 5), np.uint8)
+WRONG: dict[str, tuple[dict, dict, tuple[str, ...]]] = {
+    "unknown key": ({"images": "x_trian"}, {}, ("unknown key 'x_trian'", "did you mean 'x_train'?")),
+    "too few labels": ({}, {"y_train": np.arange(5)}, ("'y_train' must hold one label a picture", "(12,)", "(5,)")),
+    "one-hot labels": ({}, {"y_train": np.eye(12)}, ("'y_train' must hold one label a picture", "(12, 12)")),
+    "fractional labels": ({}, {"y_train": np.arange(12) / 2}, ("labels of split 'train'", "class numbers or names")),
+    "one class": ({}, {"y_train": np.zeros(12, int)}, ("at least 2 classes are needed", "got 1")),
+    "labels beyond the names": ({"classes": ["p", "q"]}, {}, ("label 2 is not one of the 2 classes 0..1",)),
+    "no labels at all": (
+        {"classes": ["p", "q"]},
+        {"y_train": np.full(12, -1)},
+        ("label -1 is not one", "a split without labels (all -1) cannot be used"),
+    ),
+    "a class missing from test": (
+        TEST,
+        {"xt": XT, "yt": np.array([0, 1, 0, 1])},
+        ("split 'test'", "1 of 3 classes: 2"),
+    ),
+    "a class missing from train": (
+        TEST,
+        {"xt": XT, "yt": np.arange(4)},
+        ("split 'train'", "1 of 4 classes: 3", "remove"),
+    ),
+    "numbers and names": (
+        TEST,
+        {"xt": XT, "yt": np.array(list("abca"))},
+        ("numbers in one split and strings", "one kind"),
+    ),
+    "no pictures": (
+        {},
+        {"x_train": np.zeros((0, 5, 5)), "y_train": np.zeros(0, int)},
+        ("'x_train' must be", "(0, 5, 5)"),
+    ),
+    "no shape of pictures": ({}, {"x_train": np.zeros((12, 25))}, ("'x_train' must be (N, H, W)", "(12, 25)")),
+    "two channels": ({}, {"x_train": np.zeros((12, 5, 5, 2))}, ("C 1, 3 or 4", "(12, 5, 5, 2)", "see channels_first")),
+    "brighter than white": ({"max_value": 1}, {}, ("within 0..max_value = 1", "set max_value")),
+    "not finite": ({}, {"x_train": np.full((12, 5, 5), np.nan)}, ("within 0..max_value", "nan")),
+    "complex": ({}, {"x_train": np.zeros((12, 5, 5), complex)}, ("must hold numbers", "complex")),
+    "pickled objects": ({}, {"x_train": np.array([{}] * 12)}, ("cannot be used", "save it as plain numbers")),
+}
+for _name, (_fields, _changed, _words) in WRONG.items():
+    bad(f"arrays: {_name}", "datasets.new", *_words)(
+        lambda place, fields=_fields, changed=_changed: arrays(place, fields, **changed)
+    )
+
+
+def cut(name: str, part: float) -> None:
+    raw = Path(name).read_bytes()
+    Path(name).write_bytes(raw[: int(part * len(raw))])
+
+
+@bad("arrays: a truncated npz", "datasets.new", "a.npz", "damaged")
+def _(place):
+    attempt = arrays(place)
+    cut("a.npz", 0.7)
+    return attempt
+
+
+@bad("arrays: a truncated HDF5 file", "datasets.new", "a.h5", "damaged", "fetch the file again")
+def _(place):
+    attempt = arrays(place, suffix=".h5")
+    cut("a.h5", 0.7)
+    return attempt
+
+
+@bad("arrays: a group of HDF5", "datasets.new", "key 'x_train'", "is no array")
+def _(place):
+    attempt = arrays(place, suffix=".h5")
+    with h5py.File("a.h5", "a") as file:
+        del file["x_train"]
+        file.create_group("x_train")
+    return attempt
+
+
+@bad("arrays: a wrong checksum", "datasets.new: sha256", "0000", "restore the file or correct params.yaml")
+def _(place):
+    return arrays(place, {"sha256": "0" * 64})
+
+
+@bad("parquet: no such file", "datasets.new: path", "no file matches", "x-train")
+def _(place):
+    place.set_of(source="huggingface", path="x-{split}.parquet")
+    return download, "new"
+
+
+@bad("parquet: damaged", "datasets.new", "a parquet file is damaged", "fetch it again")
+def _(place):
+    for split in ("train", "test"):
+        Path(f"x-{split}.parquet").write_bytes(b"PAR1 hello PAR1")
+    place.set_of(source="huggingface", path="x-{split}.parquet")
+    return download, "new"
+
+
+@bad("torchvision: unknown class", "datasets.new: dataset", "'CIFAR11'", "did you mean 'CIFAR10'?")
+def _(place):
+    place.set_of(source="torchvision", dataset="CIFAR11", test=None)
+    return download, "new"
+
+
+@bad("torchvision: unknown argument", "datasets.new: train", "'trian'", "did you mean 'train'?")
+def _(place):
+    place.set_of(source="torchvision", dataset="CIFAR10", train={"trian": True}, test=None)
+    return download, "new"
+
+
+@bad("torchvision: files to be fetched by hand", "must be fetched by hand", "https://there", "missing there: x.tar")
+def _(place):
+    by_hand = {"what": "ImageNet", "from": "https://there", "path": "here", "files": ["x.tar"]}
+    place.set_of(source="torchvision", dataset="ImageNet", train={}, test=None, by_hand=by_hand)
+    return download, "new"

@@ -1,0 +1,175 @@
+"""Parameter files that must be refused by `python -m stages.configure`: a change of a sound one, and what is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+GRID = {"datasets": ["digits"], "backbones": ["test_vit"], "lambdas": [0.05], "seeds": [0]}
+SOUND = {
+    "grid": GRID,
+    "datasets": {"digits": {"source": "sklearn"}, "dtd": {"source": "bundled"}},
+    "pretrain": {
+        "epochs": 2,
+        "batch_size": 64,
+        "device": "cpu",
+        "schedule": {"warmup_epochs": 0.5},
+        "views": {"num_local": 0, "global_px": 32},
+        "backbone": {"patch_size": 8},
+        "health": {"num_images": 0},
+        "loader": {"num_workers": 0},
+    },
+}
+SHA = "a" * 64
+
+
+def nested(path: str, value: Any) -> dict:
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value
+
+
+def set_of(name: str = "new", **fields: Any) -> dict:
+    return {"datasets": {name: fields}}
+
+
+def axis_of(name: str, **axis: Any) -> dict:
+    return {"grid": {"axes": {name: axis}}}
+
+
+# What is wrong: (change of SOUND, words that the message must have: path, rule and value, remedy).
+CHANGES: dict[str, tuple[dict, tuple[str, ...]]] = {
+    "section misspelt": ({"pretrian": {}}, ("unknown key pretrian", "did you mean 'pretrain'?")),
+    "key misspelt": (nested("pretrain.epoch", 3), ("unknown key pretrain.epoch", "did you mean 'epochs'?")),
+    "nested key misspelt": (nested("pretrain.views.globl_px", 3), ("pretrain.views.globl_px", "'global_px'")),
+    "key of a probe misspelt": (nested("probe.few_shot.shot", [1]), ("probe.few_shot.shot", "did you mean 'shots'?")),
+    "number as text": (nested("pretrain.epochs", "5"), ("pretrain.epochs must be a valid integer", "got '5'")),
+    "truth as number": (nested("pretrain.optimizer.lr", True), ("pretrain.optimizer.lr", "valid number", "got True")),
+    "below the range": (nested("pretrain.batch_size", 1), ("pretrain.batch_size", "or equal to 2", "got 1")),
+    "above the range": (nested("pretrain.views.hue", 0.7), ("pretrain.views.hue", "equal to 0.5", "got 0.7")),
+    "not a number": (nested("pretrain.sigreg.t_max", float("nan")), ("pretrain.sigreg.t_max", "finite number")),
+    "range upside down": (
+        nested("pretrain.views.ratio", [2, 1]),
+        ("pretrain.views.ratio", "low <= high", "[2.0, 1.0]"),
+    ),
+    "lambda above 1": (nested("grid.lambdas", [5]), ("grid.lambdas.0", "less than or equal to 1", "got 5")),
+    "warm-up of the whole run": (
+        nested("pretrain.schedule.warmup_epochs", 9),
+        ("warmup_epochs must be < epochs, got 9",),
+    ),
+    "list where a section belongs": ({"probe": [1]}, ("probe must be a valid dictionary",)),
+    "unknown precision": (nested("pretrain.precision", "float16"), ("pretrain.precision", "'bfloat16'", "'float16'")),
+    "unknown alarm action": (
+        nested("pretrain.alarms.action", "panic"),
+        ("pretrain.alarms.action", "'flag'", "'panic'"),
+    ),
+    "no data sets": (nested("grid.datasets", []), ("grid.datasets must have at least 1 item",)),
+    "no backbones": (nested("grid.backbones", []), ("grid.backbones must have at least one name", "add one")),
+    "no seeds": (nested("grid.seeds", []), ("grid.seeds must have at least 1 item",)),
+    "a grid of 12,000 cells": (
+        {"grid": {"seeds": list(range(6000)), "lambdas": [0.1, 0.2]}},
+        (
+            "at most max_cells = 10000",
+            "1 datasets x 1 backbones x 2 lambdas x 6000 seeds = 12000",
+            "raise grid.max_cells",
+        ),
+    ),
+    "a seed twice": (nested("grid.seeds", [0, 1, 0]), ("grid.seeds must not repeat", "got 0", "remove the copies")),
+    "a lambda spelled twice": (nested("grid.lambdas", [1, 1.0]), ("grid.lambdas must not repeat", "1, 1.0")),
+    "values that name one cell": (
+        axis_of("swa", sets=["pretrain.swa.enabled"], values=[True, "true"]),
+        ("grid.axes.swa.values must not repeat", "got true", "remove the copies"),
+    ),
+    "an axis that there is": (
+        axis_of("seed", values=[1]),
+        ("axis 'seed' is one that every grid has", "set grid.seeds"),
+    ),
+    "an axis at the root": (
+        axis_of("t", sets=["pretrain.sigreg.t_max"], values=[1]),
+        ("grid.axes", "not for the root"),
+    ),
+    "an axis without effect": (axis_of("idle", values=[1]), ("grid.axes.idle changes nothing", "give it `sets`")),
+    "unknown data set": (
+        nested("grid.datasets", ["digit"]),
+        ("'digit' in grid.datasets", "mean 'digits'", "datasets:"),
+    ),
+    "unknown target": (nested("grid.targets", ["dtt"]), ("'dtt' in grid.targets", "did you mean 'dtd'?")),
+    "unknown frozen model": (nested("grid.models", ["dino"]), ("unknown model 'dino' in grid.models", "models:")),
+    "unknown backbone": (nested("grid.backbones", ["test_vitt"]), ("'test_vitt' in grid.backbones", "'test_vit'")),
+    "unknown statistic": (
+        nested("pretrain.sigreg.statistic", "epps"),
+        ("unknown statistic 'epps' in pretrain.sigreg.statistic", "known: ", "epps_pulley"),
+    ),
+    "unknown source": (set_of(source="foldr"), ("datasets.new.source", "'foldr'", "did you mean 'folder'?")),
+    "source that is no word": (set_of(source=3), ("datasets.new.source", "unknown source")),
+    "no source": (set_of(path="x"), ("datasets.new.source is required", "add one")),
+    "override of nothing": (
+        {"overrides": [{"when": {"dataste": "x"}}]},
+        ("unknown key overrides.0.when.dataste", "did you mean 'dataset'?"),
+    ),
+    "overrides that contradict": (
+        {"overrides": [{"when": {}, "pretrain": {"epochs": 1, "schedule": {"warmup_epochs": 4}}}]},
+        ("overrides.0.pretrain", "warmup_epochs must be < epochs, got 4 of 1"),
+    ),
+    "patches that do not fit": (nested("pretrain.backbone.patch_size", 7), ("'test_vit'", "32", "pretrain.backbone")),
+    "unknown argument of timm": (
+        nested("pretrain.backbone.kwargs", {"depht": 3}),
+        ("'test_vit'", "depht", "pretrain.back"),
+    ),
+    # security
+    "a data set that is a command": (
+        set_of("x; rm -rf ~", source="sklearn"),
+        ("'x; rm -rf ~'", "letters, digits and '_'"),
+    ),
+    "a data set that is a substitution": (set_of("$(id)", source="sklearn"), ("'$(id)'", "letters, digits and '_'")),
+    "a model that is a command": (
+        {"models": {"a`id`": {"backbone": "test_vit"}}},
+        ("'a`id`'", "letters, digits and '_'"),
+    ),
+    "a backbone that is a command": (
+        nested("grid.backbones", ["x; rm -rf ~"]),
+        ("grid.backbones.0", "'x; rm -rf ~'", "rename"),
+    ),
+    "a backbone outside": (nested("grid.backbones", ["../../x"]), ("grid.backbones.0", "'../../x'", "rename it")),
+    "a value that is a command": (axis_of("t", values=["$(id)"]), ("grid.axes.t.values.0", "'$(id)'", "rename it")),
+    "an axis that is a command": (axis_of("a;b", values=[1]), ("axis 'a;b'", "lower-case letters", "rename it")),
+    "a base outside": ({"based_on": "../../etc"}, ("params.yaml",)),
+    "shares from outside": ({"shares": ["../x"]}, ("shares.0", "'../x'", "rename it")),
+    "an address without checksum": (
+        set_of(source="folder", url="https://x/y.zip"),
+        ("datasets.new", "sha256", "unverified"),
+    ),
+    "a short checksum": (
+        set_of(source="folder", url="https://x/y.zip", sha256="abc"),
+        ("datasets.new.sha256", "64 hexadecimal digits", "'abc'"),
+    ),
+    "an address of the disk": (set_of(source="folder", url="file:///etc/passwd", sha256=SHA), ("url", "http://")),
+    "a password in an address": (
+        set_of(source="folder", url="https://me:s3cret@x/y.zip", sha256=SHA),
+        ("datasets.new.url must not hold a user name or password",),
+    ),
+    "a token in an address": (
+        set_of(source="folder", url="https://x/y.zip?access_token=s3cret", sha256=SHA),
+        ("datasets.new.url must not hold a secret", "'access_token'", "give its path"),
+    ),
+    "a folder outside": (set_of(source="folder", path="x", train="../y"), ("datasets.new", "subfolder", "'../y'")),
+    "code from the hub": (
+        set_of(source="huggingface", repo="a/b", trust_remote_code=True),
+        ("unknown key datasets.new.trust_remote_code",),
+    ),
+    "test images that are trained on": (
+        set_of(source="torchvision", dataset="CIFAR10", train={"train": True}, test={"train": True}),
+        ("datasets.new must not train and test on the same images", "or null"),
+    ),
+}
+
+# What is wrong: (content of params.yaml, words)
+TEXTS: dict[str, tuple[bytes, tuple[str, ...]]] = {
+    "unclosed bracket": (b"grid: {seeds: [1\n", ("not YAML in line",)),
+    "a key twice": (b"grid: 1\ngrid: 2\n", ("not YAML in line 2", 'duplicate key "grid"')),
+    "no text": (b"\xff\xfe\x00", ("not readable as YAML",)),
+    "no such day": (b"a: 2026-02-30\n", ("not readable as YAML", "day")),
+    "an object of Python": (b"a: !!python/object/apply:os.system [id]\n", ("not YAML in line 1",)),
+    "brackets without end": (b"[" * 2000, ("not readable as YAML",)),
+    "an empty file": (b"", ("must be a mapping of sections, got NoneType",)),
+    "a list": (b"- grid\n", ("must be a mapping of sections, got list",)),
+}

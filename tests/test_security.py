@@ -1,0 +1,124 @@
+"""Claims about foreign data and secrets:
+
+1. The source has no call that would run what a file says: weights and arrays are read without pickle, nothing is given
+   to a shell, no code comes from a hub.
+2. A hub's token is sent to the hub and is in nothing that is printed or written: not by a download that works or fails,
+   not by a training with its MLflow run.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from bad_settings import SOUND
+from source_helpers import serving
+
+from pipeline.cells import merge
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [path for folder in ("pipeline", "stages", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
+TOKEN = "hf_thisIsSecret"
+
+
+# 1. Calls
+
+FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+FORBIDDEN_CALLS = {"eval", "exec", "os.system", "os.popen", "subprocess.getoutput", "torch.hub.load"}
+FORBIDDEN_ARGUMENTS = {"trust_remote_code": "False", "shell": "False", "allow_pickle": "False"}  # unless so
+
+
+def offences(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            yield from (name for name in names if name.split(".")[0] in FORBIDDEN_MODULES)
+        if not isinstance(node, ast.Call):
+            continue
+        name, given = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+        told = any(given.get(word, harmless) != harmless for word, harmless in FORBIDDEN_ARGUMENTS.items())
+        torch_pickle = name == "torch.load" and given.get("weights_only") != "True"
+        yaml_objects = name == "yaml.load" and "SafeLoader" not in ast.unparse(node)
+        if name in FORBIDDEN_CALLS or told or torch_pickle or yaml_objects:
+            yield ast.unparse(node)
+
+
+def test_no_file_can_run_code():
+    assert len(SOURCES) > 80
+    found = {str(path): list(offences(ast.parse(path.read_text(encoding="utf-8")))) for path in SOURCES}
+    assert {path: calls for path, calls in found.items() if calls} == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from joblib import load",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "yaml.load(text, yaml.Loader)",
+        "np.load(path, allow_pickle=True)",
+        "eval(text)",
+        "os.system(name)",
+        "subprocess.run(f'ls {name}', shell=True)",
+        "load_dataset(name, trust_remote_code=True)",
+    ],
+)
+def test_the_search_finds_such_calls(code):
+    assert list(offences(ast.parse(code)))
+
+
+# 2. Tokens
+
+
+def run(place: Path, *command: str, **env: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_TOKEN": TOKEN, "HF_DEBUG": "1", **env}
+    return subprocess.run([sys.executable, "-m", *command], cwd=place, capture_output=True, text=True, env=environment)
+
+
+def holders(folder: Path) -> list[str]:
+    """Return the files that hold the token."""
+    return [str(path) for path in folder.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_a_training_leaves_no_token(tmp_path):
+    pixels, labels = np.random.default_rng(0).integers(0, 256, (48, 8, 8), dtype=np.uint8), np.arange(48) % 3
+    np.savez(tmp_path / "a.npz", x_train=pixels, y_train=labels)
+    change = {
+        "grid": {"datasets": ["mine"]},
+        "datasets": {"mine": {"source": "arrays", "path": "a.npz"}},
+        "pretrain": {"batch_size": 16, "projector": {"hidden_dims": [8], "proj_dim": 8}, "sigreg": {"num_slices": 8}},
+        "probe": {"linear": {"epochs": 1}, "knn": {"k": 3}, "few_shot": {"shots": [1]}, "baselines": []},
+    }
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(merge(SOUND, change)), encoding="utf-8")
+    cell = "runs/default/configs/mine--test_vit--lambda0.05--seed0"
+    steps = [("stages.download", "mine"), ("stages.configure",)]
+    steps += [("stages.pretrain", f"{cell}/pretrain.json"), ("stages.probe", f"{cell}/probe.json")]
+    for step in steps:
+        done = run(tmp_path, *step)
+        assert done.returncode == 0, done.stderr
+        assert TOKEN not in done.stdout + done.stderr
+    assert (tmp_path / "mlflow.db").exists()
+    assert holders(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refused_model_shows_no_token(tmp_path, status):
+    models = {"dino": {"backbone": "vit_small_patch14_dinov2.lvd142m"}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"models": models}), encoding="utf-8")
+    with serving() as server:
+        path = "/timm/vit_small_patch14_dinov2.lvd142m/resolve/main/model.safetensors"
+        server.status[path] = (status, {"X-Error-Code": {403: "GatedRepo", 404: "RepoNotFound"}.get(status, "")})
+        done = run(tmp_path, "stages.model", "dino", HF_ENDPOINT=server.url, HF_HOME=str(tmp_path / "hub"))
+    assert done.returncode == 1 and "could not be downloaded" in done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    assert holders(tmp_path) == []
