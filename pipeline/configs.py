@@ -1,4 +1,4 @@
-"""From a validated grid to one file of settings per cell and stage: all that determines the cell's result."""
+"""From a validated grid to files of settings: per cell and stage all that determines the result, and how it is run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from pipeline.schema import Pretrain, Probe
 from pipeline.statistics import STATISTICS
 from pipeline.validation import did_you_mean
 
+# Sections of `pretrain` that never change a result. No stage depends on their file, so they can be changed at any time.
+EXECUTION = {"loader", "checkpoint"}
+
 
 class CellConfigs(NamedTuple):
-    """Contents of configs/<cell>/pretrain.json (None for a frozen model) and configs/<cell>/probe.json."""
+    """Contents of configs/<cell>/pretrain.json (None for a frozen model), probe.json and execution.json."""
 
     pretrain: dict[str, Any] | None
     probe: dict[str, Any]
+    execution: dict[str, Any]
 
 
 def resolve_listing(listing: Listing) -> tuple[dict[Cell, CellConfigs], list[str]]:
@@ -39,7 +43,7 @@ def resolve_listing(listing: Listing) -> tuple[dict[Cell, CellConfigs], list[str
     for cell in listing.cells if not problems else []:
         pretrain, probe = resolve(listing.params, cell)
         if cell.frozen:
-            configs[cell] = CellConfigs(None, _frozen_config(cell, listing, pretrain, probe))
+            configs[cell] = CellConfigs(None, _frozen_config(cell, listing, pretrain, probe), _execution(pretrain))
             continue
         if pretrain.sigreg.statistic not in STATISTICS:
             name = pretrain.sigreg.statistic
@@ -85,9 +89,14 @@ def _cell_configs(
     views = pretrain.views
     seen = {"size_px": views.global_px, "mean": views.mean, "std": views.std}
     return CellConfigs(
-        pretrain={**common, **trained, "pretrain": pretrain.model_dump(mode="json")},
+        pretrain={**common, **trained, "pretrain": pretrain.model_dump(mode="json", exclude=EXECUTION)},
         probe={**common, **_probe_config(cell, listing, pretrain, probe, seen)},
+        execution=_execution(pretrain),
     )
+
+
+def _execution(pretrain: Pretrain) -> dict[str, Any]:
+    return pretrain.model_dump(mode="json", include=EXECUTION)
 
 
 def _frozen_config(cell: Cell, listing: Listing, pretrain: Pretrain, probe: Probe) -> dict[str, Any]:
@@ -109,7 +118,7 @@ def _common(cell: Cell) -> dict[str, Any]:
 
 
 def _probe_config(cell: Cell, listing: Listing, pretrain: Pretrain, probe: Probe, seen: dict) -> dict[str, Any]:
-    reading = {"load_px": pretrain.load_px, "batch_size": probe.batch_size, **pretrain.loader.model_dump()}
+    reading = {"load_px": pretrain.load_px, "batch_size": probe.batch_size}
     return {
         "data": f"data/{cell.probed_on}",
         "weights": listing.weights(cell),

@@ -5,3 +5,16 @@ from __future__ import annotations
 
 class UserError(ValueError):
     """Something a person can mend: the message names what is wrong, the value, and the remedy."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was asked to end and did so at a moment from which it can go on.
+
+    Attributes:
+        signum: the signal; a program ends with 128 + signum, as a shell reports it.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        """Take the signal and what to tell."""
+        super().__init__(message)
+        self.signum = signum

@@ -83,7 +83,7 @@ def evaluate(
         if run not in finished:
             classifier = finetuned(backbone, train, members, lr=lr, **how)
             finished[run] = accuracy(classifier, images, scored, reading)
-            checkpoints.save(finished)
+            checkpoints.save(finished, step=len(finished))
         return finished[run]
 
     few_shot = {  # drawn first: a class that is too small should show before the long runs

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline import backbones
@@ -42,15 +43,18 @@ class Learner:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
-    def step(self, loss: Tensor, lr: float) -> None:
-        """Take one optimiser step along the gradient of the loss."""
+    def step(self, loss: Tensor, lr: float) -> Tensor:
+        """Take one optimiser step along the gradient of the loss; return the gradient's norm, a scalar."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
         loss.backward()
+        parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(nn.ModuleList([self.backbone, self.projector]))
+        return norm
 
     def predictions(self, projections: Tensor) -> Tensor | None:
         """Return what the predictor makes of projections (V, B, K), or None without one."""

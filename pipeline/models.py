@@ -27,8 +27,8 @@ from pipeline.backbones import (
 )
 from pipeline.checkpoint import save_weights
 from pipeline.errors import UserError
-from pipeline.fetch import TIMEOUT_S, sha256_file
-from pipeline.files import write_json
+from pipeline.fetch import TIMEOUT_S
+from pipeline.files import sha256_file, write_json
 from pipeline.validation import did_you_mean
 
 HUB = "https://huggingface.co/"

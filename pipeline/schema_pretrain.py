@@ -129,6 +129,29 @@ class PretrainHealth(Strict):
     num_slices: int = Field(64, ge=1, le=65_536, description="fixed directions of the Epps-Pulley statistic")
 
 
+class Checkpoint(Strict):
+    """When the state of a run is kept; never changes a result."""
+
+    minutes: Positive = Field(
+        10, description="a state is kept after every epoch and, within longer ones, after so many minutes"
+    )
+
+
+class Alarms(Strict):
+    """When training is said to have gone wrong: collapse, an exploding loss, a starving loader (pipeline/alarms.py).
+
+    Starvation, which depends on the machine, is only ever said.
+    """
+
+    action: Literal["flag", "stop", "fail"] = Field(
+        "flag", description="flag: train on; stop: end training there, keep its weights; fail: the stage fails"
+    )
+    min_rank: float = Field(1.5, ge=0, description="collapse: an effective rank (RankMe) below this; 0: never")
+    min_std: float = Field(0.01, ge=0, description="collapse: projections' root mean variance below this; 0: never")
+    max_loss_ratio: float = Field(10.0, gt=1, description="explosion: an epoch's loss over the lowest before it")
+    max_wait_frac: Fraction = Field(0.5, description="starvation: part of an epoch spent waiting for images; 1: never")
+
+
 class Pretrain(Strict):
     """LeJEPA pretraining."""
 
@@ -151,6 +174,8 @@ class Pretrain(Strict):
     schedule: Schedule = Schedule()
     loader: Loader = Loader()
     health: PretrainHealth = PretrainHealth()
+    checkpoint: Checkpoint = Checkpoint()
+    alarms: Alarms = Alarms()
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> Pretrain:

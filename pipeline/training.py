@@ -1,11 +1,13 @@
-"""LeJEPA pretraining: a plain loop whose every epoch is a checkpoint.
+"""LeJEPA pretraining: a plain loop that can end at any step and goes on there.
 
 Legend: B images, V views (Vg global, Vl local), D embedding, K projection.
 """
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,19 +17,22 @@ from tqdm import tqdm
 
 from pipeline.checkpoint import Checkpoints
 from pipeline.datasets import EncodedImages, ImageBatch, batches
-from pipeline.errors import UserError
+from pipeline.errors import Interrupted, UserError
+from pipeline.interrupts import Request, held_back
 from pipeline.learner import Learner, project_views
 from pipeline.losses import LeJEPALoss, directions_for_step, lejepa_loss
 from pipeline.schedule import lr_factor
 from pipeline.seeds import derive_seed, generator
 from pipeline.statistics import statistic_by_name
-
-# On a GPU reading the flag waits for the device, so it is read this often; on a CPU at every step.
-STEPS_BETWEEN_FINITE_CHECKS = 50
+from pipeline.tally import FiniteCheck, Tally, timed
 
 
 class Epoch(NamedTuple):
-    """Means over the steps of one epoch; `lr` is the learning rate of its last step, `health` what was watched then."""
+    """Means over the steps of one epoch; `lr` is the learning rate of its last step.
+
+    `health` is what was watched: the mean norm of the gradient, and what the watch saw at the epoch's end. `wait_frac`
+    is the part of the wall time that went into waiting for images; unlike all else it differs from run to run.
+    """
 
     epoch: int
     loss: float
@@ -35,15 +40,12 @@ class Epoch(NamedTuple):
     sigreg_loss: float
     lr: float
     health: dict[str, float]
+    wait_frac: float
 
     def row(self) -> dict[str, float]:
         """Return the epoch's row of history.csv: its losses, then its health."""
-        *losses, health = self
+        *losses, health, _ = self
         return dict(zip(self._fields, losses, strict=False)) | health
-
-
-class NonFiniteLossError(UserError):
-    """The loss became NaN or infinite; the message names step and images."""
 
 
 Objective = Callable[..., LeJEPALoss]
@@ -108,11 +110,13 @@ def pretrain(
     autocast: torch.autocast,
     num_workers: int,
     checkpoints: Checkpoints,
+    checkpoint_minutes: float = math.inf,
     watch: Watch | None = None,
 ) -> Iterator[Epoch]:
     """Train in place; yield the means of every epoch, those of an interrupted run first.
 
-    Randomness depends on (seed, step) alone, so a resumed run equals an uninterrupted one bit for bit on CPU.
+    Randomness depends on (seed, step) alone, so a resumed run equals an uninterrupted one bit for bit on CPU. SIGTERM
+    and Ctrl-C let the running step finish and keep its state.
 
     Args:
         learner: backbone, projector and optimiser, on `device`.
@@ -129,46 +133,71 @@ def pretrain(
         autocast: precision context.
         num_workers: decoding processes for images that are not in memory.
         checkpoints: where the state of every epoch goes.
+        checkpoint_minutes: how often a state is kept within an epoch.
         watch: (backbone, projector) -> numbers by name, looked at after every epoch; changes neither.
 
     Raises:
         UserError: if there are fewer images than a batch.
         NonFiniteLossError: naming the step and the images of the batch.
+        Interrupted: after a signal, with a state kept from which the same call goes on.
     """
     num_images = len(images.labels)
     if num_images < batch_size:
         raise UserError(f"pretrain.batch_size must be <= the {num_images} training images, got {batch_size}; lower it")
     steps_per_epoch = num_images // batch_size
     num_steps, num_warmup_steps = epochs * steps_per_epoch, round(warmup_epochs * steps_per_epoch)
+
+    def rate(step: int) -> float:
+        shape = {"num_steps": num_steps, "num_warmup_steps": num_warmup_steps, "final_frac": final_lr_frac}
+        return lr * lr_factor(step, **shape)
+
     state = checkpoints.load()
     history = [Epoch(*record) for record in state["history"]] if state else []
+    tally = Tally(torch.zeros(4, device=device))
     if state:
-        learner.restore(state)
+        learner.restore(state["learner"])
+        tally = Tally(**state["tally"] | {"sums": state["tally"]["sums"].to(device)})
     yield from history
 
-    with tqdm(total=num_steps, initial=len(history) * steps_per_epoch, **_bar_style()) as bar:
+    def keep() -> None:
+        state = {"learner": learner.state(), "history": [tuple(record) for record in history], "tally": vars(tally)}
+        checkpoints.save(state, step=len(history) * steps_per_epoch + tally.steps)
+
+    with (
+        held_back() as request,
+        tqdm(total=num_steps, initial=len(history) * steps_per_epoch + tally.steps, **_bar_style()) as bar,
+    ):
         for epoch in range(len(history), epochs):
             order = torch.randperm(num_images, generator=generator(seed, "order", epoch))
-            sums, bad_step = torch.zeros(3, device=device), torch.full((), -1, device=device)
-            loader = batches(images, order, batch_size, num_workers=num_workers, device=device, drop_last=True)
-            for index, batch in enumerate(loader):
-                step = epoch * steps_per_epoch + index
+            rest = order[tally.steps * batch_size :]
+            loader = batches(images, rest, batch_size, num_workers=num_workers, device=device, drop_last=True)
+            check = FiniteCheck(order, batch_size, steps_per_epoch, device)
+            kept_at = time.monotonic()
+            for batch in timed(loader, tally, device):
+                step = epoch * steps_per_epoch + tally.steps
                 losses = _losses(learner, batch, make_views, objective, seed, step, autocast)
-                factor = lr_factor(
-                    step, num_steps=num_steps, num_warmup_steps=num_warmup_steps, final_frac=final_lr_frac
-                )
-                learner.step(losses.loss, lr * factor)
-                parts = torch.stack(losses).detach()
-                sums += parts
-                bad_step = torch.where((bad_step < 0) & ~parts[0].isfinite(), step, bad_step)
-                if device.type == "cpu" or index % STEPS_BETWEEN_FINITE_CHECKS == 0 or index == steps_per_epoch - 1:
-                    _stop_if_not_finite(int(bad_step), order, batch_size, steps_per_epoch)
+                gradient_norm = learner.step(losses.loss, rate(step))
+                parts = torch.stack([*losses, gradient_norm]).detach()
+                tally.sums += parts
+                tally.steps += 1
+                check.note(parts, step)
                 bar.update()
-            health = watch(learner.backbone, learner.projector) if watch else {}
-            history.append(Epoch(epoch + 1, *(sums / steps_per_epoch).tolist(), lr * factor, health))
+                if request.signum or time.monotonic() - kept_at > checkpoint_minutes * 60:
+                    check.stop_if_not_finite()
+                    keep()
+                    _end_if_asked(request, step + 1, num_steps)
+                    kept_at = time.monotonic()
+            check.stop_if_not_finite()
+            watched = watch(learner.backbone, learner.projector) if watch else {}
+            *losses, gradient_norm = (tally.sums / steps_per_epoch).tolist()
+            health = {"gradient_norm": gradient_norm} | watched
+            last = (epoch + 1) * steps_per_epoch - 1
+            history.append(Epoch(epoch + 1, *losses, rate(last), health, tally.wait_frac))
             bar.set_postfix(loss=f"{history[-1].loss:.4f}")
-            checkpoints.save({**learner.state(), "history": [tuple(record) for record in history]})
+            tally = Tally(torch.zeros(4, device=device))
+            keep()
             yield history[-1]
+            _end_if_asked(request, len(history) * steps_per_epoch, num_steps)
 
 
 def _losses(
@@ -191,16 +220,11 @@ def _losses(
     return objective(projections, step, predictions=predictions, centre=centre)
 
 
-def _stop_if_not_finite(step: int, order: Tensor, batch_size: int, steps_per_epoch: int) -> None:
-    if step < 0:
-        return
-    epoch, index = divmod(step, steps_per_epoch)
-    members = order[index * batch_size : (index + 1) * batch_size].tolist()
-    raise NonFiniteLossError(
-        f"the loss is not finite at step {step} (epoch {epoch + 1}, batch {index + 1}, training images "
-        f"{members[:8]}{' ...' if len(members) > 8 else ''}); lower pretrain.optimizer.lr, lengthen "
-        "pretrain.schedule.warmup_epochs, or set pretrain.precision: float32"
-    )
+def _end_if_asked(request: Request, step: int, num_steps: int) -> None:
+    if request.signum:
+        raise Interrupted(
+            request.signum, f"interrupted after step {step} of {num_steps}, its state is kept; the same command goes on"
+        )
 
 
 def _bar_style() -> dict[str, Any]:
@@ -212,7 +236,7 @@ def summary(
     backbone: nn.Module, embed_dim: int, num_images: int, settings: dict[str, Any], history: list[dict[str, float]]
 ) -> dict[str, float]:
     """Return the numbers of a finished run: sizes, images seen, and the losses of the last epoch."""
-    last, epochs, batch_size = history[-1], settings["epochs"], settings["batch_size"]
+    last, epochs, batch_size = history[-1], len(history), settings["batch_size"]
     return {
         "num_params": sum(parameter.numel() for parameter in backbone.parameters()),
         "embed_dim": embed_dim,

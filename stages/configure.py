@@ -21,6 +21,7 @@ def main(params_path: str = "params.yaml") -> None:
         if config.pretrain:
             write_json(cell.configs / "pretrain.json", config.pretrain)
         write_json(cell.configs / "probe.json", config.probe)
+        write_json(cell.configs / "execution.json", config.execution)
     if listing.grid != "default":  # the root's stages name their files one by one
         for program in ("pretrain", "probe"):
             write_text(Path("runs") / listing.grid / "configs" / f"code-{program}.txt", checksums(program, Path()))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from pipeline import provenance, training
-from pipeline.checkpoint import Checkpoints, save_weights
+from pipeline import preflight, provenance, training
+from pipeline.checkpoint import Checkpoints, checkpoints_folder, save_weights
 from pipeline.datasets import open_split, read_meta
 from pipeline.devices import choose_autocast, choose_device
 from pipeline.files import write_json
+from pipeline.follow import follow
 from pipeline.learner import build_learner
 from pipeline.results import opening_record, read_json, write_history
 from pipeline.tracking import LiveRun
@@ -20,15 +21,19 @@ from stages import run
 
 def main(config_path: str) -> None:
     started = time.monotonic()
-    config = read_json(Path(config_path))
+    path = Path(config_path)
+    config, execution = read_json(path), read_json(path.with_name("execution.json"))
+    probe = read_json(path.with_name("probe.json"))  # read so that nothing it would refuse shows after the training
     settings, seed, out = config["pretrain"], config["seed"], Path(config["out"])
-    loader, views, optimizer = settings["loader"], settings["views"], settings["optimizer"]
+    loader, views, optimizer = execution["loader"], settings["views"], settings["optimizer"]
     device = choose_device(settings["device"])
     autocast = choose_autocast(settings["precision"], device)
+    meta = read_meta(config["data"])
+    preflight.check(config, probe, meta, meta if probe["data"] == config["data"] else None)
     images = open_split(config["data"], "train", load_px=settings["load_px"], memory_gb=loader["memory_gb"])
     learner = build_learner(config, device)
-    identity = [{**config, "pretrain": {**settings, "loader": None, "health": None}}, read_meta(config["data"])]
-    checkpoints = Checkpoints(Path(".scratch/checkpoints"), identity, provenance.loaded_sources())
+    identity = [{**config, "pretrain": {**settings, "health": None}}, meta]
+    checkpoints = Checkpoints(checkpoints_folder(config), identity, provenance.loaded_sources())
     epochs = training.pretrain(
         learner,
         images,
@@ -49,25 +54,20 @@ def main(config_path: str) -> None:
         autocast=autocast,
         num_workers=loader["num_workers"],
         checkpoints=checkpoints,
+        checkpoint_minutes=execution["checkpoint"]["minutes"],
         watch=build_watch(config, device, autocast),
     )
-    history = []
-    with LiveRun(opening_record(config, provenance.commit()), afresh=not checkpoints.exist()) as run:
-        for epoch in epochs:
-            history.append(epoch.row())
-            run.log_epoch(history[-1])
+    with LiveRun(opening_record(config, provenance.commit()), afresh=not checkpoints.exist()) as tracked:
+        history, story, times = follow(epochs, tracked, settings)
     model = {"backbone": config["backbone"], "kwargs": config["backbone_kwargs"], "img_size_px": views["global_px"]}
     save_weights(out / "backbone.safetensors", learner.backbone, {**model, "mean": views["mean"], "std": views["std"]})
     projector = {"width": config["embed_dim"], **settings["projector"]}
     save_weights(out / "projector.safetensors", learner.projector, projector)
     write_history(out / "history.csv", history)
-    write_json(
-        out / "metrics.json",
-        training.summary(learner.backbone, config["embed_dim"], len(images.labels), settings, history),
-    )
-    where = provenance.describe(str(device))
-    write_json(out / "provenance.json", {**where, "wall_s": round(time.monotonic() - started, 1), "config": config})
-    checkpoints.remove()
+    numbers = training.summary(learner.backbone, config["embed_dim"], len(images.labels), settings, history)
+    write_json(out / "metrics.json", {**numbers, **story})
+    times["wall_s"] = round(time.monotonic() - started, 1)
+    write_json(out / "provenance.json", {**provenance.describe(str(device)), **times, "config": config})
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 
-from pipeline import backbones, features, finetune, health, probes, provenance
-from pipeline.checkpoint import Checkpoints, load_weights
+from pipeline import backbones, features, finetune, health, preflight, probes, provenance
+from pipeline.checkpoint import Checkpoints, checkpoints_folder, load_weights
 from pipeline.datasets import open_split, read_meta
 from pipeline.devices import choose_autocast, choose_device
 from pipeline.files import write_json
@@ -18,7 +19,8 @@ from stages import run
 
 def main(config_path: str) -> None:
     config = read_json(Path(config_path))
-    settings, files, seed = config["probe"], config["reading"], config["seed"]
+    execution = read_json(Path(config_path).with_name("execution.json"))
+    settings, files, seed = config["probe"], config["reading"] | execution["loader"], config["seed"]
     if "model" in config:  # a frozen public model says itself how it is built and what it was shown
         model = read_json(Path(config["model"]))
         architecture = model["backbone"], model["kwargs"]
@@ -26,6 +28,7 @@ def main(config_path: str) -> None:
     else:
         architecture = config["backbone"], config["backbone_kwargs"]
     device, meta = choose_device(config["device"]), read_meta(config["data"])
+    preflight.check_probe(config, meta)
     loading = {name: files[name] for name in ("size_px", "batch_size", "num_workers")}
     autocast = choose_autocast(config["precision"], device)
     reading = {**loading, "mean": files["mean"], "std": files["std"], "device": device, "autocast": autocast}
@@ -44,14 +47,13 @@ def main(config_path: str) -> None:
     def measure(extract):
         return (probes.Split(extract(images).to(device), images.labels.to(device)) for images in splits)
 
-    seen = {"global_px": files["size_px"], "mean": files["mean"], "std": files["std"]}
-    views = Multicrop(**config["views"] | seen)
+    views = Multicrop(**config["views"] | {"global_px": files["size_px"], "mean": files["mean"], "std": files["std"]})
     trained = None
     if "model" not in config:
+        shutil.rmtree(checkpoints_folder(config), ignore_errors=True)  # DVC has recorded what pretraining wrote
         trained = health.load_trained(Path(config["beside"]), views, lamb=config["lambda"], **config["training"])
     facts = health.report(networks[""], splits[1], views=views, reading=reading, trained=trained, **settings["health"])
     write_json(Path(config["out"]) / "health.json", facts)
-
     metrics: dict[str, float] = {}
     for prefix, network in networks.items():
         train, test = measure(partial(features.embeddings, network, site=settings["site"], **reading))

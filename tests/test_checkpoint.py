@@ -1,7 +1,8 @@
 """Claims about files that must survive a crash:
 
 1. A file is written whole or not at all; a failed write leaves the old file and nothing else.
-2. The newest whole state is loaded: a torn or foreign file is passed over, one cut off between two renames is found.
+2. The newest whole state is loaded: a torn, altered or foreign file is passed over for the one before it, no code in it
+   is run, and a crash at any moment of a write leaves a whole one.
 3. Another setting or another source file means another folder; the order of keys and sources does not.
 4. Equal weights give equal files, with their description inside; loading them is strict.
 """
@@ -12,15 +13,15 @@ import json
 import os
 import pickle
 import stat
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from torch import nn
 
-from pipeline import checkpoint
-from pipeline.checkpoint import STATES, Checkpoints, load_weights, save_weights
-from pipeline.files import write_atomically, write_json, write_text
+from pipeline.checkpoint import Checkpoints, load_weights, save_weights
+from pipeline.files import sha256_file, write_atomically, write_json, write_text
 
 
 class Interrupted(BaseException):
@@ -39,7 +40,16 @@ def number(states: Checkpoints) -> int | None:
 
 def saved(states: Checkpoints, *steps: int) -> None:
     for step in steps:
-        states.save({"step": torch.tensor(step), "history": [(1, 0.5)]})
+        states.save({"step": torch.tensor(step), "history": [(1, 0.5)]}, step=step)
+
+
+def files(states: Checkpoints) -> list[str]:
+    """Return step numbers and endings of what lies in the folder."""
+    return sorted(name.partition("-")[2].partition("-")[0].lstrip("0") or name for name in os.listdir(states.folder))
+
+
+def newest(states: Checkpoints) -> Path:
+    return max(states.folder.glob("step-*.pt"))
 
 
 # 1. Whole or absent
@@ -72,9 +82,9 @@ def test_nothing_before_the_first_state(states):
 
 
 def test_the_newest_state_is_loaded_and_two_are_kept(states):
-    saved(states, 1, 2, 3)
-    assert number(states) == 3 and states.exist()
-    assert sorted(os.listdir(states.folder)) == ["last.pt", "previous.pt"]
+    saved(states, 1, 2, 9, 10)
+    assert number(states) == 10 and states.exist()
+    assert files(states) == ["10", "9"]
     assert states.load()["history"] == [(1, 0.5)]
 
 
@@ -83,8 +93,14 @@ class Code:
         return (os.mkdir, ("/nonexistent/never",))
 
 
+def flipped(whole: bytes) -> bytes:
+    """Change one bit in the middle, inside a tensor's values."""
+    return whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+
+
 WRECKS = {
     "cut": lambda whole: whole[: len(whole) // 2],
+    "one bit": flipped,
     "empty": lambda whole: b"",
     "zeros": lambda whole: bytes(len(whole)),
     "text": lambda whole: b"not a checkpoint",
@@ -93,55 +109,68 @@ WRECKS = {
 
 
 @pytest.mark.parametrize("wreck", WRECKS.values(), ids=WRECKS)
-def test_a_torn_or_foreign_file_is_passed_over(states, wreck, capsys):
+def test_a_torn_file_is_passed_over(states, wreck, capsys):
     saved(states, 1, 2)
-    last = states.folder / "last.pt"
+    last = newest(states)
     last.write_bytes(wreck(last.read_bytes()))
     assert number(states) == 1
-    assert f"checkpoint {last} is not readable" in capsys.readouterr().out
+    assert f"checkpoint {last} is of no use (torn or altered" in capsys.readouterr().out
     saved(states, 2)
     assert number(states) == 2
 
 
+def test_code_inside_a_whole_file_is_not_run(states, capsys):
+    saved(states, 1)
+    torch.save(Code(), states.folder / "evil")
+    named = f"step-{2:012d}-{sha256_file(states.folder / 'evil')[:32]}.pt"
+    (states.folder / "evil").rename(states.folder / named)
+    assert number(states) == 1 and "Weights only load failed" in capsys.readouterr().out
+
+
+def test_a_state_of_another_run_is_passed_over(tmp_path, states, capsys):
+    saved(states, 1)
+    other = Checkpoints(tmp_path, {"seed": 1})
+    saved(other, 2)
+    newest(other).rename(states.folder / newest(other).name)
+    assert number(states) == 1 and "(of another run); trying the one before it" in capsys.readouterr().out
+
+
 def test_only_wrecks_mean_a_fresh_start(states):
     saved(states, 1)
-    (states.folder / "last.pt").write_bytes(b"torn")
+    newest(states).write_bytes(b"torn")
     assert states.load() is None
 
 
-@pytest.mark.parametrize("num_renames", [0, 1])
-def test_a_crash_between_the_renames_loses_nothing(states, monkeypatch, num_renames):
+@pytest.mark.parametrize("call", range(3))
+def test_a_crash_at_any_call_to_the_disk_loses_no_whole_state(states, monkeypatch, call):
+    """Writing a state takes two renames and the removal of an old one; the process dies at one of them."""
     saved(states, 1, 2)
-    renames, replace = [], os.replace
+    calls = []
 
-    def dying(source, target):
-        if str(source).endswith("next.pt") or str(target).endswith("previous.pt"):
-            if len(renames) == num_renames:
+    def dying(real):
+        def wrapped(*arguments, **options):
+            calls.append(real)
+            if len(calls) == call + 1:
                 raise Interrupted
-            renames.append(target)
-        replace(source, target)
+            return real(*arguments, **options)
 
-    monkeypatch.setattr(checkpoint.os, "replace", dying)
+        return wrapped
+
+    monkeypatch.setattr(os, "replace", dying(os.replace))
+    monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
     with pytest.raises(Interrupted):
         saved(states, 3)
     monkeypatch.undo()
-    assert (states.folder / "next.pt").exists() and number(states) == 3
+    assert number(states) == (3 if call == 2 else 2)
     saved(states, 4)
-    assert number(states) == 4 and not (states.folder / "next.pt").exists()
-
-
-@pytest.mark.parametrize("name", STATES)
-def test_any_state_counts_as_one(states, name):
-    saved(states, 1)
-    (states.folder / "last.pt").rename(states.folder / name)
-    assert states.exist() and number(states) == 1
+    assert number(states) == 4 and files(states) == ["3", "4"] if call == 2 else ["2", "4"]
 
 
 def test_a_failed_save_keeps_the_last_state(states):
     saved(states, 1)
     with pytest.raises(Exception, match="pickle"):
-        states.save({"step": lambda: None})
-    assert os.listdir(states.folder) == ["last.pt"] and number(states) == 1
+        states.save({"step": lambda: None}, step=2)
+    assert files(states) == ["1"] and number(states) == 1
 
 
 def test_removed_states_are_gone(states):

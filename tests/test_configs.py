@@ -1,7 +1,7 @@
 """Claims about the settings of the cells:
 
 1. Names that do not exist are reported with the nearest match, and every backbone that does not fit, once each.
-2. The two files of a cell hold all that the stages need and survive JSON unchanged.
+2. The files of a cell hold all that the stages need and survive JSON unchanged; what changes no result stands apart.
 3. A setting changes the files of the stages and cells that it determines, and no others.
 """
 
@@ -89,7 +89,7 @@ def test_files_are_complete_and_survive_json(tmp_path):
     configs, problems = resolved(grid="table5")
     assert problems == [] and len(configs) == 4
     for cell, config in configs.items():
-        for name, part in zip(("pretrain", "probe"), config, strict=True):
+        for name, part in zip(("pretrain", "probe"), config[:2], strict=True):
             write_json(tmp_path / f"{name}.json", part)
             assert read_json(tmp_path / f"{name}.json") == part
             assert part["cell"] == cell.key and part["grid"] == "table5" and part["data"] == "data/digits"
@@ -101,7 +101,11 @@ def test_files_are_complete_and_survive_json(tmp_path):
 def test_files_hold_every_setting_of_their_section():
     params = Params.model_validate(BASE)
     config = next(iter(resolved()[0].values()))
-    assert config.pretrain["pretrain"] == params.pretrain.model_dump()
+    assert config.pretrain["pretrain"] | config.execution == params.pretrain.model_dump()
+    assert config.execution == {
+        "loader": {"memory_gb": 4.0, "num_workers": 2},
+        "checkpoint": {"minutes": 10.0},
+    }
     assert config.pretrain["embed_dim"] == 64
     assert config.pretrain["backbone_kwargs"] == config.probe["backbone_kwargs"]
     assert config.probe["backbone_kwargs"] == {"img_size": 32, "dynamic_img_size": True}
@@ -109,7 +113,6 @@ def test_files_hold_every_setting_of_their_section():
     assert config.probe["weights"] == f"{config.pretrain['out']}/backbone.safetensors"
     assert config.probe["reading"] == {
         "size_px": 32, "load_px": 256, "batch_size": 256, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
-        "memory_gb": 4.0, "num_workers": 2,
     }  # fmt: skip
 
 
@@ -126,6 +129,7 @@ def test_files_hold_every_setting_of_their_section():
         ({"pretrain": {"optimizer": {"lr": 0.1}}}, True, False),
         ({"pretrain": {"views": {"mean": [0.5, 0.5, 0.5]}}}, True, True),
         ({"report": {"title": "another"}}, False, False),
+        ({"pretrain": {"loader": {"num_workers": 5}, "checkpoint": {"minutes": 1}}}, False, False),
         ({"datasets": {"unused": {"source": "bundled"}}}, False, False),
     ],
 )

@@ -296,9 +296,9 @@ def cell(tmp_path, monkeypatch) -> dict:
     views = {"num_global": 2, "num_local": 0, "global_px": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
     sigreg = {"statistic": "epps_pulley", "num_slices": 8, "t_max": 3.0, "num_knots": 17}
     return {
-        "data": "data/target", "weights": "weights.safetensors", "out": "out", "seed": 0, "device": "cpu",
-        "precision": "float32", "backbone": "test_byobnet", "backbone_kwargs": {}, "probe": probe,
-        "reading": {**seen, "load_px": 64, "batch_size": 16, "num_workers": 0, "memory_gb": 1.0},
+        "grid": "g", "cell": "c", "data": "data/target", "weights": "weights.safetensors", "out": "out", "seed": 0,
+        "device": "cpu", "precision": "float32", "backbone": "test_byobnet", "backbone_kwargs": {}, "probe": probe,
+        "reading": {**seen, "load_px": 64, "batch_size": 16},
         "beside": "projector.safetensors", "lambda": 0.1, "views": views,
         "training": {"batch_size": 8, "sigreg": sigreg},
     }  # fmt: skip
@@ -306,6 +306,7 @@ def cell(tmp_path, monkeypatch) -> dict:
 
 def measured(config: dict) -> dict[str, float]:
     write_json(Path("configs/cell/probe.json"), config)
+    write_json(Path("configs/cell/execution.json"), {"loader": {"memory_gb": 1.0, "num_workers": 0}})
     stage.main("configs/cell/probe.json")
     return read_json(Path("out/metrics.json"))
 

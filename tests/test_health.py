@@ -35,6 +35,7 @@ from pipeline.losses import directions_for_step, epps_pulley, lejepa_loss
 from pipeline.packing import pack
 from pipeline.pictures import Picture
 from pipeline.results import cell_record, read_history, read_json
+from pipeline.schema_pretrain import Alarms
 from pipeline.seeds import generator
 from pipeline.views import Multicrop
 from stages import pretrain as pretrain_stage
@@ -275,8 +276,8 @@ def cell(tmp_path, monkeypatch) -> Path:
         "compile": False, "views": views, "projector": {"embed_dim": None, "hidden_dims": [8], "proj_dim": 4},
         "sigreg": SIGREG, "predictor": {"enabled": False}, "swa": {"enabled": False},
         "optimizer": {"lr": 1e-3, "weight_decay": 0.05, "betas": [0.9, 0.999]},
-        "schedule": {"warmup_epochs": 0, "final_lr_frac": 1e-3}, "loader": {"memory_gb": 1.0, "num_workers": 0},
-        "health": {"num_images": 30, "num_slices": 8},
+        "schedule": {"warmup_epochs": 0, "final_lr_frac": 1e-3}, "health": {"num_images": 30, "num_slices": 8},
+        "alarms": Alarms().model_dump(),
     }  # fmt: skip
     width = create_backbone("test_byobnet", {}).num_features
     pretrain = {**common, "embed_dim": width, "out": "run/pretrain", "pretrain": settings}
@@ -290,8 +291,10 @@ def cell(tmp_path, monkeypatch) -> Path:
     write_json(Path("configs/probe.json"), {
         **common, "weights": "run/pretrain/backbone.safetensors", "beside": "run/pretrain/projector.safetensors",
         "out": "run/probe", "device": "cpu", "precision": "float32", "probe": probe, "views": views,
-        "training": {"batch_size": 16, "sigreg": SIGREG}, "reading": {**reading, "num_workers": 0, "memory_gb": 1.0},
+        "training": {"batch_size": 16, "sigreg": SIGREG}, "reading": reading,
     })  # fmt: skip
+    loader = {"memory_gb": 1.0, "num_workers": 0}
+    write_json(Path("configs/execution.json"), {"loader": loader, "checkpoint": {"minutes": 10}})
     return Path("configs")
 
 
@@ -306,7 +309,7 @@ def test_the_stages_write_and_read_it(cell):
     assert record.metrics[("health/projection_rank", 2)] == history[1]["projection_rank"] > 1
     assert record.metrics[("criteria/lidar", 0)] == found["criteria"]["lidar"]
 
-    # The weights are those of the run without a watch, whose history has the columns of the losses alone.
+    # The weights are those of the run without a watch, whose history has the losses and the gradient alone.
     weights = {name: Path(f"run/pretrain/{name}.safetensors").read_bytes() for name in ("backbone", "projector")}
     config = read_json(cell / "pretrain.json")
     config["pretrain"]["health"]["num_images"] = 0
@@ -315,7 +318,7 @@ def test_the_stages_write_and_read_it(cell):
     assert {name: Path(f"run/pretrain/{name}.safetensors").read_bytes() for name in weights} == weights
     plain = read_history(Path("run/pretrain/history.csv"))
     assert plain == [{name: row[name] for name in plain[0]} for row in history]
-    assert list(plain[0]) == ["epoch", "loss", "pred_loss", "sigreg_loss", "lr"]
+    assert list(plain[0]) == ["epoch", "loss", "pred_loss", "sigreg_loss", "lr", "gradient_norm"]
 
     # A frozen model says itself what it is and what it was shown.
     config = read_json(cell / "probe.json")

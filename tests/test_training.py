@@ -6,7 +6,8 @@
 4. One step is a hand-written LeJEPA step; the loss falls on real pictures.
 5. The same seed gives the same bits, from memory, from disk and from loader workers; another seed gives others.
 6. An interrupted run that is continued equals an uninterrupted one bit for bit: weights, optimiser and history.
-7. A loss that is not finite stops the run and names step, epoch and images; nothing of that epoch is kept.
+   So does one that is interrupted after any step, by SIGTERM, SIGINT or a state kept between two steps.
+7. A loss or gradient that is not finite stops the run and names step, epoch and images; nothing of it is kept.
 8. Too few images are refused with the remedy, and a last partial batch is left out.
 9. A run that is watched has the bits of one that is not; what was watched is part of the history, also of a run that
    is continued with other settings, and whatever the numbers are.
@@ -15,6 +16,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -29,14 +31,15 @@ from pipeline.backbones import initial_backbone, make_projector
 from pipeline.checkpoint import Checkpoints
 from pipeline.datasets import EncodedImages, ImageBatch, batches, in_memory
 from pipeline.devices import choose_autocast
-from pipeline.errors import UserError
+from pipeline.errors import Interrupted, UserError
 from pipeline.learner import Learner, make_learner, project_views
 from pipeline.losses import LeJEPALoss, directions_for_step, random_directions
 from pipeline.packing import pack
 from pipeline.pictures import Picture
 from pipeline.schedule import lr_factor
 from pipeline.seeds import generator
-from pipeline.training import Epoch, NonFiniteLossError, lejepa_objective, pretrain, summary
+from pipeline.tally import NonFiniteLossError
+from pipeline.training import Epoch, lejepa_objective, pretrain, summary
 from pipeline.views import Multicrop
 from pipeline.watch import Watch
 
@@ -235,7 +238,12 @@ def test_loss_falls_on_real_pictures(tmp_path, name, arguments):
 
 def outcome(learner: Learner, images, folder, **changes):
     history = list(start(learner, images, folder, **changes))
-    return bits([learner.state(), history])
+    return bits([learner.state(), timeless(history)])
+
+
+def timeless(history: list[Epoch]) -> list[Epoch]:
+    """Leave out the waiting times, which no two runs share."""
+    return [epoch._replace(wait_frac=0.0) for epoch in history]
 
 
 def test_same_seed_same_bits_from_memory_and_disk(images, encoded, tmp_path):
@@ -278,11 +286,62 @@ def test_resumed_equals_uninterrupted(images, tmp_path, name, arguments, stop_af
     assert outcome(new_learner(5, name, arguments), images, tmp_path / "parts") == whole
 
 
+@pytest.mark.parametrize("step", range(6))
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_the_step_and_loses_nothing(images, tmp_path, step, signum):
+    def signalled(projections, at, **target):
+        if at == step:
+            signal.raise_signal(signum)
+        return objective()(projections, at, **target)
+
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    whole = outcome(new_learner(), images, tmp_path / "whole")
+    seen = []
+    with pytest.raises(Interrupted, match=f"interrupted after step {step + 1} of 6, its state is kept") as caught:
+        seen.extend(start(new_learner(), images, tmp_path / "parts", objective=signalled))
+    assert caught.value.signum == signum and len(seen) == (step + 1) // 2 - (step % 2)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert outcome(new_learner(5), images, tmp_path / "parts") == whole
+
+
+def test_a_second_signal_acts_at_once(images, tmp_path):
+    def impatient(projections, at, **target):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        list(start(new_learner(), images, tmp_path, objective=impatient))
+    assert not isinstance(caught.value, Interrupted)
+
+
+@pytest.mark.parametrize("step", range(1, 6))
+def test_a_state_between_two_steps_is_enough(images, tmp_path, step):
+    """The process dies at a step without warning; the state of the step before was kept."""
+
+    def dying(projections, at, **target):
+        if at == step:
+            raise MemoryError
+        return objective()(projections, at, **target)
+
+    whole = outcome(new_learner(), images, tmp_path / "whole", watch=new_watch())
+    parts = {"checkpoint_minutes": 0, "watch": new_watch()}
+    with pytest.raises(MemoryError):
+        list(start(new_learner(), images, tmp_path / "parts", objective=dying, **parts))
+    steps = []
+
+    def counted(projections, at, **target):
+        steps.append(at)
+        return objective()(projections, at, **target)
+
+    assert outcome(new_learner(5), images, tmp_path / "parts", objective=counted, **parts) == whole
+    assert steps == list(range(step, 6))
+
+
 def test_a_finished_run_is_not_trained_again(images, tmp_path):
     whole = outcome(new_learner(), images, tmp_path)
     learner = new_learner(5)
     history = list(start(learner, images, tmp_path, objective=lambda *_, **__: pytest.fail("trained again")))
-    assert bits([learner.state(), history]) == whole
+    assert bits([learner.state(), timeless(history)]) == whole
 
 
 # 7. Losses that are not finite
@@ -297,14 +356,27 @@ def test_a_loss_that_is_not_finite_names_step_and_images(images, tmp_path, bad):
     learner = new_learner()
     run = start(learner, images, tmp_path, objective=broken)
     first = next(run)
-    kept = bits({**learner.state(), "history": [tuple(first)]})
+    kept = bits([learner.state(), [tuple(first)]])
     members = torch.randperm(40, generator=generator(0, "order", 1))[16:32].tolist()
     with pytest.raises(NonFiniteLossError) as caught:
         next(run)
     message = str(caught.value)
     assert message.startswith("the loss is not finite at step 3 (epoch 2, batch 2, training images [")
     assert str(members[:8])[1:-1] in message and "lower pretrain.optimizer.lr" in message
-    assert bits(Checkpoints(tmp_path, "run").load()) == kept
+    state = Checkpoints(tmp_path, "run").load()
+    assert bits([state["learner"], state["history"]]) == kept
+
+
+def test_a_gradient_that_is_not_finite_stops_the_last_step_too(images, tmp_path):
+    """The loss is finite, its square root's slope at 0 is not; no later loss could tell."""
+
+    def broken(projections, step, **target):
+        found = objective()(projections, step, **target)
+        return found._replace(loss=found.loss + (0 * found.loss).sqrt()) if step == 5 else found
+
+    with pytest.raises(NonFiniteLossError, match="the gradient is not finite at step 5 "):
+        list(start(new_learner(), images, tmp_path, objective=broken, checkpoint_minutes=0))
+    assert Checkpoints(tmp_path, "run").load()["tally"]["steps"] == 1
 
 
 # 8. Batches and views
@@ -361,11 +433,12 @@ def test_watching_changes_no_bit(images, tmp_path, name, arguments):
     history = list(start(watched, images, tmp_path / "watched", watch=new_watch()))
     plain = list(start(alone, images, tmp_path / "alone"))
     assert bits(watched.state()) == bits(alone.state())
-    assert [record[:-1] for record in history] == [record[:-1] for record in plain]
-    assert history[-1].health == new_watch()(watched.backbone, watched.projector)
-    assert history[0].health != history[-1].health and [record.health for record in plain] == [{}] * 3
+    assert [record[:-2] for record in history] == [record[:-2] for record in plain]
+    gradient = {"gradient_norm": plain[-1].health["gradient_norm"]}
+    assert history[-1].health == gradient | new_watch()(watched.backbone, watched.projector)
+    assert history[0].health != history[-1].health and [list(record.health) for record in plain] == [list(gradient)] * 3
     assert history[0].row() == {**plain[0].row(), **history[0].health}
-    assert list(plain[0].row()) == ["epoch", "loss", "pred_loss", "sigreg_loss", "lr"]
+    assert list(plain[0].row()) == ["epoch", "loss", "pred_loss", "sigreg_loss", "lr", "gradient_norm"]
 
 
 @pytest.mark.parametrize(("name", "arguments"), NETWORKS)
@@ -382,5 +455,5 @@ def test_the_watch_may_change_between_two_parts(images, tmp_path):
     next(first)
     first.close()
     rest = list(start(new_learner(5), images, tmp_path, watch=lambda *_: {"rank": math.inf}))
-    assert [list(record.health) for record in rest] == [["norm"], ["rank"], ["rank"]]
-    assert math.isnan(rest[0].health["norm"]) and rest[2].health == {"rank": math.inf}
+    assert [list(record.health)[1:] for record in rest] == [["norm"], ["rank"], ["rank"]]
+    assert math.isnan(rest[0].health["norm"]) and rest[2].health["rank"] == math.inf
