@@ -182,7 +182,7 @@ def test_an_absent_pick_names_the_command(place):
     ("change", "message"),
     [
         ({"sha256": "0" * 64}, "backbone.safetensors has sha256 .* and not the picked 0000"),
-        ({"weights": "gone.safetensors"}, "there is no gone.safetensors"),
+        ({"weights": "gone.safetensors"}, "there are no picked weights gone.safetensors"),
         ({"cell": "digits--other"}, "the grid has no cell digits--other"),
     ],
 )

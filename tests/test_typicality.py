@@ -173,10 +173,10 @@ def test_an_absent_pick_is_named(network):
 
 def test_other_weights_than_the_picked_ones_are_refused(network):
     save_network(WEIGHTS, seed=8)
-    with pytest.raises(UserError, match=r"but .* has [0-9a-f]{64}; pick again with: python -m stages.diagnose"):
+    with pytest.raises(UserError, match=r"has sha256 [0-9a-f]{64} and not the picked .* python -m stages.diagnose"):
         score.main("home", "foreign")
     WEIGHTS.unlink()
-    with pytest.raises(UserError, match=r"picks runs/.*, which does not exist; make it with: dvc repro"):
+    with pytest.raises(UserError, match=r"there are no picked weights runs/.*; run: dvc repro"):
         score.main("home", "foreign")
 
 

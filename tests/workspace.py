@@ -21,6 +21,9 @@ MINIATURE = {
         "sigreg": {"num_slices": 32},
         "schedule": {"warmup_epochs": 0.5},
     },
+    "density": {"sets": ["digits", "photo-patches"], "num_images": 20, "num_sketches": 4, "num_shown": 2, "k": 5},
+    "pictures": {"num_images": 2, "num_neighbours": 2, "num_mapped": 100},
+    "diagnose": {"num_draws": 200},
     "probe": {"linear": {"learning_rates": [0.01, 0.1], "epochs": 3}, "few_shot": {"shots": [1], "num_draws": 2}},
     "overrides": [
         {"when": {"backbone": "*vit*"}, "pretrain": {"backbone": {"patch_size": 8}}},
@@ -30,8 +33,9 @@ MINIATURE = {
 
 
 def wanted(name: str, paper: bool) -> bool:
-    """Whether a file belongs into a clone that nothing has run in; compare needs the paper's overview."""
-    if name.startswith("paper/"):
+    """Whether a file belongs into a clone that nothing has run in; compare needs the paper's overview, and diagnose
+    its correlations."""
+    if name.startswith("paper/") and name != "paper/correlations.csv":
         return paper
     return not name.startswith("reports/") or name == "reports/paper.csv"
 

@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 from pipeline.cells import Cell, resolve
 from pipeline.checkpoint import read_description
 from pipeline.errors import UserError
-from pipeline.fetch import sha256_file
 from pipeline.listing import Listing
-from pipeline.params import reports_root
-from pipeline.results import read_json
+from pipeline.picked import picked_weights, read_pick, stale
 from pipeline.schema import Pretrain, Probe
 from pipeline.validation import did_you_mean
 
@@ -40,21 +38,13 @@ def picked_runs(listing: Listing, dataset: str) -> dict[str, Run]:
     datasets = listing.params.grid.datasets
     if dataset not in datasets:
         raise UserError(f"unknown data set {dataset!r}{did_you_mean(dataset, datasets)}; it must be in grid.datasets")
-    path = reports_root(listing.path) / "diagnosis" / listing.grid / "picks" / f"{dataset}.json"
-    remedy = f"make it with: python -m stages.diagnose {listing.path}"
-    if not path.is_file():
-        raise UserError(f"there is no {path}, which says which runs to take; {remedy}")
-    picks, cells = read_json(path)["by_backbone"], {cell.key: cell for cell in listing.cells}
+    picks, cells = read_pick(dataset, listing.path)["by_backbone"], {cell.key: cell for cell in listing.cells}
     order = [name for name in listing.params.grid.backbones if name in picks]
-    return {name: _run(listing, cells, picks[name], f"{path} is out of date; {remedy}") for name in order}
+    return {name: _run(listing, cells, picks[name], stale(dataset, listing.path)) for name in order}
 
 
-def _run(listing: Listing, cells: dict[str, Cell], pick: dict[str, Any], stale: str) -> Run:
-    weights = Path(pick["weights"])
+def _run(listing: Listing, cells: dict[str, Cell], pick: dict[str, Any], remedy: str) -> Run:
     if pick["cell"] not in cells:
-        raise UserError(f"the grid has no cell {pick['cell']}; {stale}")
-    model = read_description(weights, remedy=stale)
-    if (found := sha256_file(weights)) != pick["sha256"]:
-        raise UserError(f"{weights} has sha256 {found} and not the picked {pick['sha256']}; {stale}")
-    cell = cells[pick["cell"]]
-    return Run(cell, *resolve(listing.params, cell), weights, model)
+        raise UserError(f"the grid has no cell {pick['cell']}; {remedy}")
+    weights, cell = picked_weights(pick, remedy), cells[pick["cell"]]
+    return Run(cell, *resolve(listing.params, cell), weights, read_description(weights, remedy=remedy))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.fetch import sha256_file
-from pipeline.params import grid_name, reports_folder, reports_root
-from pipeline.results import read_json
+from pipeline.params import grid_name, reports_folder
+from pipeline.picked import picked_weights, read_pick, stale
 from pipeline.schema import Params
 from pipeline.validation import did_you_mean
 
@@ -66,7 +64,9 @@ def find_encoder(name: str, params: Params, params_path: str) -> Encoder:
             run.
     """
     if name in params.grid.datasets:
-        return _picked(name, pick_path(name, params_path), f"python -m stages.diagnose {params_path}")
+        pick = read_pick(name, params_path)
+        weights = picked_weights(pick, stale(name, params_path))
+        return Encoder(name, name, weights, seed=pick["seed"], cell=pick["cell"])
     if name not in params.models:
         known = [*params.grid.datasets, *params.models]
         raise UserError(f"unknown encoder {name!r}{did_you_mean(name, known)}; a data set of the grid, or of models:")
@@ -74,11 +74,6 @@ def find_encoder(name: str, params: Params, params_path: str) -> Encoder:
     if not weights.is_file():
         raise UserError(f"there is no {weights}; make it with: dvc repro models/dvc.yaml:model@{name}")
     return Encoder(name, home_of(name, params), weights, seed=0, cell="")
-
-
-def pick_path(name: str, params_path: str) -> Path:
-    """Where `stages.diagnose` says which run it picked for a data set."""
-    return reports_root(params_path) / "diagnosis" / grid_name(params_path) / "picks" / f"{name}.json"
 
 
 def scores_folder(params_path: str) -> Path:
@@ -89,17 +84,3 @@ def scores_folder(params_path: str) -> Path:
 def scores_path(name: str, scored: str, params_path: str) -> Path:
     """Where the scores lie that an encoder gave to a data set."""
     return scores_folder(params_path) / f"{name}--{scored}.csv"
-
-
-def _picked(name: str, path: Path, command: str) -> Encoder:
-    if not path.is_file():
-        raise UserError(f"there is no {path}, which names the run picked for {name}; make it with: {command}")
-    pick: dict[str, Any] = read_json(path)
-    weights = Path(pick["weights"])
-    if not weights.is_file():
-        raise UserError(f"{path} picks {weights}, which does not exist; make it with: dvc repro, then: {command}")
-    if (found := sha256_file(weights)) != pick["sha256"]:
-        raise UserError(
-            f"{path} picks weights of sha256 {pick['sha256']}, but {weights} has {found}; pick again with: {command}"
-        )
-    return Encoder(name, name, weights, seed=pick["seed"], cell=pick["cell"])
