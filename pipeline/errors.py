@@ -7,6 +7,10 @@ class UserError(ValueError):
     """Something a person can mend: the message names what is wrong, the value, and the remedy."""
 
 
+class NonFiniteLossError(UserError):
+    """The loss or its gradient became NaN or infinite; the message names step and images."""
+
+
 class Interrupted(KeyboardInterrupt):
     """The process was asked to end and did so at a moment from which it can go on.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,11 +35,14 @@ class Record:
     metrics: dict[tuple[str, int], float] = field(default_factory=dict)
     artifacts: dict[str, Any] = field(default_factory=dict)
     axes: tuple[str, ...] = AXES
+    alarms: dict[str, int] = field(default_factory=dict)
+    shown_alarms: dict[str, int] = field(default_factory=dict)
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags by which runs are found, filtered and compared."""
-        return {"cell": self.cell, "commit": self.commit, **{name: self.params[name] for name in self.axes}}
+        """The tags by which runs are found, filtered and compared; `alarms` if any rang."""
+        rang = {"alarms": alarm_tag(self.alarms)} if self.alarms else {}
+        return {"cell": self.cell, "commit": self.commit, **{name: self.params[name] for name in self.axes}, **rang}
 
 
 def opening_record(config: dict[str, Any], commit: str) -> Record:
@@ -75,12 +79,17 @@ def cell_record(configs: Path) -> Record:
         ResultError: naming the missing or broken file.
     """
     probe = read_json(configs / "probe.json")
-    record = _frozen_record(probe) if "model" in probe else _trained_record(read_json(configs / "pretrain.json"))
-    record.params.update(flatten({"probe": probe["probe"]}))
-    record.artifacts["probe.json"] = probe
-    out = Path(probe["out"])
-    record.metrics.update(_numbers("probe", read_json(out / "metrics.json")))
-    record.metrics.update(_numbers("criteria", read_json(out / "health.json")["criteria"]))
+    try:
+        record = _frozen_record(probe) if "model" in probe else _trained_record(read_json(configs / "pretrain.json"))
+        record.params.update(flatten({"probe": probe["probe"]}))
+        record.artifacts["probe.json"] = probe
+        out = Path(probe["out"])
+        record.metrics.update(_numbers("probe", read_json(out / "metrics.json")))
+        record.metrics.update(_numbers("criteria", read_json(out / "health.json")["criteria"]))
+    except KeyError as error:
+        raise ResultError(
+            f"the files of {configs.name} lack {error}, as another version left them; run: dvc repro"
+        ) from None
     return record
 
 
@@ -89,7 +98,12 @@ def _trained_record(config: dict[str, Any]) -> Record:
     record = opening_record(config, read_json(out / "provenance.json")["commit"])
     for row in read_history(out / "history.csv"):
         record.metrics.update(epoch_metrics(row))
-    record.metrics.update(_numbers("pretrain", read_json(out / "metrics.json")))
+    summary = read_json(out / "metrics.json")
+    record.metrics.update(_numbers("pretrain", summary))
+    starved = read_json(out / "provenance.json").get("starved_at")
+    record.alarms.update(summary.get("alarms", {}) | ({"starvation": starved} if starved else {}))
+    record.shown_alarms.update(shown_alarms(summary))
+    record.metrics.update(alarm_metrics(record.alarms))
     return record
 
 
@@ -163,6 +177,31 @@ def epoch_metrics(row: dict[str, float]) -> dict[tuple[str, int], float]:
     return {(name, int(row["epoch"])): value for name, value in (losses | finite).items()}
 
 
+def alarm_tag(alarms: dict[str, int]) -> str:
+    """Say which alarms rang at which epoch: collapse@3, explosion@5."""
+    return ", ".join(f"{name}@{epoch}" for name, epoch in alarms.items())
+
+
+def shown_alarms(summary: dict[str, Any]) -> dict[str, int]:
+    """Return the alarms of a pretraining's metrics.json as tables show them: {"collapse": 3} of a run that collapsed.
+
+    A collapse that had passed by the last epoch is called so: its numbers are those of a sound run.
+    """
+    alarms: dict[str, int] = summary.get("alarms", {})
+    passed = "collapse" if summary.get("collapsed") else "passing collapse"
+    return {passed if name == "collapse" else name: epoch for name, epoch in alarms.items()}
+
+
+def collapsed_at(summary: dict[str, Any]) -> int:
+    """Return the epoch at which a pretraining collapsed for good, from its metrics.json; 0 if it did not."""
+    return shown_alarms(summary).get("collapse", 0)
+
+
+def alarm_metrics(alarms: dict[str, int]) -> dict[tuple[str, int], float]:
+    """Return the points of alarms: {('alarm/collapse', 3): 3.0}."""
+    return {(f"alarm/{name}", epoch): float(epoch) for name, epoch in alarms.items()}
+
+
 # Column of comparison.csv: where its value comes from in the record.
 TABLE_METRICS = {
     "num_params": "pretrain/num_params",
@@ -173,20 +212,32 @@ TABLE_METRICS = {
 }
 
 
+# Columns that a run that collapsed has nothing in.
+LEARNED = re.compile(r"(linear|knn)_top1(_\d+shot)?(_std)?")
+
+
 def table_disagreements(record: Record, row: dict[str, str] | None, run_ids: list[str]) -> Iterator[str]:
     """Name every value of a cell's row in comparison.csv that its files or its MLflow run do not confirm.
 
     Numbers may differ by the table's rounding (six significant digits).
     """
+    again = "run: python -m stages.compare"
     if row is None:
-        yield "no row in comparison.csv; run: python -m stages.compare"
+        yield f"no row in comparison.csv; {again}"
         return
     if row["mlflow_run_id"] not in run_ids:
-        yield f"comparison.csv names run {row['mlflow_run_id'] or 'none'}, MLflow has {', '.join(run_ids) or 'none'}"
+        found = ", ".join(run_ids) or "none"
+        yield f"comparison.csv names run {row['mlflow_run_id'] or 'none'}, MLflow has {found}; {again}"
+    if (said := alarm_tag(record.shown_alarms)) != row.get("alarms", ""):
+        yield f"comparison.csv has alarms {row.get('alarms') or 'none'}, the files say {said or 'none'}; {again}"
     for column, text in row.items():
+        if "collapse" in record.shown_alarms and LEARNED.fullmatch(column):
+            if text:
+                yield f"comparison.csv has {column} {text} of a run that collapsed; {again}"
+            continue
         value = record.metrics.get((TABLE_METRICS.get(column, f"probe/{column}"), 0))
         if value is not None and not _reads_as(text, value):
-            yield f"comparison.csv has {column} {text}, the files say {value!r}; run: python -m stages.compare"
+            yield f"comparison.csv has {column} {text}, the files say {value!r}; {again}"
 
 
 def _reads_as(text: str, value: float) -> bool:

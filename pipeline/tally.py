@@ -10,14 +10,10 @@ import torch
 from torch import Tensor
 
 from pipeline.datasets import ImageBatch
-from pipeline.errors import UserError
+from pipeline.errors import NonFiniteLossError
 
 # On a GPU reading the flag waits for the device, so it is read this often; on a CPU at every step.
 STEPS_BETWEEN_FINITE_CHECKS = 50
-
-
-class NonFiniteLossError(UserError):
-    """The loss or its gradient became NaN or infinite; the message names step and images."""
 
 
 @dataclass

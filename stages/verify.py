@@ -1,59 +1,69 @@
 """Check that tables, files, dvc.lock and MLflow agree: `python -m stages.verify [params.yaml]`.
 
-Exits with 1 and names what differs.
+Exits with 1 and names what differs: the file, both values, and what mends it.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
+from pipeline.agreement import recorded_picks
 from pipeline.cells import Cell
-from pipeline.listing import open_listing
-from pipeline.lockfile import locked_outputs, unlocked
-from pipeline.params import reports_folder
+from pipeline.listing import Listing, open_listing
+from pipeline.lockfile import locked_stages, unlocked
+from pipeline.params import reports_folder, reports_root
 from pipeline.results import ResultError, cell_record, table_disagreements
 from pipeline.tracking import Store
 from stages import run
 
-TRAINED = ("pretrain/backbone.safetensors", "pretrain/history.csv", "pretrain/metrics.json")
+TRAINED = ("backbone.safetensors", "history.csv", "metrics.json", "projector.safetensors", "provenance.json")
+PROBED = ("health.json", "metrics.json")
 
 
 def main(params_path: str = "params.yaml") -> int:
-    listing, lock = open_listing(params_path), Path(params_path).with_name("dvc.lock")
-    grid, cells = listing.grid, listing.cells
-    table = reports_folder(grid) / "comparison.csv"
-    rows = {}
-    if table.exists():
-        with table.open(encoding="utf-8", newline="") as file:
-            rows = {Cell.of_row(row).key: row for row in csv.DictReader(file)}
-    store, locked = Store(), locked_outputs(lock)
-    problems = []
-    for cell in cells:
-        outputs = [*TRAINED] * (cell in listing.trained) + ["probe/metrics.json"]
-        found = [*unlocked([cell.folder / name for name in outputs], locked, lock), *check_runs(cell, store)]
-        if grid == "default":  # a paper pipeline's table names no runs
-            found += check_row(cell, rows.get(cell.key), store)
+    listing, store = open_listing(params_path), Store()
+    lock = Path(params_path).with_name("dvc.lock")
+    command = "dvc repro" if listing.grid == "default" else f"dvc repro {lock.with_name('dvc.yaml')}"
+    locked, table, sync = locked_stages(lock), read_table(listing), f"; run: python -m stages.sync {params_path}"
+    folder = reports_root(params_path) / "diagnosis" / listing.grid / "picks"
+    picks, problems = recorded_picks(folder), []
+    for cell in listing.cells:
+        outputs = [cell.folder / "pretrain" / name for name in TRAINED] if cell in listing.trained else []
+        outputs += [cell.folder / "probe" / name for name in PROBED]
+        found = list(unlocked(outputs, locked, lock, command))
+        try:
+            record = cell_record(cell.configs)
+            found += [problem + sync for problem in store.disagreements(record)]
+            if table is not None:
+                run_ids = [run.info.run_id for run in store.runs(cell.grid, cell.key)]
+                found += table_disagreements(record, table.pop(cell.key, None), run_ids)
+        except ResultError as error:
+            found.append(str(error))
         problems += [f"{cell.key}: {problem}" for problem in found]
+    stale = "has a row in comparison.csv but is no cell of the grid; run: python -m stages.compare"
+    problems += [f"{key}: {stale}" for key in table or ()]
+    for wrong, tagged, picked in store.wrong_picks(listing.grid, picks):
+        told = f"tag picked_by is {tagged or 'absent'} in MLflow but {picked or 'absent'} in {folder}"
+        problems.append(f"{wrong.data.tags.get('cell')}: {told}{sync}")
     print("".join(f"{problem}\n" for problem in problems), end="", file=sys.stderr)
-    print(f"{len(cells)} cells of grid {grid!r}: {len(problems)} disagreements")
+    print(f"{len(listing.cells)} cells of grid {listing.grid!r}: {len(problems)} disagreements")
     return 1 if problems else 0
 
 
-def check_runs(cell: Cell, store: Store) -> Iterator[str]:
+def read_table(listing: Listing) -> dict[str, dict[str, str]] | None:
+    """Return {cell: row} of comparison.csv; None for a paper pipeline, whose table names no runs."""
+    path = reports_folder(listing.grid) / "comparison.csv"
+    if listing.grid != "default":
+        return None
+    if not path.exists():
+        return {}
     try:
-        yield from store.disagreements(cell_record(cell.configs))
-    except ResultError as error:
-        yield str(error)
-
-
-def check_row(cell: Cell, row: dict | None, store: Store) -> Iterator[str]:
-    with suppress(ResultError):  # named by check_runs
-        run_ids = [run.info.run_id for run in store.runs(cell.grid, cell.key)]
-        yield from table_disagreements(cell_record(cell.configs), row, run_ids)
+        with path.open(encoding="utf-8", newline="") as file:
+            return {Cell.of_row(row).key: row for row in csv.DictReader(file)}
+    except (KeyError, ValueError, TypeError) as error:
+        raise ResultError(f"{path} is broken ({error!r}); run: python -m stages.compare") from None
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from cell_record import CONFIG, OPENING, PROBE, ROWS, finished
 
-from pipeline.lockfile import locked_outputs, unlocked
+from pipeline.lockfile import locked_stages, unlocked
 from pipeline.results import (
     ResultError,
     cell_record,
@@ -158,11 +158,12 @@ def test_files_are_compared_with_the_lock(tmp_path, monkeypatch):
     lock.write_text(f"schema: '2.0'\nstages:\n  none:\n    cmd: x\n  some:\n    cmd: y\n    outs:\n{outs}")
     Path("changed").write_text("other")
     Path("gone").unlink()
-    locked = locked_outputs(lock)
-    assert locked == md5
-    assert list(unlocked(paths, locked, lock)) == [
-        "changed differs from what dvc.lock recorded; run: dvc repro",
-        "gone is missing; run: dvc repro",
-        "unknown is not in dvc.lock; run: dvc repro",
-    ]
-    assert locked_outputs(Path("absent.lock")) == {}
+    locked = locked_stages(lock)
+    assert {path: stage.outs[path] for path, stage in locked.items()} == md5
+    changed, gone, unknown = unlocked(paths, locked, lock, "dvc repro")
+    restored = "make it again with: dvc repro"
+    assert changed.startswith("changed has md5 ") and changed.endswith(restored)
+    assert f"but dvc.lock recorded {md5['changed']}; restore it with: dvc checkout --force changed" in changed
+    assert gone.startswith(f"gone is missing, but dvc.lock recorded {md5['gone']}; ") and gone.endswith(restored)
+    assert unknown == "unknown is not in dvc.lock; run: dvc repro"
+    assert locked_stages(Path("absent.lock")) == {}

@@ -2,62 +2,38 @@
 
 1. One cell is one run, however often it is opened, resumed, started afresh or published; no point is logged twice.
 2. Publishing is idempotent and replaces a run that says something else than the files.
-3. Disagreements name whatever is missing, different, doubled or unfinished; publishing mends all of it.
-4. Several processes may open a new store at the same moment; it is in WAL mode.
-5. A store that cannot be used is one warning that says how to mend it; training goes on.
-6. A run that failed is FAILED, one that was interrupted is KILLED.
-7. What was watched is a curve health/<name> beside those of the losses; a number that is not finite is no point.
+3. Disagreements name whatever is missing, different, doubled or unfinished, with both values and the file; publishing
+   mends all of it. Of several runs of a cell the finished one that agrees is kept.
+4. What was watched is a curve health/<name> beside those of the losses; a number that is not finite is no point.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import sqlite3
-import time
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cell_record import CONFIG, LOSSES, OPENING, ROWS, finished
 from mlflow.entities import Metric
+from stores import new_store, the_run
 
 from pipeline.results import epoch_metrics
-from pipeline.tracking import LiveRun, Store, publish_or_warn
+from pipeline.tracking import LiveRun, Store
 
 # SQLAlchemy on MLflow's own models.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory) -> bytes:
-    """A store with nothing in it; creating one takes MLflow a second."""
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)  # where the artifacts will be
-        Store(folder / "mlflow.db")
-    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return (folder / "mlflow.db").read_bytes()
-
-
 @pytest.fixture
-def path(tmp_path, template) -> Path:
-    """A new store; absolute, since MLflow keeps one engine for each address as it is written."""
-    (tmp_path / "mlflow.db").write_bytes(template)
-    return tmp_path / "mlflow.db"
+def path(tmp_path) -> Path:
+    return new_store(tmp_path)
 
 
 @pytest.fixture
 def store(path) -> Store:
     return Store(path)
-
-
-def the_run(store: Store):
-    (run,) = store.runs(OPENING.grid, OPENING.cell)
-    return run
 
 
 def steps(store: Store, name: str = "train/loss") -> list[int]:
@@ -162,6 +138,26 @@ def with_status(status):
     return lambda store: store.client.set_terminated(store.publish(finished()), status)
 
 
+def left_running(store):
+    store.client.update_run(store.publish(finished()), status="RUNNING")
+
+
+def tagged(name, value):
+    def publish(store):
+        run_id = store.publish(finished())
+        if value is None:
+            store.client.delete_tag(run_id, name)
+        else:
+            store.client.set_tag(run_id, name, value)
+
+    return publish
+
+
+def without_artifact(store):
+    store.publish(finished())
+    (Path(the_run(store).info.artifact_uri) / "pretrain.json").unlink()
+
+
 def with_two_runs(store):
     store.publish(finished())
     store.client.create_run(store.experiment_id, tags=OPENING.tags)
@@ -181,124 +177,59 @@ def without(kind, key):
         (lambda store: None, "0 MLflow runs instead of one"),
         (with_two_runs, "2 MLflow runs instead of one"),
         (with_status("FAILED"), "is FAILED, not FINISHED"),
+        (left_running, "is RUNNING, not FINISHED"),
+        (tagged("commit", "def"), "tag commit is def in MLflow but abc-dirty in pretrain/provenance.json"),
+        (tagged("mlflow.source.git.commit", ""), "tag mlflow.source.git.commit is  in MLflow but abc in pretrain/prov"),
+        (tagged("lambda", None), "tag lambda is absent in MLflow but 0.1 in the configs"),
+        (tagged("alarms", "collapse@1"), "tag alarms is collapse@1 in MLflow but absent in pretrain/metrics.json"),
+        (without_artifact, "artifact pretrain.json is missing in MLflow"),
         (duplicate, "metric train/loss has duplicate points at step 1 in MLflow"),
         (without("params", "probe.knn.k"), "param probe.knn.k is missing in MLflow"),
         (without("metrics", ("train/loss", 2)), "metric train/loss has no point at step 2 in MLflow"),
         (without("metrics", ("probe/knn_top1", 0)), "metric probe/knn_top1 has no point at step 0 in MLflow"),
-        (lambda store: store.publish(CHANGES["param"]), "param probe.knn.k is 7 in MLflow but 5 on disk"),
+        (lambda store: store.publish(CHANGES["param"]), "param probe.knn.k is 7 in MLflow but 5 in pretrain.json"),
         (
             lambda store: store.publish(CHANGES["value"]),
-            "metric probe/linear_top1 at step 0 is 0.91 in MLflow but",
+            "metric probe/linear_top1 at step 0 is 0.91 in MLflow but 0.9 in probe/metrics.json",
         ),
-        (lambda store: store.publish(CHANGES["epoch"]), "metric train/loss has a point at step 3 in MLflow but not on"),
+        (
+            lambda store: store.publish(CHANGES["epoch"]),
+            "train/loss has a point at step 3 in MLflow, 0.1, but none in pretrain/h",
+        ),
         (
             lambda store: store.publish(CHANGES["metric"]),
-            "metric probe/old_top1 has a point at step 0 in MLflow but",
+            "metric probe/old_top1 has a point at step 0 in MLflow, 0.1, but none in probe/",
         ),
-        (lambda store: store.publish(CHANGES["setting"]), "param probe.old is 1 in MLflow but absent on disk"),
+        (lambda store: store.publish(CHANGES["setting"]), "param probe.old is 1 in MLflow but absent in pretrain.json"),
     ],
 )
 def test_every_disagreement_is_named_and_mended(store, spoil, message):
     spoil(store)
     (found,) = store.disagreements(finished())
     assert message in found
-    store.publish(finished())
-    assert list(store.disagreements(finished())) == []
+    run_id = store.publish(finished())
+    points = store.points(the_run(store))
+    assert store.disagreements(finished()) == []
+    assert store.publish(finished()) == run_id and store.points(the_run(store)) == points
 
 
-# 4. Several processes
+def test_the_finished_run_that_agrees_is_kept(store):
+    good = store.publish(finished())
+    wrong = store.client.create_run(store.experiment_id, tags=OPENING.tags).info.run_id
+    store.client.log_param(wrong, "seed", "7")
+    store.client.set_terminated(wrong, "FINISHED")
+    store.client.create_run(store.experiment_id, tags=OPENING.tags)  # left by a kill, newer and not wrong
+    assert store.publish(finished()) == good == the_run(store).info.run_id
 
 
-# Forked, since four imports of MLflow take 20 s; Python 3.12 warns of threads in the parent, none of which is used.
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_processes_may_open_a_new_store_at_once(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    processes = multiprocessing.get_context("fork")
-    path, together = tmp_path / "mlflow.db", processes.Barrier(4)
-
-    def open_and_publish(cell: str) -> None:
-        together.wait(timeout=30)
-        Store(path).publish(replace(finished(), cell=cell))
-
-    started = [processes.Process(target=open_and_publish, args=(f"cell{i}",)) for i in range(4)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(timeout=60)
-    assert [process.exitcode for process in started] == [0] * 4
-    store = Store(path)
-    for i in range(4):
-        assert list(store.disagreements(replace(finished(), cell=f"cell{i}"))) == []
-    with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+def test_numbers_that_are_not_finite_agree_with_themselves(store):
+    odd = {("criteria/rankme", 0): math.nan, ("criteria/lidar", 0): -math.inf, ("probe/x", 0): math.inf}
+    record = replace(finished(), metrics={**finished().metrics, **odd})
+    run_id = store.publish(record)
+    assert store.disagreements(record) == [] and store.publish(record) == run_id
 
 
-def test_opening_again_changes_nothing(store, path):
-    assert Store(path).experiment_id == store.experiment_id
-    assert len(store.client.search_experiments()) == 2  # MLflow's own "Default" beside ours
-
-
-# 5. A store that cannot be used
-
-
-@pytest.mark.parametrize("kind", ["directory", "garbage", "no folder"])
-def test_a_broken_store_is_one_warning_at_once(tmp_path, kind):
-    path = tmp_path / "mlflow.db"
-    if kind == "directory":
-        path.mkdir()
-    elif kind == "garbage":
-        path.write_bytes(b"this is no database " * 100)
-    else:
-        path = tmp_path / "nowhere" / "mlflow.db"
-    begun = time.monotonic()
-    with (
-        pytest.warns(UserWarning, match=r"tracking stopped for digits--vit.*python -m stages.sync") as caught,
-        LiveRun(OPENING, afresh=True, path=path) as live,
-    ):
-        for row in ROWS:
-            live.log_epoch(row)
-    assert len(caught) == 1
-    with pytest.warns(UserWarning, match="tracking stopped"):
-        publish_or_warn(finished(), path)
-    assert time.monotonic() - begun < 5
-
-
-def test_a_store_that_becomes_read_only(store, path, monkeypatch):
-    def refuse(*_, **__):
-        raise sqlite3.OperationalError("attempt to write a readonly database")
-
-    with LiveRun(OPENING, afresh=True, path=path) as live:
-        live.log_epoch(ROWS[0])
-        monkeypatch.setattr(type(live._store.client), "log_batch", refuse)
-        with pytest.warns(UserWarning, match="OperationalError: attempt to write a readonly database"):
-            live.log_epoch(ROWS[1])
-        monkeypatch.undo()
-        live.log_epoch(ROWS[1])  # no second warning, and no half-logged curve
-    store.publish(finished())
-    assert list(store.disagreements(finished())) == []
-
-
-def test_a_good_store_warns_of_nothing(store, path):
-    publish_or_warn(finished(), path)
-    assert the_run(store).info.status == "FINISHED"
-
-
-# 6. How a run ended
-
-
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [(ValueError("bad loss"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (SystemExit(1), "KILLED")],
-)
-def test_a_run_that_ended_badly_says_so(store, path, error, status):
-    with pytest.raises(type(error)), LiveRun(OPENING, afresh=True, path=path):
-        raise error
-    assert the_run(store).info.status == status
-    store.publish(finished())
-    assert list(store.disagreements(finished())) == []
-
-
-# 7. What was watched
+# 4. What was watched
 
 
 def test_what_was_watched_is_a_curve(store, path):

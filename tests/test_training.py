@@ -31,14 +31,13 @@ from pipeline.backbones import initial_backbone, make_projector
 from pipeline.checkpoint import Checkpoints
 from pipeline.datasets import EncodedImages, ImageBatch, batches, in_memory
 from pipeline.devices import choose_autocast
-from pipeline.errors import Interrupted, UserError
+from pipeline.errors import Interrupted, NonFiniteLossError, UserError
 from pipeline.learner import Learner, make_learner, project_views
 from pipeline.losses import LeJEPALoss, directions_for_step, random_directions
 from pipeline.packing import pack
 from pipeline.pictures import Picture
 from pipeline.schedule import lr_factor
 from pipeline.seeds import generator
-from pipeline.tally import NonFiniteLossError
 from pipeline.training import Epoch, lejepa_objective, pretrain, summary
 from pipeline.views import Multicrop
 from pipeline.watch import Watch
