@@ -4,6 +4,7 @@
    to a shell, no code comes from a hub.
 2. A hub's token is sent to the hub and is in nothing that is printed or written: not by a download that works or fails,
    not by a training with its MLflow run.
+3. Commands that DVC makes from a name of a catalogue, before anything has checked it, have it in quotes.
 """
 
 from __future__ import annotations
@@ -122,3 +123,10 @@ def test_a_refused_model_shows_no_token(tmp_path, status):
     assert done.returncode == 1 and "could not be downloaded" in done.stderr
     assert TOKEN not in done.stdout + done.stderr
     assert holders(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["data", "models"])
+def test_the_shell_does_not_see_the_names_of_a_catalogue(name):
+    stages = yaml.safe_load((ROOT / name / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    commands = [stage["do"]["cmd"] for stage in stages.values()]
+    assert commands and all(command.endswith(" '${key}'") for command in commands)
