@@ -30,7 +30,19 @@ class Alarm(NamedTuple):
     text: str
 
 
-def raised(rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any], *, num_epochs: int) -> list[Alarm]:
+# Steps before a collapse can be seen: BatchNorm's running averages, with which held-out images are embedded, forget
+# nine tenths of their start in 22 steps.
+MIN_STEPS = 50
+
+
+def unsettled_epochs(warmup_epochs: float, steps_per_epoch: int) -> int:
+    """Return how many epochs at the start do not tell a collapse: those of the warm-up, and at least 50 steps."""
+    return max(math.ceil(warmup_epochs), math.ceil(MIN_STEPS / steps_per_epoch))
+
+
+def raised(
+    rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any], *, num_epochs: int, num_unsettled: int = 0
+) -> list[Alarm]:
     """Return the alarms that ring for the first time at the last of some epochs.
 
     Args:
@@ -39,26 +51,30 @@ def raised(rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any], *, 
         settings: of pretrain.alarms.
         num_epochs: of the whole run. Its first epoch, in which workers start and caches are cold, may starve unless it
             is the only one.
+        num_unsettled: first epochs, in which no collapse is looked for.
 
     Returns:
         At most one alarm of each name; each names value, threshold, setting and what usually helps.
     """
     lowest_before = accumulate((row["loss"] for row in rows), min, initial=math.inf)
-    found = [list(_signs(row, before, settings)) for row, before in zip(rows, lowest_before, strict=False)]
+    pairs = zip(rows, lowest_before, strict=False)
+    found = [list(_signs(row, before, settings, num_unsettled)) for row, before in pairs]
     if num_epochs != 1:
         found[0] = [alarm for alarm in found[0] if alarm.name != "starvation"]
     rang = {alarm.name for earlier in found[:-1] for alarm in earlier}
     return [alarm for alarm in found[-1] if alarm.name not in rang]
 
 
-def is_collapsed(row: Mapping[str, float], settings: Mapping[str, Any]) -> bool:
+def is_collapsed(row: Mapping[str, float], settings: Mapping[str, Any], *, num_unsettled: int = 0) -> bool:
     """Return whether an epoch shows a collapse; a run can pass through one early and recover."""
-    return bool(_collapse(row, settings))
+    return row["epoch"] > num_unsettled and bool(_collapse(row, settings))
 
 
-def _signs(row: Mapping[str, float], lowest_before: float, settings: Mapping[str, Any]) -> Iterator[Alarm]:
+def _signs(
+    row: Mapping[str, float], lowest_before: float, settings: Mapping[str, Any], num_unsettled: int
+) -> Iterator[Alarm]:
     checks = {
-        "collapse": _collapse(row, settings),
+        "collapse": _collapse(row, settings) if row["epoch"] > num_unsettled else "",
         "explosion": _explosion(row["loss"], lowest_before, settings["max_loss_ratio"]),
         "starvation": _starvation(row["wait_frac"], settings["max_wait_frac"]),
     }

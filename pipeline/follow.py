@@ -32,18 +32,20 @@ class Followed(NamedTuple):
     times: dict[str, Any]
 
 
-def follow(epochs: Iterable[Epoch], tracked: Tracked, settings: dict[str, Any]) -> Followed:
+def follow(epochs: Iterable[Epoch], tracked: Tracked, settings: dict[str, Any], *, steps_per_epoch: int) -> Followed:
     """Take epoch after epoch until the last one or an alarm that ends the run.
 
     Args:
         epochs: of `training.pretrain`; one is trained whenever the next is asked for.
         tracked: where they are logged.
         settings: the section `pretrain` of params.yaml.
+        steps_per_epoch: a collapse is looked for after the warm-up and the first 50 steps.
 
     Raises:
         AlarmError: an alarm rang and pretrain.alarms.action is fail. Starvation, which is the machine's, only warns.
     """
     watched, rang = settings["alarms"], dict[str, int]()
+    unsettled = alarms.unsettled_epochs(settings["schedule"]["warmup_epochs"], steps_per_epoch)
     history: list[dict[str, float]] = []
     waits: list[float] = []
     for epoch in epochs:
@@ -51,7 +53,7 @@ def follow(epochs: Iterable[Epoch], tracked: Tracked, settings: dict[str, Any]) 
         waits.append(round(epoch.wait_frac, 4))
         tracked.log_epoch(history[-1])
         rows = [{**row, "wait_frac": wait} for row, wait in zip(history, waits, strict=True)]
-        new = alarms.raised(rows, watched, num_epochs=settings["epochs"])
+        new = alarms.raised(rows, watched, num_epochs=settings["epochs"], num_unsettled=unsettled)
         print("".join(f"warning: {alarm.text}\n" for alarm in new), end="", file=sys.stderr)
         if new:
             rang |= {alarm.name: alarm.epoch for alarm in new}
@@ -62,5 +64,5 @@ def follow(epochs: Iterable[Epoch], tracked: Tracked, settings: dict[str, Any]) 
         if grave and watched["action"] == "stop":
             break
     starved_at = rang.pop("starvation", None)
-    story = {"alarms": rang, "collapsed": alarms.is_collapsed(history[-1], watched)}
+    story = {"alarms": rang, "collapsed": alarms.is_collapsed(history[-1], watched, num_unsettled=unsettled)}
     return Followed(history, story, {"wait_frac": waits, "starved_at": starved_at})

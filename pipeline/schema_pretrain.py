@@ -140,7 +140,8 @@ class Checkpoint(Strict):
 class Alarms(Strict):
     """When training is said to have gone wrong: collapse, an exploding loss, a starving loader (pipeline/alarms.py).
 
-    Starvation, which depends on the machine, is only ever said.
+    A collapse is looked for after the warm-up and the first 50 steps. Starvation, which depends on the machine, is only
+    ever said.
     """
 
     action: Literal["flag", "stop", "fail"] = Field(

@@ -58,7 +58,8 @@ def main(config_path: str) -> None:
         watch=build_watch(config, device, autocast),
     )
     with LiveRun(opening_record(config, provenance.commit()), afresh=not checkpoints.exist()) as tracked:
-        history, story, times = follow(epochs, tracked, settings)
+        steps_per_epoch = len(images.labels) // settings["batch_size"]
+        history, story, times = follow(epochs, tracked, settings, steps_per_epoch=steps_per_epoch)
     model = {"backbone": config["backbone"], "kwargs": config["backbone_kwargs"], "img_size_px": views["global_px"]}
     save_weights(out / "backbone.safetensors", learner.backbone, {**model, "mean": views["mean"], "std": views["std"]})
     projector = {"width": config["embed_dim"], **settings["projector"]}

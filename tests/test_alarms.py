@@ -143,3 +143,17 @@ def test_texts():
 
 def test_the_error_is_one_without_a_traceback():
     assert issubclass(alarms.AlarmError, UserError)
+
+
+@pytest.mark.parametrize(
+    ("warmup_epochs", "steps_per_epoch", "expected"), [(0, 100, 1), (0, 50, 1), (0, 49, 2), (1.5, 100, 2), (3, 1, 50)]
+)
+def test_how_long_a_run_is_unsettled(warmup_epochs, steps_per_epoch, expected):
+    assert alarms.unsettled_epochs(warmup_epochs, steps_per_epoch) == expected
+
+
+def test_no_collapse_is_seen_before_a_run_has_settled():
+    low = [{"epoch": epoch, "loss": 1.0, "wait_frac": 0.0, "projection_std": 0.001} for epoch in (1, 2, 3)]
+    found = [alarms.raised(low[:end], SETTINGS, num_epochs=3, num_unsettled=2) for end in (1, 2, 3)]
+    assert [len(some) for some in found] == [0, 0, 1]
+    assert [alarms.is_collapsed(row, SETTINGS, num_unsettled=2) for row in low] == [False, False, True]

@@ -3,7 +3,7 @@
 1. A number of which some seeds collapsed is the mean of the others and says how many did.
 2. A number whose every seed collapsed says so, with the epochs, in the place of ours; its verdict is differs.
 3. A collapse that had passed by the last epoch changes nothing.
-4. The diagnosis leaves collapsed runs out and names them.
+4. The diagnosis leaves collapsed runs out and names them, unless there are no others to pick from.
 """
 
 from __future__ import annotations
@@ -68,3 +68,11 @@ def test_the_diagnosis():
     found = read_runs(listing, "dvc repro it")
     assert [cell.seed for cell in found.runs] == [0, 1]
     assert f"{listing.cells[2].key}: collapsed at epoch 4; left out of correlations and picks" in found.problems
+
+
+def test_a_data_set_whose_every_run_collapsed_still_has_a_pick():
+    losses = {"train_loss": 0.2, "pred_loss": 0.1, "sigreg_loss": 1.0, **collapsed_at(4)}
+    listing = listing_with({0: losses, 1: losses, 2: losses})
+    found = read_runs(listing, "dvc repro it")
+    assert [cell.seed for cell in found.runs] == [0, 1, 2]
+    assert sum("collapsed at epoch 4; as did every run of its data set" in line for line in found.problems) == 3

@@ -39,13 +39,13 @@ def read_runs(listing: Listing, command: str) -> Found:
         probe/health.json or pretrain/history.csv a cell still is a run, one that only the losses judge.
     """
     found = Found({}, [], [])
+    collapsed: dict[Cell, int] = {}
     for cell in listing.cells:
         if cell.frozen:
             continue
         try:
             if epoch := collapsed_at(read_json(listing.owners[cell].folder / "pretrain/metrics.json")):
-                found.problems.append(f"{cell.key}: collapsed at epoch {epoch}; left out of correlations and picks")
-                continue
+                collapsed[cell] = epoch
             found.runs[cell] = _run(listing, cell)
             health = read_json(cell.folder / "probe/health.json")
             history = read_history(listing.owners[cell].folder / "pretrain/history.csv")
@@ -54,6 +54,12 @@ def read_runs(listing: Listing, command: str) -> Found:
             found.health.append({**named, "health": health, "history": history})
         except ResultError as error:
             found.problems.append(f"{cell.key}: {error}".replace("dvc repro", command))
+    sound = {task(listing, cell) for cell in found.runs if cell not in collapsed}
+    for cell, epoch in collapsed.items():
+        # A task whose every run collapsed still has a pick, which the stages after this one need.
+        left_out = task(listing, cell) in sound and found.runs.pop(cell, None)
+        ending = "left out of correlations and picks" if left_out else "as did every run of its data set"
+        found.problems.append(f"{cell.key}: collapsed at epoch {epoch}; {ending}")
     return found
 
 
