@@ -120,7 +120,7 @@ def kill_many(folder: Path, *, kills: int, seed: int) -> str:
     draws, hits, signals, finished, spent_s = random.Random(seed), Counter(), Counter(), 0, 0.0
     while hits.total() < kills:
         signum, started = draws.choice(SIGNALS), time.monotonic()
-        hit, stage = run_and_kill(hurt, draws.uniform(0.5, 0.6 * whole_s), signum)
+        hit, stage = run_and_kill(hurt, draws.uniform(0.5, 0.45 * whole_s), signum)
         spent_s += time.monotonic() - started
         if hit:
             hits[stage] += 1
