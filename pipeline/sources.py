@@ -99,8 +99,12 @@ def _open_raw(name: str, entry: Dataset, scratch: Path, bundled: Path) -> Raw:
             return folder_set(entry, scratch)
         case "arrays":
             return sources_arrays.open_arrays(entry, local_file(entry, scratch))
+        case "torchvision" if entry.dataset == "ImageNet":
+            from pipeline.sources_imagenet import open_imagenet  # torch takes seconds to import
+
+            return open_imagenet(entry, scratch)
         case "torchvision":
-            from pipeline.sources_torchvision import open_torchvision  # torch takes seconds to import
+            from pipeline.sources_torchvision import open_torchvision
 
             return open_torchvision(entry, scratch)
         case "huggingface":

@@ -42,11 +42,7 @@ def open_torchvision(entry: Torchvision, scratch: Path) -> Raw:
     arguments = {split: getattr(entry, split) for split in ("train", "test") if getattr(entry, split) is not None}
     for split, given in arguments.items():
         check_arguments(kind, split, given)
-    root = scratch / "root"
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    if entry.by_hand:
-        _link(entry.by_hand, root)
+    root = link_by_hand(entry.by_hand, scratch)
     with _resumable(scratch / "files"):
         opened = {split: _construct(kind, root, given, entry, scratch) for split, given in arguments.items()}
     labels = {split: _labels(pictures, split) for split, pictures in opened.items()}
@@ -128,7 +124,17 @@ def _resumable(files: Path) -> Iterator[None]:
         utils._urlretrieve = theirs
 
 
-def _link(by_hand: ByHand, root: Path) -> None:
+def link_by_hand(by_hand: ByHand | None, scratch: Path) -> Path:
+    """Make scratch/root anew, with links to the files that were fetched by hand.
+
+    Raises:
+        FetchError: naming those that are missing, where they can be had and where they go.
+    """
+    root = scratch / "root"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    if by_hand is None:
+        return root
     folder = Path(by_hand.path).expanduser().resolve()
     missing = [name for name in by_hand.files if not (folder / name).exists()]
     if missing:
@@ -140,6 +146,7 @@ def _link(by_hand: ByHand, root: Path) -> None:
         link = root / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(folder / name)
+    return root
 
 
 def _labels(images: Any, split: str) -> np.ndarray:

@@ -1,0 +1,247 @@
+"""Streaming a set that is not kept in memory, beside its decoders alone: python -m benchmarks.stream [--images 200000]
+
+A synthetic set of JPEG files is packed by the real packer into a temporary folder, which is removed at the end. Decode
+only: as many processes as loader workers decode files they hold in memory onto a canvas of their own, with the loader's
+own function. Streaming: pipeline.datasets.batches in the shuffled order of an epoch, from the start of its workers to
+the last batch. The two take turns on slices of the set, so that a busy machine slows both alike.
+
+Then whole epochs are streamed, and the memory of this process and its workers is added up (PSS of
+/proc/<pid>/smaps_rollup: a page that k processes share counts 1/k in each).
+
+Writes reports/benchmarks/stream.md. Exits with 1 if streaming is under 90 % of decode only, or if an epoch's memory is
+more than 5 % off the first one's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import multiprocessing
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.measure import write_report
+from pipeline.datasets import EncodedImages, batches, decode, read_blocks
+from pipeline.order import shuffled
+from pipeline.packing import pack
+from pipeline.pictures import Picture
+from pipeline.seeds import generator
+
+BATCH, CANVAS_PX, NUM_CLASSES, NUM_TEST = 256, 160, 1000, 1000
+NUM_DISTINCT = 256  # pictures; every file has a number in its comment, so no two files are the same bytes
+WINDOW_GB = 0.5  # the default holds 4; less, so that a window is a part of the set
+NUM_HELD = 4096  # files that the decoders hold in memory, and go through again and again
+SAMPLES = 20  # of memory, an epoch
+LEAST_RATIO, MOST_DRIFT = 0.9, 0.05
+
+
+class Round(NamedTuple):
+    """Seconds that a slice took, decoded only and streamed: of the clock, and of CPU over all processes."""
+
+    alone_s: float
+    streamed_s: float
+    alone_cpu_s: float
+    streamed_cpu_s: float
+
+
+class Epoch(NamedTuple):
+    """What was seen of one pass: images a second, and memory in MiB, median and peak of the samples."""
+
+    rate: float
+    median_mib: float
+    peak_mib: float
+
+
+def jpeg_files() -> list[bytes]:
+    """Return pictures with the frequencies of photographs: noise at every scale, and grain."""
+    draws, files = np.random.default_rng(0), []
+    for _ in range(NUM_DISTINCT):
+        pixels = draws.normal(128, 9, (CANVAS_PX, CANVAS_PX, 3))
+        for side in (2, 4, 8, 16, 32):
+            coarse = Image.fromarray(draws.integers(0, 256, (side, side, 3), dtype=np.uint8))
+            pixels += np.asarray(coarse.resize((CANVAS_PX, CANVAS_PX), Image.Resampling.BICUBIC), float) - 128
+        out = io.BytesIO()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=85)
+        files.append(out.getvalue())
+    return files
+
+
+def pictures(files: list[bytes], num_images: int) -> Iterator[Picture]:
+    """Yield numbered copies: a JPEG file may have a comment after its first two bytes."""
+    for number in range(num_images):
+        comment = b"\xff\xfe\x00\x0a" + number.to_bytes(8, "big")
+        file = files[number % len(files)]
+        yield Picture(file[:2] + comment + file[2:], number % NUM_CLASSES, str(number))
+
+
+def decode_all(files: list[bytes], num_images: int) -> None:
+    """Decode so many pictures, beginning again at the first file when all are done."""
+    canvas = np.empty((3, CANVAS_PX, CANVAS_PX), np.uint8)
+    for number in range(num_images):
+        decode(files[number % len(files)], canvas)
+
+
+_held: list[bytes] = []  # of a decoding process
+
+
+def hold(files: list[bytes]) -> None:
+    _held[:] = files
+
+
+def decode_held(num_images: int) -> float:
+    """Decode so many pictures, beginning again at the first file when all are done; return the seconds of CPU."""
+    canvas = np.empty((3, CANVAS_PX, CANVAS_PX), np.uint8)
+    started = time.process_time()
+    for number in range(num_images):
+        decode(_held[number % len(_held)], canvas)
+    return time.process_time() - started
+
+
+def stream(images: EncodedImages, order: torch.Tensor, num_workers: int, look: Callable[[], None] | None = None) -> int:
+    """Go through the images of `order`; `look` is called `SAMPLES` times on the way. Returns how many came."""
+    num_batches, seen = -(-len(order) // BATCH), 0
+    every = max(num_batches // SAMPLES, 1)
+    for number, batch in enumerate(batches(images, order, BATCH, num_workers=num_workers), start=1):
+        seen += len(batch.labels)
+        if look and number % every == 0:
+            look()
+    return seen
+
+
+def memory_mib() -> float:
+    """Return the memory of this process and its children, each page counted once."""
+    me = multiprocessing.current_process().pid
+    children = Path(f"/proc/{me}/task/{me}/children").read_text().split()
+    return sum(_pss_kib(pid) for pid in [me, *children]) / 1024
+
+
+def _pss_kib(pid: int | str) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def throughput(images: EncodedImages, order: torch.Tensor, workers: int, size: int, rounds: int) -> list[Round]:
+    """Decode only and stream slices of so many images in turn."""
+    chosen = torch.linspace(0, len(images) - 1, NUM_HELD).long().tolist()
+    held = [images.encoded(index) for index in chosen]
+    context, found = multiprocessing.get_context("fork"), []
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=hold, initargs=(held,)) as pool:
+        list(pool.map(decode_held, [NUM_HELD] * workers))
+        stream(images, order[:NUM_HELD], workers)
+        for _, part in zip(range(rounds), order.split(size) * rounds, strict=False):
+            started, shares = time.perf_counter(), [len(part) // workers] * workers
+            alone_cpu_s = sum(pool.map(decode_held, shares))
+            alone_s, before, started = time.perf_counter() - started, cpu_seconds(), time.perf_counter()
+            stream(images, part, workers)
+            found.append(Round(alone_s, time.perf_counter() - started, alone_cpu_s, cpu_seconds() - before))
+            print(found[-1], file=sys.stderr, flush=True)
+    return found
+
+
+def cpu_seconds() -> float:
+    """Return what this process and its ended children have used."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def whole_epochs(images: EncodedImages, order_of: Callable[[int], torch.Tensor], workers: int, num: int) -> list[Epoch]:
+    """Stream whole epochs and look at the memory on the way."""
+    epochs = []
+    for epoch in range(num):
+        samples: list[float] = []
+        started = time.perf_counter()
+        seen = stream(images, order_of(epoch), workers, lambda held=samples: held.append(memory_mib()))
+        rate = seen / (time.perf_counter() - started)
+        epochs.append(Epoch(rate, statistics.median(samples), max(samples)))
+        print(f"epoch {epoch + 1}: {epochs[-1]}", file=sys.stderr, flush=True)
+    return epochs
+
+
+def measure(folder: Path, args: argparse.Namespace) -> tuple[list[Round], list[Epoch], str]:
+    files = jpeg_files()
+    splits = {"train": pictures(files, args.images), "test": pictures(files, NUM_TEST)}
+    started = time.perf_counter()
+    pack(folder, "stream", {"source": "synthetic"}, [str(label) for label in range(NUM_CLASSES)], splits)
+    packing_s = time.perf_counter() - started
+    images, blocks = EncodedImages(folder, "train", load_px=CANVAS_PX), read_blocks(folder, "train")
+    num_bytes = int(blocks.num_bytes.sum())
+
+    def order_of(epoch: int) -> torch.Tensor:
+        draws = generator(0, "order", epoch)
+        return shuffled(len(images), blocks=blocks, window_gb=args.window_gb, generator=draws)
+
+    told = (
+        f"{len(images):,} JPEG files of {CANVAS_PX} x {CANVAS_PX} px ({NUM_DISTINCT} distinct, numbered), "
+        f"{num_bytes / len(images) / 1e3:.1f} KB each, {num_bytes / 1e9:.2f} GB in {len(blocks.num_bytes)} record "
+        f"batches, packed in {packing_s:.0f} s; shuffled in a window of {args.window_gb:g} GB."
+    )
+    print(told, file=sys.stderr, flush=True)
+    rounds = throughput(images, order_of(0), args.threads, min(args.slice, args.images), args.rounds)
+    return rounds, whole_epochs(images, order_of, args.threads, args.epochs), told
+
+
+def drift(epochs: list[Epoch]) -> float:
+    """Return the largest deviation of an epoch's memory, median or peak, from the first one's, as a fraction."""
+    first = epochs[0]
+    medians, peaks = (
+        [getattr(epoch, name) / getattr(first, name) - 1 for epoch in epochs] for name in first._fields[1:]
+    )
+    return max(map(abs, [*medians, *peaks]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2, help="loader workers, and processes that decode only")
+    parser.add_argument("--images", type=int, default=200_000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--slice", type=int, default=20_480, help="images of a round")
+    parser.add_argument("--window-gb", type=float, default=WINDOW_GB)
+    parser.add_argument("--device", default="cpu", choices=["cpu"], help="batches end in memory: nothing is trained")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="stream-") as place:
+        rounds, epochs, told = measure(Path(place) / "set", args)
+    ratio = statistics.median(one.alone_s / one.streamed_s for one in rounds)
+    cpu_ratio = statistics.median(one.alone_cpu_s / one.streamed_cpu_s for one in rounds)
+    size, moved = min(args.slice, args.images), drift(epochs)
+    notes = [
+        told,
+        f"{args.threads} workers, batches of {BATCH}; {args.rounds} slices of {size:,} images, decoded only and "
+        "streamed in turn; medians, the ratio is that of the rounds' ratios. Starting the workers counts as streaming.",
+        "Files are in the page cache. Nothing is trained, no GPU.",
+        f"Memory: PSS of the process and its workers, {SAMPLES} samples an epoch.",
+    ]
+    alone, streamed, alone_cpu, streamed_cpu = (
+        statistics.median(column) / size for column in zip(*rounds, strict=True)
+    )
+    bar = f"{LEAST_RATIO:.0%}"
+    speed = [
+        ["images/s", f"{1 / alone:,.0f}", f"{1 / streamed:,.0f}", f"**{ratio:.1%}**", bar],
+        ["CPU an image, us", f"{alone_cpu * 1e6:.0f}", f"{streamed_cpu * 1e6:.0f}", f"{cpu_ratio:.1%}", ""],
+    ]
+    rows = [[str(n), f"{e.rate:,.0f}", f"{e.median_mib:.0f}", f"{e.peak_mib:.0f}"] for n, e in enumerate(epochs, 1)]
+    tables = [
+        (["", "decode only", "streaming", "ratio", "bar"], speed),
+        (["epoch", "images/s", "memory, median MiB", "memory, peak MiB"], rows),
+        (["largest deviation from epoch 1", "bar"], [[f"**{moved:.1%}**", f"{MOST_DRIFT:.0%}"]]),
+    ]
+    how = {"packages": ("torch", "pillow", "pyarrow"), "threads": args.threads, "device": "cpu"}
+    title = "Streaming from packed files beside decoding alone"
+    print(write_report("stream", title, notes, tables, **how).read_text(encoding="utf-8"))
+    return 0 if ratio >= LEAST_RATIO and moved <= MOST_DRIFT else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

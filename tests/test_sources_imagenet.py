@@ -1,0 +1,162 @@
+"""Claims: ImageNet is read inside its archives, byte for byte, and nothing but the development kit is unpacked; labels
+and class names are torchvision's own; training pictures come with all classes evenly mixed, each class in the order of
+its archive; a missing, damaged or unnamed archive and a wrong split are told with the remedy."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections import Counter
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+from source_helpers import entry as checked
+from source_helpers import labels_of, read
+from torchvision.datasets import ImageNet, imagenet
+
+from pipeline.datasets import EncodedImages
+from pipeline.errors import UserError
+from pipeline.fetch import FetchError
+from pipeline.packing import pack
+from pipeline.sources import open_source
+
+NUM_PICTURES = {"n02000003": 6, "n01000001": 3, "n03000002": 12}  # as uneven as nothing in ImageNet
+WORDS = {"n01000001": "tench, Tinca tinca", "n02000003": "crane", "n03000002": "crane"}
+VAL = ["n03000002", "n01000001", "n02000003", "n03000002"]
+FILES = [name for name, _ in imagenet.ARCHIVE_META.values()]
+
+
+def jpeg(seed: int) -> bytes:
+    pixels, out = np.random.default_rng(seed).integers(0, 256, (9, 8, 3), dtype=np.uint8), io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG")
+    return out.getvalue()
+
+
+def tar(members: dict[str, bytes], mode: str = "w:") -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def kit() -> bytes:
+    """meta.mat has leaves, which are classes, and inner nodes of WordNet, which are not."""
+    fields = ["ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height"]
+    rows = [
+        (i + 1, wnid, words, "gloss", 0, [], 0) for i, (wnid, words) in enumerate(sorted(WORDS.items(), reverse=True))
+    ]
+    rows.append((4, "n00001740", "entity", "gloss", 2, [1, 2], 1))
+    out = io.BytesIO()
+    scipy.io.savemat(out, {"synsets": np.array(rows, dtype=[(field, object) for field in fields]).reshape(-1, 1)})
+    number = {wnid: i for i, wnid, *_ in rows}
+    truth = "".join(f"{number[wnid]}\n" for wnid in VAL).encode()
+    folder = "ILSVRC2012_devkit_t12/data"
+    return tar(
+        {f"{folder}/meta.mat": out.getvalue(), f"{folder}/ILSVRC2012_validation_ground_truth.txt": truth}, "w:gz"
+    )
+
+
+@pytest.fixture
+def pictures():
+    """Every picture by its name."""
+    names = [f"{wnid}_{i}.JPEG" for wnid, num in NUM_PICTURES.items() for i in (np.arange(num) * 7 + 10).tolist()]
+    names += [f"ILSVRC2012_val_{i + 1:08d}.JPEG" for i in range(len(VAL))]
+    return {name: jpeg(seed) for seed, name in enumerate(names)}
+
+
+@pytest.fixture
+def archives(tmp_path, monkeypatch, pictures):
+    """The three archives in their real format, small, with their md5 sums in torchvision's table."""
+    classes = {
+        f"{wnid}.tar": tar({name: file for name, file in pictures.items() if name.startswith(wnid)})
+        for wnid in NUM_PICTURES
+    }
+    val = {name: file for name, file in reversed(pictures.items()) if "_val_" in name}  # not in the order of names
+    folder, known = tmp_path / "by-hand", {}
+    folder.mkdir()
+    for (kind, (name, _)), content in zip(imagenet.ARCHIVE_META.items(), (tar(classes), tar(val), kit()), strict=True):
+        (folder / name).write_bytes(content)
+        known[kind] = (name, hashlib.md5(content).hexdigest())
+    monkeypatch.setattr(imagenet, "ARCHIVE_META", known)
+    return folder
+
+
+def entry(folder, **changes):
+    by_hand = {"what": "ImageNet", "from": "https://there", "path": str(folder), "files": FILES}
+    fields = {"train": {"split": "train"}, "test": {"split": "val"}, "by_hand": by_hand}
+    return dict(source="torchvision", dataset="ImageNet") | fields | changes
+
+
+def test_pictures_are_read_where_they_lie(tmp_path, archives, pictures):
+    classes, splits = read(tmp_path, **entry(archives))
+    assert classes == [WORDS[wnid] for wnid in sorted(WORDS)]
+    assert Counter(labels_of(splits["train"])) == {0: 3, 1: 6, 2: 12}
+    for split, archive in (("train", "ILSVRC2012_img_train.tar"), ("test", "ILSVRC2012_img_val.tar")):
+        for picture in splits[split]:
+            name, _, place = picture.where.partition(" in ")
+            assert picture.content == pictures[name] and place == archive
+    assert len({picture.where for split in splits.values() for picture in split}) == len(pictures)
+    files = sorted(path.name for path in (tmp_path / "scratch").rglob("*") if path.is_file() and not path.is_symlink())
+    assert files == ["meta.bin"]
+
+
+def test_labels_are_torchvisions(tmp_path, archives, pictures):
+    _, splits = read(tmp_path, **entry(archives))
+    for split, theirs in (("train", "train"), ("test", "val")):
+        unpacked = ImageNet(archives, theirs)
+        wanted = {path.rsplit("/", 1)[1]: label for path, label in unpacked.samples}
+        assert {picture.where.split()[0]: picture.label for picture in splits[split]} == wanted
+    assert labels_of(splits["test"]) == [2, 0, 1, 2]
+
+
+def test_classes_are_evenly_mixed(tmp_path, archives):
+    _, splits = read(tmp_path, **entry(archives))
+    for third in range(3):
+        assert Counter(labels_of(splits["train"][7 * third : 7 * third + 7])) == {0: 1, 1: 2, 2: 4}
+    names = [picture.where.split()[0] for picture in splits["train"]]
+    for wnid in NUM_PICTURES:
+        numbers = [int(name[:-5].split("_")[1]) for name in names if name.startswith(wnid)]
+        assert numbers == sorted(numbers)
+
+
+def test_it_is_packed_byte_for_byte(tmp_path, archives, pictures):
+    source = open_source("in", checked(**entry(archives)), tmp_path / "scratch")
+    pack(tmp_path / "in", "in", {}, source.classes, source.splits, origin=source.origin)
+    images = EncodedImages(tmp_path / "in", "train", load_px=8)
+    assert sorted(images.encoded(i) for i in range(21)) == sorted(list(pictures.values())[:21])
+
+
+def test_the_training_archive_alone(tmp_path, archives):
+    _, splits = read(tmp_path, **entry(archives, test=None, train={}))
+    assert len(splits["train"]) + len(splits["test"]) == 21
+    by_hand = entry(archives)["by_hand"]
+    with pytest.raises(FetchError, match=r"datasets.set: by_hand.files: ILSVRC2012_img_val.tar is needed"):
+        read(tmp_path, **entry(archives, by_hand=by_hand | {"files": [FILES[0], FILES[2]]}))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_archive_is_not_used(tmp_path, archives, name):
+    content = (archives / name).read_bytes()
+    (archives / name).write_bytes(content[:-512])
+    with pytest.raises(FetchError, match=rf"{name} does not have the md5 sum [0-9a-f]+; fetch it again"):
+        read(tmp_path, **entry(archives))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_is_missing_is_told(tmp_path, archives, name):
+    (archives / name).unlink()
+    with pytest.raises(FetchError, match=rf"fetched by hand\n  from: https://there\n(.*\n)  missing there: {name}"):
+        read(tmp_path, **entry(archives))
+
+
+def test_wrong_settings(tmp_path, archives):
+    with pytest.raises(UserError, match=r"test: must be \{split: train\} or \{split: val\} for ImageNet, got .*'tset'"):
+        read(tmp_path, **entry(archives, test={"split": "tset"}))
+    with pytest.raises(FetchError, match="by_hand: ImageNet cannot be downloaded"):
+        read(tmp_path, **entry(archives, by_hand=None))
