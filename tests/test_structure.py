@@ -18,6 +18,8 @@ OWNERS = {
     "mlflow": {"tracking"},
     "pandas": {"tables"},
     "matplotlib": {"figures*", "plots_descent"},
+    "ray": {"on_ray"},
+    "submitit": {"on_slurm"},
     "pydantic": {"catalogue", "params", "schema*", "validation"},
 }
 

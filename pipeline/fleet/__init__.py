@@ -1,0 +1,1 @@
+"""Many cells at once, on engines that exist: Ray, and SLURM through submitit."""

@@ -1,0 +1,38 @@
+"""What machines that share nothing but a DVC remote need from DVC here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.fleet.clones import Snapshot, snapshot
+
+
+def check_remote(name: str, engine: str) -> None:
+    """Refuse a remote that other machines would not find, or that `dvc repro --pull` would not ask.
+
+    Args:
+        name: of --remote.
+        engine: of --engine.
+
+    Raises:
+        UserError: it is not the default remote of .dvc/config, or the engine is not Ray.
+    """
+    from dvc.config import Config  # a second, which a launch on one file system does not need
+
+    if engine != "ray":
+        raise UserError(f"--remote {name} needs --engine ray, got {engine}; SLURM's nodes must share this file system")
+    config = Config(".dvc").load_one("repo")
+    known = sorted(config["remote"])
+    if name not in known:
+        raise UserError(f"--remote {name} is not in .dvc/config, which has {known}; run: dvc remote add {name} URL")
+    if config["core"].get("remote") != name:
+        raise UserError(f"--remote {name}: `dvc repro --pull` asks the default remote; run: dvc remote default {name}")
+
+
+def locked_snapshot() -> Snapshot:
+    """Return the repository's state at a moment when no DVC process writes in it."""
+    from dvc.repo import Repo
+
+    with Repo(_wait_for_lock=True) as repo, repo.lock:
+        return snapshot(Path())

@@ -1,0 +1,399 @@
+"""Claims about the launcher, its graph and one machine:
+
+1. Every stage is in one task, whatever the graph; tasks can be ordered, and each stage then follows all it reads.
+2. A cell's stages are one task, unless another stage must run in their middle; what is clean is left out.
+3. Without a shared disk, what would not travel, and what nothing feeds, stays here.
+4. A task waits for DVC's locks and for an earlier run of itself; any other failure is not repeated.
+5. Failed tasks are named with the end of their log, what needs them is skipped, all else is done.
+6. The remaining time is the work left over the slots.
+7. A clone elsewhere has the files of the working tree, committed or not, and keeps what git ignores.
+8. Options that mean nothing, and engines that are not installed, are refused with a remedy.
+9. `--engine local` gives what a serial run gives, and a lost job starts again; SIGTERM interrupts the stages.
+10. `--engine slurm` submits one job a cell with the settings asked for (of programs that stand for SLURM's).
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import networkx as nx
+import psutil
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from small_pipeline import COMMAND, SmallPipeline
+
+from pipeline.errors import UserError
+from pipeline.fleet import cell, clones, running
+from pipeline.fleet.cell import Outcome
+from pipeline.fleet.engines import open_engine
+from pipeline.fleet.progress import clock, seconds_left
+from pipeline.fleet.remote import check_remote
+from pipeline.fleet.tasks import Stage, Task, blocks, joined, plan
+
+
+@st.composite
+def graphs(draw) -> tuple[nx.DiGraph, dict]:
+    """Any acyclic graph of up to 12 stages, any keys."""
+    count = draw(st.integers(1, 12))
+    pairs = [(a, b) for b in range(count) for a in range(b)]
+    edges = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
+    names = draw(st.permutations([f"s{index}" for index in range(count)]))
+    graph = nx.DiGraph()
+    graph.add_nodes_from(names)
+    graph.add_edges_from((names[a], names[b]) for a, b in edges)
+    keys = draw(st.lists(st.sampled_from([None, ("dvc.yaml", "x"), ("dvc.yaml", "y")]), min_size=count, max_size=count))
+    return graph, dict(zip(names, keys, strict=True))
+
+
+@given(graphs())
+def test_every_stage_runs_once_and_after_what_it_reads(drawn):
+    graph, keys = drawn
+    found = blocks(graph, keys)
+    order = [stage for block in nx.topological_sort(joined(graph, found)) for stage in block]
+    assert Counter(order) == Counter(list(graph))
+    place = {stage: index for index, stage in enumerate(order)}
+    assert all(place[read] < place[reader] for read, reader in graph.edges)
+    for block in found:
+        assert len(block) == 1 or (len({keys[stage] for stage in block}) == 1 and keys[block[0]])
+
+
+def graph_of(edges: list[tuple[str, str]], **facts: dict) -> nx.DiGraph:
+    graph = nx.DiGraph(edges)
+    for name in graph:
+        key = name.partition("@")[2]
+        graph.nodes[name]["stage"] = Stage(name, ("dvc.yaml", key) if key else None, **facts.get(name, {}))
+    return graph
+
+
+GRID = [
+    *(("configure", f"pretrain@{cell}") for cell in "ab"),
+    *(("download@digits", f"pretrain@{cell}") for cell in "ab"),
+    *((f"pretrain@{cell}", f"probe@{cell}") for cell in "ab"),
+    *((f"probe@{cell}", "diagnose") for cell in "ab"),
+    ("diagnose", "pictures@digits"),
+    ("pictures@digits", "compare"),
+]
+
+
+def names(tasks: nx.DiGraph, **of) -> set[str]:
+    return {task.name for task in tasks if all(getattr(task, key) == value for key, value in of.items())}
+
+
+def test_a_cell_is_one_task():
+    tasks = plan(graph_of(GRID), exchange=False)
+    cells = {"pretrain+probe@a", "pretrain+probe@b"}
+    assert names(tasks, here=False) == {"download@digits", *cells, "pictures@digits"}
+    assert names(tasks, here=True) == {"configure", "diagnose", "compare"}
+
+
+def test_a_task_has_a_name_of_its_own():
+    address = "paper/table7/dvc.yaml:{}@digits-vit-0.02"
+    task = Task((address.format("pretrain"), address.format("probe")))
+    assert task.name == "paper/table7/dvc.yaml:pretrain+probe@digits-vit-0.02"
+    assert cell.log_path(task.name).name == "paper-table7-dvc.yaml-pretrain+probe@digits-vit-0.02.log"
+
+
+def test_a_cell_that_must_be_left_in_its_middle_is_several_tasks():
+    tasks = plan(graph_of([("pretrain@a", "mean"), ("mean", "probe@a"), ("pretrain@a", "probe@a")]), exchange=False)
+    assert names(tasks) == {"pretrain@a", "mean", "probe@a"}
+
+
+def test_what_is_clean_is_left_out():
+    clean = {"clean": True}
+    facts = {"configure": clean, "download@digits": clean, "pretrain@a": clean, "probe@a": clean, "pretrain@b": clean}
+    left = {"pretrain+probe@b", "diagnose", "pictures@digits", "compare"}
+    assert names(plan(graph_of(GRID, **facts), exchange=False)) == left
+    pushed = plan(graph_of(GRID, **facts), exchange=True)
+    assert names(pushed) == left | {"configure", "download@digits"}, "nodes have no other way to get these"
+
+
+def test_without_a_shared_disk_only_what_travels_leaves():
+    graph = graph_of(GRID, **{"pictures@digits": {"travels": False}})
+    assert names(plan(graph, exchange=True), here=False) == {"pretrain+probe@a", "pretrain+probe@b"}
+
+
+def test_seconds_left():
+    assert seconds_left({"cell": 4}, [], {}, 2) is None
+    assert seconds_left({"cell": 4}, [("cell", 10.0)], {"cell": [20.0, 30.0, 40.0]}, 2) == (4 * 30 + 20) / 2
+    assert seconds_left({}, [("cell", 5.0)], {"cell": [30.0]}, 8) == 25, "the last one is not shared among slots"
+    assert seconds_left({"other": 1}, [], {"cell": [30.0]}, 1) == 30, "what is unknown lasts as long as the rest"
+    assert seconds_left({}, [("cell", 99.0)], {"cell": [30.0]}, 1) == 0
+    assert [clock(seconds) for seconds in (8.6, 250, 7500)] == ["9 s", "4 min 10 s", "2 h 05 min"]
+
+
+FAKE = """\
+import pathlib, sys
+tries = pathlib.Path("tries")
+done = int(tries.read_text()) if tries.exists() else 0
+tries.write_text(str(done + 1))
+if done < {times}:
+    print({said!r})
+    sys.exit(255)
+"""
+LOCKED = "ERROR: Unable to acquire lock. Most likely another DVC process is running or was terminated abruptly."
+BUSY = "ERROR: '/clone/data' is busy, it is being blocked by:\n  (PID 7): dvc repro"
+
+
+def fake(said: str, times: int) -> list[str]:
+    return [sys.executable, "-c", FAKE.format(said=said, times=times)]
+
+
+@pytest.mark.parametrize("said", [LOCKED, BUSY])
+def test_a_locked_repository_is_waited_for(said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(random, "uniform", lambda *_: 0.0)
+    assert cell.run_commands([fake(said, 2), [sys.executable, "-c", "print('second')"]], Path("log")) == 0
+    assert Path("tries").read_text() == "3" and "second" in Path("log").read_text()
+
+
+def test_another_failure_is_not_repeated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = [sys.executable, "-c", f"print({LOCKED!r})"]
+    assert cell.run_commands([before, fake("ERROR: no such file", 2), before], Path("log")) == 255
+    assert Path("tries").read_text() == "1" and Path("log").read_text().endswith("no such file\n")
+
+
+def test_a_task_waits_for_an_orphan_of_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', {!r}], close_fds=False)"
+    orphan = "import time, pathlib; time.sleep(1.5); pathlib.Path('orphan').touch()"
+    assert cell.run_commands([[sys.executable, "-c", code.format(orphan)]], Path("log")) == 0
+    assert not Path("orphan").exists()
+    seen = "import pathlib, sys; sys.exit(not pathlib.Path('orphan').exists())"
+    assert cell.run_commands([[sys.executable, "-c", seen]], Path("log")) == 0
+
+
+class FakeEngine:
+    """Ends every task at once; those whose name has an x fail."""
+
+    slots = 2
+    room = True
+
+    def __init__(self) -> None:
+        self.ran, self._new = [], []
+
+    def submit(self, task: Task) -> None:
+        self.ran.append(task.name)
+        self._new.append(task)
+
+    def finished(self) -> list[tuple[Task, Outcome]]:
+        over, self._new = self._new, []
+        return [(task, Outcome(int("x" in task.name), 1.0, "begin\n\nERROR: the end\n")) for task in over]
+
+    def cancel(self) -> None:
+        raise AssertionError("nothing was to be cancelled")
+
+
+def test_failures_are_named_and_everything_else_is_done(monkeypatch):
+    monkeypatch.setattr(running, "POLL_S", 0.0)
+    engine = FakeEngine()
+    edges = [("configure", f"pretrain@{key}") for key in ("a", "x")]
+    edges += [("pretrain@a", "table_a"), ("pretrain@x", "table_b"), ("table_b", "compare"), ("table_a", "compare")]
+    report = running.Running(plan(graph_of(edges), exchange=False), engine, engine, None).run()
+    assert engine.ran == ["configure", "pretrain@a", "pretrain@x", "table_a"]
+    assert str(report).splitlines() == [
+        "failed: pretrain@x (exit status 1); its full log: .scratch/launch/pretrain@x.log",
+        "    begin",
+        "    ERROR: the end",
+        "skipped, as it needs what failed: table_b",
+        "skipped, as it needs what failed: compare",
+        "3 done, 1 failed, 2 skipped",
+    ]
+
+
+def git(root: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments]
+    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+def test_a_clone_has_the_files_of_the_working_tree(tmp_path):
+    source = tmp_path / "source"
+    (source / ".dvc").mkdir(parents=True)
+    for name in (".dvc/config", "kept", "changed", "removed", "removed and staged"):
+        (source / name).write_text("committed")
+    (source / ".gitignore").write_text("/ignored\n/.dvc/config.local\n")
+    git(source, "init", "--quiet")
+    git(source, "add", "--all")
+    git(source, "commit", "--quiet", "-m", "start")
+    (source / "changed").write_text("changed")
+    (source / "staged").write_text("staged")
+    git(source, "add", "staged")
+    git(source, "rm", "--quiet", "removed and staged")
+    (source / "removed").unlink()
+    (source / "ä new").write_text("new")
+    (source / "ignored").write_text("here")
+
+    with clones.clone(clones.bundle(source), clones.snapshot(source), "cell@1", tmp_path / "clones") as root:
+        here, there = ({p.name: p.read_text() for p in place.iterdir() if p.is_file()} for place in (source, root))
+        assert there == {name: text for name, text in here.items() if name != "ignored"}
+        assert git(root, "rev-parse", "HEAD") == git(source, "rev-parse", "HEAD")
+        (root / "ignored").write_text("state of an interrupted run")
+        (root / "changed").write_text("by a stage")
+    (source / "changed").write_text("once more")
+    with clones.clone(clones.bundle(source), clones.snapshot(source), "cell@1", tmp_path / "clones") as root:
+        assert (root / "changed").read_text() == "once more"
+        assert (root / "ignored").read_text() == "state of an interrupted run"
+
+
+OPTIONS = {"address": None, "gpus": None, "cpus": 1, "retries": 0, "workdir": None, "slurm": []}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("ray", {"cpus": 0}, "--cpus-per-cell must be >= 1, got 0"),
+        ("ray", {"gpus": -1.0}, "--gpus-per-cell must be >= 0, got -1"),
+        ("ray", {"retries": -1}, "--retries must be >= 0, got -1"),
+        ("local", {"address": "auto"}, "--address auto is a Ray cluster's"),
+        ("local", {"slurm": ["partition=gpu"]}, "--slurm is for --engine slurm, got local"),
+        ("slurm", {"slurm": ["partition"]}, "--slurm takes KEY=VALUE, got 'partition'"),
+        ("slurm", {"gpus": 0.5}, "--gpus-per-cell must be whole for SLURM, got 0.5"),
+        ("local", {"gpus": 1.0}, "--engine local hands out no GPUs; use --engine ray"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(name, options, told):
+    with pytest.raises(UserError, match=told.replace("(", r"\(")):
+        open_engine(name, **{**OPTIONS, **options})
+
+
+@pytest.mark.parametrize(("name", "library"), [("ray", "ray"), ("slurm", "submitit"), ("local", "submitit")])
+def test_an_engine_that_is_not_installed_says_how(name, library, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UserError, match=r'pip install -e "\.\[cluster\]"'):
+        open_engine(name, **OPTIONS)
+
+
+def test_slurm_is_missed_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"--engine slurm: .*srun"):
+        open_engine("slurm", **OPTIONS)
+
+
+def test_a_remote_must_be_one_that_nodes_find(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    SmallPipeline(tmp_path)
+    with pytest.raises(UserError, match="needs --engine ray, got slurm"):
+        check_remote("shared", "slurm")
+    with pytest.raises(UserError, match=r"is not in \.dvc/config.*dvc remote add shared URL"):
+        check_remote("shared", "ray")
+    subprocess.run([sys.executable, "-m", "dvc", "remote", "add", "shared", "/somewhere"], check=True)
+    with pytest.raises(UserError, match="dvc remote default shared"):
+        check_remote("shared", "ray")
+    subprocess.run([sys.executable, "-m", "dvc", "remote", "default", "shared"], check=True)
+    check_remote("shared", "ray")
+
+
+@pytest.mark.slow
+def test_local_gives_what_a_serial_run_gives(tmp_path):
+    serial, launched = tmp_path / "serial", tmp_path / "launched"
+    for folder in (serial, launched):
+        folder.mkdir()
+    one, many = SmallPipeline(serial, cells="abc"), SmallPipeline(launched, cells="abc")
+    one.run("dvc", "repro")
+    printed = many.launch("--engine", "local")
+    assert "5 done, 0 failed, 0 skipped\ndvc repro dvc.yaml: Data and pipelines are up to date.\n" in printed
+    assert many.total() == one.total() != ""
+    locks = [yaml.safe_load((folder / "dvc.lock").read_text()) for folder in (serial, launched)]
+    assert locks[0] == locks[1]
+    assert "0 tasks" in many.launch("--engine", "local")
+
+
+@pytest.mark.slow
+def test_a_failed_cell_is_named_and_runs_alone_once_mended(tmp_path):
+    pipeline = SmallPipeline(tmp_path, cells="abc", command=f"test ${{item.cell}} != b -o -e mended && {COMMAND}")
+    printed = pipeline.launch("--engine", "local", code=1)
+    assert "failed: work+check@b (exit status 255)" in printed and "failed to run: mkdir -p out; test b" in printed
+    assert "skipped, as it needs what failed: total" in printed and "3 done, 1 failed, 1 skipped" in printed
+    (tmp_path / "mended").touch()
+    printed = pipeline.launch("--engine", "local")
+    assert "dvc.yaml: 2 tasks, 1 of them here" in printed and "2 done, 0 failed, 0 skipped" in printed
+
+
+def descendants(process: subprocess.Popen, words: str) -> list[psutil.Process]:
+    """Wait until a descendant has these words in its command line."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            children = psutil.Process(process.pid).children(recursive=True)
+            if found := [child for child in children if words in " ".join(child.cmdline())]:
+                return found
+        except psutil.Error:
+            continue
+        time.sleep(0.05)
+    raise AssertionError(f"{words} was never seen:\n{process.communicate()[0]}")
+
+
+STATEFUL = "if [ -e state ]; then echo ${item.cell} > out/${item.cell}.txt; else trap 'touch state; exit 1' INT; "
+STATEFUL += "sleep 61.5 & wait; fi"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_sigterm_interrupts_the_stages_which_keep_their_state(engine, tmp_path):
+    pipeline = SmallPipeline(tmp_path, cells="a", command=STATEFUL)
+    launcher = pipeline.start("python", "-m", "stages.launch", "--engine", engine)
+    descendants(launcher, "sleep 61.5")
+    started = psutil.Process(launcher.pid).children(recursive=True)
+    launcher.terminate()
+    printed, _ = launcher.communicate(timeout=60)
+    assert launcher.returncode == 128 + 15 and "goes on where this one stopped" in printed
+    assert (tmp_path / "state").exists(), printed
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+    pipeline.launch("--engine", engine)
+    assert pipeline.total() == "a\n"
+
+
+@pytest.mark.slow
+def test_a_lost_job_starts_again(tmp_path):
+    pipeline = SmallPipeline(tmp_path, cells="a", command=STATEFUL)
+    launcher = pipeline.start("python", "-m", "stages.launch", "--engine", "local", "--retries", "1")
+    descendants(launcher, "sleep 61.5")
+    for job in descendants(launcher, "submitit.core._submit"):
+        job.kill()
+    printed, _ = launcher.communicate(timeout=90)
+    assert launcher.returncode == 0 and "3 done, 0 failed" in printed, printed
+    assert pipeline.total() == "a\n"
+
+
+SBATCH = """\
+#!/usr/bin/env python
+import os, pathlib, subprocess, sys
+here, script = pathlib.Path(__file__).parent, pathlib.Path(sys.argv[-1]).read_text()
+job = str(len(list(here.glob("job-*"))) + 1)
+(here / f"job-{job}").write_text(script)
+number = dict.fromkeys(["SLURM_NODEID", "SLURM_PROCID", "SLURM_LOCALID"], "0")
+number |= dict.fromkeys(["SLURM_NTASKS", "SLURM_JOB_NUM_NODES"], "1")
+words = script.splitlines()[-1].split()
+command = words[words.index(sys.executable) :]
+number |= {"SLURM_JOB_ID": job, "SUBMITIT_EXECUTOR": "slurm"}
+output = (here / f"out-{job}").open("w")
+subprocess.Popen(command, env={**os.environ, **number}, stdout=output, stderr=output)
+print(f"Submitted batch job {job}")
+"""
+
+
+@pytest.mark.slow
+def test_slurm_gets_a_job_for_each_cell(tmp_path):
+    slurm, root = tmp_path / "bin", tmp_path / "clone"
+    slurm.mkdir()
+    root.mkdir()
+    for name, text in {"sbatch": SBATCH, "srun": "#!/bin/sh\n", "sacct": "#!/bin/sh\necho 'JobID|State'\n"}.items():
+        (slurm / name).write_text(text)
+        (slurm / name).chmod(0o755)
+    pipeline = SmallPipeline(root, cells="ab")
+    pipeline.environment["PATH"] += f":{slurm}"
+    asked = ["--cpus-per-cell", "3", "--gpus-per-cell", "2", "--slurm", "partition=long", "time=90"]
+    assert "4 done, 0 failed" in pipeline.launch("--engine", "slurm", *asked)
+    assert pipeline.total() == "seed\na\nseed\nb\n"
+    jobs = [job.read_text() for job in slurm.glob("job-*")]
+    assert len(jobs) == 2
+    for line in ("cpus-per-task=3", "gpus-per-node=2", "partition=long", "time=90"):
+        assert all(f"#SBATCH --{line}\n" in job for job in jobs), jobs[0]
