@@ -28,6 +28,7 @@ class BackboneInfo(NamedTuple):
 
     num_params: int
     embed_dim: int
+    has_batchnorm: bool
 
 
 class Published(NamedTuple):
@@ -180,7 +181,7 @@ def check_backbone(
             f"backbone {name!r} must give one vector an image, the same at every resolution, got {shapes}; "
             "choose another backbone or set a pooling in pretrain.backbone.kwargs (global_pool: avg)"
         )
-    return BackboneInfo(sum(p.numel() for p in backbone.parameters()), shapes[global_px][-1])
+    return BackboneInfo(sum(p.numel() for p in backbone.parameters()), shapes[global_px][-1], has_batchnorm)
 
 
 def _resolutions(global_px: int, local_px: int | None) -> list[tuple[int, str]]:

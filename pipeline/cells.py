@@ -136,5 +136,5 @@ def identity(params: Params, cell: Cell) -> str:
 
     Where images are kept, how many processes decode them and what is watched meanwhile is no part of it.
     """
-    pretrain = resolve(params, cell)[0].model_dump(mode="json", exclude={"loader", "health", "checkpoint"})
+    pretrain = resolve(params, cell)[0].model_dump(mode="json", exclude={"loader", "health", "checkpoint", "layout"})
     return json.dumps([cell.dataset, cell.backbone, cell.lamb, cell.seed, pretrain], sort_keys=True)

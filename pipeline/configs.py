@@ -16,7 +16,7 @@ from pipeline.statistics import STATISTICS
 from pipeline.validation import did_you_mean
 
 # Sections of `pretrain` that never change a result. No stage depends on their file, so they can be changed at any time.
-EXECUTION = {"loader", "checkpoint"}
+EXECUTION = {"loader", "checkpoint", "layout"}
 
 
 class CellConfigs(NamedTuple):
@@ -59,8 +59,9 @@ def resolve_listing(listing: Listing) -> tuple[dict[Cell, CellConfigs], list[str
 
 
 def _geometry(backbone: str, pretrain: Pretrain) -> tuple:
-    views = pretrain.views
-    return backbone, pretrain.backbone, views.global_px, views.local_px, views.num_local > 0, pretrain.batch_size
+    views, micro_batch_size = pretrain.views, pretrain.layout.micro_batch_size
+    sizes = views.global_px, views.local_px, views.num_local > 0
+    return backbone, pretrain.backbone, *sizes, pretrain.batch_size, micro_batch_size
 
 
 def _check(name: str, pretrain: Pretrain, site: str, problems: list[str]) -> tuple[dict, backbones.BackboneInfo] | None:
@@ -73,6 +74,12 @@ def _check(name: str, pretrain: Pretrain, site: str, problems: list[str]) -> tup
         info = backbones.check_backbone(
             name, kwargs, global_px=views.global_px, local_px=local_px, batch_size=pretrain.batch_size
         )
+        if info.has_batchnorm and pretrain.layout.micro_batch_size:
+            raise UserError(
+                f"backbone {name!r} normalises over the batch, which parts of it cannot do exactly: "
+                f"pretrain.layout.micro_batch_size must be null, got {pretrain.layout.micro_batch_size}; set it to "
+                "null and spread the batch over more processes, or set it for other backbones alone in overrides"
+            )
         with torch.device("meta"):
             check_site(backbones.create_backbone(name, kwargs), site, views.global_px)
     except UserError as error:

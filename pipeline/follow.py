@@ -20,6 +20,23 @@ class Tracked(Protocol):
         """Log all alarms so far, {name: epoch}."""
 
 
+class Untracked:
+    """No run: of the ranks above 0, whose numbers are those of rank 0."""
+
+    def __enter__(self) -> Untracked:
+        """Begin nothing."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """End nothing."""
+
+    def log_epoch(self, row: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def ring(self, alarms: dict[str, int]) -> None:
+        """Do nothing."""
+
+
 class Followed(NamedTuple):
     """What was seen.
 

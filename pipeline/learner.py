@@ -6,14 +6,19 @@ Legend: B images, M images of several views, V views, D embedding, K projection.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.checkpoint import checkpoint
 
 from pipeline import backbones
+from pipeline.checkpoint import save_weights
+from pipeline.rank_norm import synchronise
+from pipeline.ranks import average_gradients
 
 
 @dataclass
@@ -22,6 +27,7 @@ class Learner:
 
     The two that the paper finds needless (Table 4) are None by default: a predictor (M, K) -> (M, K), and the running
     average of (backbone, projector) that makes the centres instead of the global views of the encoder that trains.
+    `micro_batch_size` is how many images' views of one size pass the backbone at a time; None: all of them.
     """
 
     backbone: nn.Module
@@ -29,6 +35,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     predictor: nn.Module | None = None
     average: AveragedModel | None = None
+    micro_batch_size: int | None = None
 
     def _parts(self) -> dict[str, Any]:
         named = {name: getattr(self, name) for name in ("backbone", "projector", "optimizer", "predictor", "average")}
@@ -49,12 +56,17 @@ class Learner:
             group["lr"] = lr
         self.optimizer.zero_grad()
         loss.backward()
-        parameters = (parameter for group in self.optimizer.param_groups for parameter in group["params"])
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        average_gradients(parameters)
         norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(nn.ModuleList([self.backbone, self.projector]))
         return norm
+
+    def project(self, views: list[Tensor]) -> Tensor:
+        """Return the projections (V, B, K) of views; see `project_views`."""
+        return project_views(self.backbone, self.projector, views, micro_batch_size=self.micro_batch_size)
 
     def predictions(self, projections: Tensor) -> Tensor | None:
         """Return what the predictor makes of projections (V, B, K), or None without one."""
@@ -69,24 +81,40 @@ class Learner:
         if self.average is None:
             return None
         backbone, projector = self.average.module
-        return project_views(backbone, projector, [global_views]).mean(0)
+        return project_views(backbone, projector, [global_views], micro_batch_size=self.micro_batch_size).mean(0)
 
 
-def project_views(backbone: nn.Module, projector: nn.Module, views: list[Tensor]) -> Tensor:
+def project_views(
+    backbone: nn.Module, projector: nn.Module, views: list[Tensor], *, micro_batch_size: int | None = None
+) -> Tensor:
     """Embed views grouped by resolution and project them all.
+
+    A micro-batch bounds the memory: of the backbone's activations only those of one pass are held, the backward pass
+    computes them again, with the same dropout. Projector and loss still see the whole batch, so that the gradient is
+    its own, not a mean over parts; SIGReg, which is no mean over images, has no other exact way. A backbone with
+    BatchNorm would normalise over the parts and is refused by the configure stage.
 
     Args:
         backbone: (M, 3, H, W) -> (M, D).
         projector: (M, D) -> (M, K).
         views: tensors (V_i, B, 3, H_i, W_i), the global ones first.
+        micro_batch_size: images whose views of one size pass the backbone at a time; None: all B.
 
     Returns:
-        (V, B, K), float32.
+        (V, B, K), float32, or float64 of modules in it.
     """
-    embeddings = [backbone(group.flatten(0, 1)) for group in views]
+    embeddings = []
+    for group in views:
+        pictures = group.flatten(0, 1)
+        if micro_batch_size is None or micro_batch_size >= group.shape[1]:
+            embeddings.append(backbone(pictures))
+        else:
+            parts = pictures.split(micro_batch_size * len(group))
+            embeddings += [checkpoint(backbone, part, use_reentrant=False) for part in parts]
     num_views = sum(len(group) for group in views)
     projections: Tensor = projector(torch.cat(embeddings))
-    return projections.float().unflatten(0, (num_views, -1))
+    exact = projections if projections.dtype == torch.float64 else projections.float()
+    return exact.unflatten(0, (num_views, -1))
 
 
 def make_learner(
@@ -99,6 +127,8 @@ def make_learner(
     swa_decay: float | None = None,
     channels_last: bool = False,
     compile: bool = False,
+    sync_batchnorm: bool = True,
+    micro_batch_size: int | None = None,
 ) -> Learner:
     """Move the modules to the device and give them AdamW; biases, norms and what timm exempts do not decay.
 
@@ -112,6 +142,8 @@ def make_learner(
         channels_last: memory format of the backbone's weights; its convolutions then make all maps so, from the views
             on. The same numbers up to rounding (faster or slower: benchmarks.step).
         compile: torch.compile the backbone in place, so that the names of its state stay; once for each view size.
+        sync_batchnorm: under several processes, normalise over the images of all of them.
+        micro_batch_size: of `project_views`.
     """
     if channels_last:
         backbone.to(memory_format=torch.channels_last)
@@ -125,13 +157,15 @@ def make_learner(
             (keep if parameter.ndim < 2 or name in exempt else decay).append(parameter)
     groups = [{"params": decay, "weight_decay": optimizer["weight_decay"]}, {"params": keep, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, lr=optimizer["lr"], betas=tuple(optimizer["betas"]), fused=True)
+    for module in modules if sync_batchnorm else []:
+        synchronise(module)
     average = None
     if swa_decay is not None:
         average = AveragedModel(nn.ModuleList([backbone, projector]), multi_avg_fn=get_ema_multi_avg_fn(swa_decay))
-    return Learner(backbone, projector, adamw, predictor, average)
+    return Learner(backbone, projector, adamw, predictor, average, micro_batch_size)
 
 
-def build_learner(config: dict[str, Any], device: torch.device) -> Learner:
+def build_learner(config: dict[str, Any], device: torch.device, *, micro_batch_size: int | None = None) -> Learner:
     """Build what a cell's pretrain.json describes, as its seed has it before the first step."""
     settings = config["pretrain"]
     backbone = backbones.initial_backbone(config["backbone"], config["backbone_kwargs"], seed=config["seed"])
@@ -149,4 +183,16 @@ def build_learner(config: dict[str, Any], device: torch.device) -> Learner:
         swa_decay=swa["decay"] if swa["enabled"] else None,
         channels_last=settings["channels_last"],
         compile=settings["compile"],
+        sync_batchnorm=settings["sync_batchnorm"],
+        micro_batch_size=micro_batch_size,
     )
+
+
+def save_networks(folder: Path, learner: Learner, config: dict[str, Any]) -> None:
+    """Write backbone.safetensors and projector.safetensors with what is needed to build them again."""
+    views = config["pretrain"]["views"]
+    seen = {"img_size_px": views["global_px"], "mean": views["mean"], "std": views["std"]}
+    backbone = {"backbone": config["backbone"], "kwargs": config["backbone_kwargs"], **seen}
+    save_weights(folder / "backbone.safetensors", learner.backbone, backbone)
+    projector = {"width": config["embed_dim"], **config["pretrain"]["projector"]}
+    save_weights(folder / "projector.safetensors", learner.projector, projector)

@@ -28,12 +28,13 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def describe(device_name: str) -> dict[str, Any]:
+def describe(device_name: str, num_processes: int = 1) -> dict[str, Any]:
     """Return commit, versions and hardware, to be stored beside the weights."""
     return {
         "commit": commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "hardware": {"device": device_name, "cpu": _cpu_name(), "num_cpus": os.cpu_count()},
+        "num_processes": num_processes,
     }
 
 

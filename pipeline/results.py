@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import write_text
+from pipeline.files import write_json, write_text
 
 # Columns of history.csv; each is logged as train/<name> with the epoch as step. Further columns are what was watched
 # (pipeline/watch.py); they are logged as health/<name>.
@@ -154,6 +154,15 @@ def read_history(path: Path) -> list[dict[str, float]]:
     if not rows or not {"epoch", *CURVES} <= rows[0].keys():
         raise ResultError(f"{path} must have the columns epoch, {', '.join(CURVES)}; remove it and run: dvc repro")
     return rows
+
+
+def write_pretraining(
+    folder: Path, history: list[dict[str, float]], metrics: dict[str, Any], provenance: dict[str, Any]
+) -> None:
+    """Write what a finished training says of itself: history.csv, metrics.json and provenance.json."""
+    write_history(folder / "history.csv", history)
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "provenance.json", provenance)
 
 
 def write_history(path: Path, rows: list[dict[str, float]]) -> None:

@@ -137,6 +137,15 @@ class Checkpoint(Strict):
     )
 
 
+class Layout(Strict):
+    """How a batch is laid out over processes and passes; changes a result by rounding alone (and draws of dropout)."""
+
+    processes: int = Field(1, ge=1, le=64, description="of a machine: 1 on a CPU, else as many as GPUs are to be used")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="images a pass of the backbone in each process, if all at once do not fit into memory"
+    )
+
+
 class Alarms(Strict):
     """When training is said to have gone wrong: collapse, an exploding loss, a starving loader (pipeline/alarms.py).
 
@@ -159,12 +168,18 @@ class Pretrain(Strict):
     epochs: int = Field(ge=1, le=1_000_000)
     batch_size: int = Field(ge=2, le=1_000_000)
     load_px: int = Field(256, ge=8, le=4096, description="larger images are resized to this square when loaded")
+    shuffle_window_gb: float = Field(
+        4.0,
+        ge=0.1,
+        description="larger sets are shuffled within a moving window of so many 1e9 bytes of encoded images",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where CUDA has it")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     channels_last: bool = Field(
         True, description="memory format of backbone and views; 1.05 to 1.2 times faster: reports/benchmarks/step.md"
     )
     compile: bool = Field(False, description="torch.compile of the backbone; minutes of start-up")
+    sync_batchnorm: bool = Field(True, description="under several processes BatchNorm normalises over all their images")
     views: Views = Views()
     backbone: Backbone = Backbone()
     projector: Projector = Projector()
@@ -176,6 +191,7 @@ class Pretrain(Strict):
     loader: Loader = Loader()
     health: PretrainHealth = PretrainHealth()
     checkpoint: Checkpoint = Checkpoint()
+    layout: Layout = Layout()
     alarms: Alarms = Alarms()
 
     @model_validator(mode="after")

@@ -12,8 +12,8 @@ from torch import Tensor
 from pipeline.datasets import ImageBatch
 from pipeline.errors import NonFiniteLossError
 
-# On a GPU reading the flag waits for the device, so it is read this often; on a CPU at every step.
-STEPS_BETWEEN_FINITE_CHECKS = 50
+# On a GPU reading a flag waits for the device, so it is read this often; on a CPU at every step.
+STEPS_BETWEEN_CHECKS = 50
 
 
 @dataclass
@@ -46,7 +46,7 @@ class FiniteCheck:
         first = (self._step < 0) & ~parts.isfinite().all()
         self._step = torch.where(first, step, self._step)
         self._in_loss = torch.where(first, ~parts[0].isfinite(), self._in_loss)
-        if self._on_cpu or step % STEPS_BETWEEN_FINITE_CHECKS == 0:
+        if self._on_cpu or step % STEPS_BETWEEN_CHECKS == 0:
             self.stop_if_not_finite()
 
     def stop_if_not_finite(self) -> None:

@@ -18,13 +18,14 @@ from tqdm import tqdm
 from pipeline.checkpoint import Checkpoints
 from pipeline.datasets import EncodedImages, ImageBatch, batches
 from pipeline.errors import Interrupted, UserError
-from pipeline.interrupts import Request, held_back
-from pipeline.learner import Learner, project_views
+from pipeline.interrupts import held_back
+from pipeline.learner import Learner
 from pipeline.losses import LeJEPALoss, directions_for_step, lejepa_loss
+from pipeline.ranks import alone, any_rank, from_first_rank, rank, share, world_size
 from pipeline.schedule import lr_factor
 from pipeline.seeds import derive_seed, generator
 from pipeline.statistics import statistic_by_name
-from pipeline.tally import FiniteCheck, Tally, timed
+from pipeline.tally import STEPS_BETWEEN_CHECKS, FiniteCheck, Tally, timed
 
 
 class Epoch(NamedTuple):
@@ -94,6 +95,19 @@ def lejepa_objective(
     return objective
 
 
+def build_objective(config: dict[str, Any]) -> Objective:
+    """Build the objective that a cell's pretrain.json describes."""
+    settings = config["pretrain"]
+    shape = {"num_global": settings["views"]["num_global"], "proj_dim": settings["projector"]["proj_dim"]}
+    return lejepa_objective(lamb=config["lambda"], seed=config["seed"], **shape, **settings["sigreg"])
+
+
+def schedule_arguments(settings: dict[str, Any]) -> dict[str, float]:
+    """Return the arguments of `pretrain` that say how long and how fast, from the section pretrain."""
+    how_long = {"epochs": settings["epochs"], "batch_size": settings["batch_size"]}
+    return {**how_long, "lr": settings["optimizer"]["lr"], **settings["schedule"]}
+
+
 def pretrain(
     learner: Learner,
     images: ImageBatch | EncodedImages,
@@ -112,11 +126,14 @@ def pretrain(
     checkpoints: Checkpoints,
     checkpoint_minutes: float = math.inf,
     watch: Watch | None = None,
+    shuffle: Callable[..., Tensor] = torch.randperm,
 ) -> Iterator[Epoch]:
     """Train in place; yield the means of every epoch, those of an interrupted run first.
 
     Randomness depends on (seed, step) alone, so a resumed run equals an uninterrupted one bit for bit on CPU. SIGTERM
-    and Ctrl-C let the running step finish and keep its state.
+    and Ctrl-C let the running step finish and keep its state. Several processes (pipeline.ranks) share every batch:
+    each takes its part of the images, and weights and losses are those of one process up to rounding (dropout and
+    stochastic depth apart, drawn anew on every rank). Rank 0 keeps the states; another number of processes goes on.
 
     Args:
         learner: backbone, projector and optimiser, on `device`.
@@ -125,7 +142,7 @@ def pretrain(
         objective: (projections (V, B, K), step, predictions=, centre=) -> loss and its parts.
         seed: of order, views and dropout.
         epochs: passes over the images; the last partial batch of each is left out.
-        batch_size: B.
+        batch_size: B, over all processes.
         lr: peak learning rate.
         warmup_epochs: epochs of linear warm-up.
         final_lr_frac: last learning rate as a fraction of the peak.
@@ -135,23 +152,28 @@ def pretrain(
         checkpoints: where the state of every epoch goes.
         checkpoint_minutes: how often a state is kept within an epoch.
         watch: (backbone, projector) -> numbers by name, looked at after every epoch; changes neither.
+        shuffle: (number of images, generator=) -> the order of an epoch, (N,) int64.
 
     Raises:
-        UserError: if there are fewer images than a batch.
+        UserError: if there are fewer images than a batch, or a batch cannot be shared equally.
         NonFiniteLossError: naming the step and the images of the batch.
         Interrupted: after a signal, with a state kept from which the same call goes on.
     """
     num_images = len(images.labels)
     if num_images < batch_size:
         raise UserError(f"pretrain.batch_size must be <= the {num_images} training images, got {batch_size}; lower it")
-    steps_per_epoch = num_images // batch_size
+    if batch_size % world_size():
+        raise UserError(
+            f"pretrain.batch_size must be a multiple of the {world_size()} processes, got {batch_size}; change either"
+        )
+    steps_per_epoch, mine = num_images // batch_size, share(batch_size)
     num_steps, num_warmup_steps = epochs * steps_per_epoch, round(warmup_epochs * steps_per_epoch)
 
     def rate(step: int) -> float:
         shape = {"num_steps": num_steps, "num_warmup_steps": num_warmup_steps, "final_frac": final_lr_frac}
         return lr * lr_factor(step, **shape)
 
-    state = checkpoints.load()
+    state = from_first_rank(checkpoints.load() if rank() == 0 else None)
     history = [Epoch(*record) for record in state["history"]] if state else []
     tally = Tally(torch.zeros(4, device=device))
     if state:
@@ -160,6 +182,8 @@ def pretrain(
     yield from history
 
     def keep() -> None:
+        if rank():
+            return
         state = {"learner": learner.state(), "history": [tuple(record) for record in history], "tally": vars(tally)}
         checkpoints.save(state, step=len(history) * steps_per_epoch + tally.steps)
 
@@ -168,27 +192,28 @@ def pretrain(
         tqdm(total=num_steps, initial=len(history) * steps_per_epoch + tally.steps, **_bar_style()) as bar,
     ):
         for epoch in range(len(history), epochs):
-            order = torch.randperm(num_images, generator=generator(seed, "order", epoch))
-            rest = order[tally.steps * batch_size :]
-            loader = batches(images, rest, batch_size, num_workers=num_workers, device=device, drop_last=True)
+            order = shuffle(num_images, generator=generator(seed, "order", epoch))
+            rest = order[tally.steps * batch_size : steps_per_epoch * batch_size].view(-1, batch_size)[:, mine]
+            loader = batches(images, rest.flatten(), rest.shape[1], num_workers=num_workers, device=device)
             check = FiniteCheck(order, batch_size, steps_per_epoch, device)
             kept_at = time.monotonic()
             for batch in timed(loader, tally, device):
                 step = epoch * steps_per_epoch + tally.steps
-                losses = _losses(learner, batch, make_views, objective, seed, step, autocast)
+                losses = _losses(learner, batch, make_views, objective, seed, step, autocast, batch_size)
                 gradient_norm = learner.step(losses.loss, rate(step))
                 parts = torch.stack([*losses, gradient_norm]).detach()
                 tally.sums += parts
                 tally.steps += 1
                 check.note(parts, step)
                 bar.update()
-                if request.signum or time.monotonic() - kept_at > checkpoint_minutes * 60:
+                asked = _agreed(request.signum, step, device)
+                if asked or time.monotonic() - kept_at > checkpoint_minutes * 60:
                     check.stop_if_not_finite()
                     keep()
-                    _end_if_asked(request, step + 1, num_steps)
+                    _end_if_asked(asked, step + 1, num_steps)
                     kept_at = time.monotonic()
             check.stop_if_not_finite()
-            watched = watch(learner.backbone, learner.projector) if watch else {}
+            watched = _watched(watch, learner)
             *losses, gradient_norm = (tally.sums / steps_per_epoch).tolist()
             health = {"gradient_norm": gradient_norm} | watched
             last = (epoch + 1) * steps_per_epoch - 1
@@ -197,7 +222,7 @@ def pretrain(
             tally = Tally(torch.zeros(4, device=device))
             keep()
             yield history[-1]
-            _end_if_asked(request, len(history) * steps_per_epoch, num_steps)
+            _end_if_asked(any_rank(request.signum, device), len(history) * steps_per_epoch, num_steps)
 
 
 def _losses(
@@ -208,28 +233,48 @@ def _losses(
     seed: int,
     step: int,
     autocast: torch.autocast,
+    batch_size: int,
 ) -> LeJEPALoss:
     draws = generator(seed, "views", step, device=batch.pixels.device)
+    part = {"first": share(batch_size).start, "of": batch_size} if world_size() > 1 else {}
     with torch.no_grad():
-        global_views, local_views = make_views(batch.pixels, batch.aspect, generator=draws)
+        global_views, local_views = make_views(batch.pixels, batch.aspect, generator=draws, **part)
     groups = [global_views] if local_views is None else [global_views, local_views]
-    torch.manual_seed(derive_seed(seed, "dropout", step))
+    torch.manual_seed(derive_seed(seed, f"dropout of rank {rank()}" if rank() else "dropout", step))
     with autocast:
-        projections = project_views(learner.backbone, learner.projector, groups)
+        projections = learner.project(groups)
         predictions, centre = learner.predictions(projections), learner.centre(global_views)
     return objective(projections, step, predictions=predictions, centre=centre)
 
 
-def _end_if_asked(request: Request, step: int, num_steps: int) -> None:
-    if request.signum:
+def _watched(watch: Watch | None, learner: Learner) -> dict[str, float]:
+    """Let the first rank look at the networks, so that all hear of the same numbers."""
+    if watch is None:
+        return {}
+    seen = None
+    if rank() == 0:
+        with alone():
+            seen = watch(learner.backbone, learner.projector)
+    return from_first_rank(seen)
+
+
+def _agreed(signum: int, step: int, device: torch.device) -> int:
+    """Return the signal that any rank got, so that all end at the same step; on a GPU asked now and then."""
+    if world_size() > 1 and device.type != "cpu" and step % STEPS_BETWEEN_CHECKS:
+        return 0
+    return any_rank(signum, device)
+
+
+def _end_if_asked(signum: int, step: int, num_steps: int) -> None:
+    if signum:
         raise Interrupted(
-            request.signum, f"interrupted after step {step} of {num_steps}, its state is kept; the same command goes on"
+            signum, f"interrupted after step {step} of {num_steps}, its state is kept; the same command goes on"
         )
 
 
 def _bar_style() -> dict[str, Any]:
     live = sys.stderr.isatty()
-    return {"unit": "step", "dynamic_ncols": live, "mininterval": 0.5 if live else 10}
+    return {"unit": "step", "dynamic_ncols": live, "mininterval": 0.5 if live else 10, "disable": rank() > 0}
 
 
 def summary(

@@ -91,41 +91,53 @@ class Multicrop:
                 raise ValueError(f"pretrain.views.{name} must be {rule}, got {getattr(self, name)}")
 
     @torch.no_grad()
-    def __call__(self, pixels: Tensor, aspect: Tensor, *, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Make all views of a batch.
+    def __call__(
+        self, pixels: Tensor, aspect: Tensor, *, generator: torch.Generator, first: int = 0, of: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Make all views of a batch, or of a part of one.
 
         Args:
             pixels: (B, C, H, W) uint8, C 1 (grey) or 3.
             aspect: (B,) float32, (original width / height) / (canvas width / height).
             generator: on the device of `pixels`; its state and the input determine every bit. Nothing waits for the
                 device.
+            first, of: the images are those from `first` on of a batch of `of` images, and get the views that they would
+                get in it; None: they are the batch.
 
         Returns:
             global views (Vg, B, 3, global_px, global_px) and local views (Vl, B, 3, local_px, local_px), float32,
             normalised; None in place of the latter when num_local is 0.
         """
         _check(pixels, aspect)
+        part = first, len(pixels) if of is None else of
         with torch.autocast(pixels.device.type, enabled=False):  # eight bits of mantissa would show in the pixels
             source = pixels if pixels.device.type == "cpu" else pixels.to(torch.float32)
-            large = self._views(source, aspect, self.num_global, self.global_px, self.global_scale, generator)
+            large = self._views(source, aspect, self.num_global, self.global_px, self.global_scale, generator, part)
             if not self.num_local:
                 return large, None
-            return large, self._views(source, aspect, self.num_local, self.local_px, self.local_scale, generator)
+            return large, self._views(source, aspect, self.num_local, self.local_px, self.local_scale, generator, part)
 
-    def _views(self, source: Tensor, aspect: Tensor, num: int, size_px: int, scale: tuple, generator) -> Tensor:
+    def _views(
+        self, source: Tensor, aspect: Tensor, num: int, size_px: int, scale: tuple, generator, part: tuple[int, int]
+    ) -> Tensor:
         out = torch.empty(num, len(source), 3, size_px, size_px, device=source.device)
-        # All views' parameters at once: (num * B, ...), view by view.
-        draws = self._draw(aspect.repeat(num), source.shape[2:], scale, generator)
+        # All views' parameters at once: (num * batch, ...), view by view; of the whole batch, whatever part is here.
+        first, batch = part
+        aspects = aspect.new_ones(batch)
+        aspects[first : first + len(source)] = aspect
+        draws = self._draw(aspects.repeat(num), source.shape[2:], scale, generator)
         host = _host_generator(generator)
         chunk = max(1, CHUNK_BYTES[source.device.type] // (4 * source.shape[1] * size_px**2))
         for view in range(num):
-            for start in range(0, len(source), chunk):
-                images = source[start : start + chunk]
-                first = view * len(source) + start
-                some = Draws(*(values[first : first + len(images)] for values in draws))
-                images = crop_resize(images, some.boxes, size_px, flip=some.flip)
-                images = self._recolour(images, some, torch.randperm(4, generator=host).tolist())
-                colour.normalise(images, self.mean, self.std, out=out[view, start : start + chunk])
+            for start in range(0, batch, chunk):
+                order = torch.randperm(4, generator=host).tolist()
+                low, high = max(start, first), min(start + chunk, first + len(source))
+                if low < high:
+                    here = slice(low - first, high - first)
+                    some = Draws(*(values[view * batch + low : view * batch + high] for values in draws))
+                    images = crop_resize(source[here], some.boxes, size_px, flip=some.flip)
+                    images = self._recolour(images, some, order)
+                    colour.normalise(images, self.mean, self.std, out=out[view, here])
         return out
 
     def _draw(self, aspect: Tensor, canvas_px: tuple, scale: tuple, generator: torch.Generator) -> Draws:

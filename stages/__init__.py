@@ -19,9 +19,10 @@ _OUT_OF_MEMORY = re.compile(
     "out of (shared )?memory|(not enough|can.t allocate|Cannot allocate) memory|ALLOC_FAILED|signal: Killed"
 )
 SMALLER = """\
-lower one of these in params.yaml:
-  - pretrain.batch_size, or pretrain.views: num_global, num_local, global_px, local_px (while pretraining)
-  - probe.batch_size, probe.linear.batch_size, probe.finetune.batch_size (while probing)
+change one of these in params.yaml:
+  - pretrain.batch_size, or pretrain.views: num_global, num_local, global_px, local_px lower (while pretraining)
+  - probe.batch_size, probe.linear.batch_size, probe.finetune.batch_size lower (while probing)
+  - pretrain.layout: micro_batch_size takes a part of a batch at a time, processes spread it over GPUs; same results
   - pretrain.loader: memory_gb keeps fewer images in memory, num_workers starts fewer processes
 or set pretrain.precision: bfloat16, or take a smaller network in grid.backbones; what was finished before is kept"""
 

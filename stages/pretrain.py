@@ -1,74 +1,74 @@
-"""Pretrain one cell: `python -m stages.pretrain runs/<grid>/configs/<cell>/pretrain.json`."""
+"""Pretrain one cell: `python -m stages.pretrain runs/<grid>/configs/<cell>/pretrain.json`; also under torchrun."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
+import torch
+
 from pipeline import preflight, provenance, training
-from pipeline.checkpoint import Checkpoints, checkpoints_folder, save_weights
+from pipeline.checkpoint import Checkpoints, checkpoints_folder
 from pipeline.datasets import open_split, read_meta
 from pipeline.devices import choose_autocast, choose_device
-from pipeline.files import write_json
-from pipeline.follow import follow
-from pipeline.learner import build_learner
-from pipeline.results import opening_record, read_json, write_history
+from pipeline.follow import Untracked, follow
+from pipeline.learner import build_learner, save_networks
+from pipeline.order import build_shuffle
+from pipeline.ranks import process_group, rank, world_size
+from pipeline.results import opening_record, read_json, write_pretraining
+from pipeline.torchrun import started_several
 from pipeline.tracking import LiveRun
 from pipeline.views import Multicrop
 from pipeline.watch import build_watch
 from stages import run
 
 
-def main(config_path: str) -> None:
-    started = time.monotonic()
+def main(config_path: str) -> int | None:
     path = Path(config_path)
     config, execution = read_json(path), read_json(path.with_name("execution.json"))
     probe = read_json(path.with_name("probe.json"))  # read so that nothing it would refuse shows after the training
-    settings, seed, out = config["pretrain"], config["seed"], Path(config["out"])
-    loader, views, optimizer = execution["loader"], settings["views"], settings["optimizer"]
-    device = choose_device(settings["device"])
+    status = started_several("stages.pretrain", config_path, execution["layout"]["processes"])
+    if status is None:
+        with process_group(choose_device(config["pretrain"]["device"])) as device:
+            train(config, execution, probe, device)
+    return status
+
+
+def train(config: dict, execution: dict, probe: dict, device: torch.device) -> None:
+    started = time.monotonic()
+    settings, out, loader = config["pretrain"], Path(config["out"]), execution["loader"]
     autocast = choose_autocast(settings["precision"], device)
     meta = read_meta(config["data"])
     preflight.check(config, probe, meta, meta if probe["data"] == config["data"] else None)
     images = open_split(config["data"], "train", load_px=settings["load_px"], memory_gb=loader["memory_gb"])
-    learner = build_learner(config, device)
+    learner = build_learner(config, device, micro_batch_size=execution["layout"]["micro_batch_size"])
     identity = [{**config, "pretrain": {**settings, "health": None}}, meta]
     checkpoints = Checkpoints(checkpoints_folder(config), identity, provenance.loaded_sources())
     epochs = training.pretrain(
         learner,
         images,
-        make_views=Multicrop(**views),
-        objective=training.lejepa_objective(
-            lamb=config["lambda"],
-            num_global=views["num_global"],
-            seed=seed,
-            proj_dim=settings["projector"]["proj_dim"],
-            **settings["sigreg"],
-        ),
-        seed=seed,
-        epochs=settings["epochs"],
-        batch_size=settings["batch_size"],
-        lr=optimizer["lr"],
-        **settings["schedule"],
+        make_views=Multicrop(**settings["views"]),
+        objective=training.build_objective(config),
+        seed=config["seed"],
+        **training.schedule_arguments(settings),
         device=device,
         autocast=autocast,
         num_workers=loader["num_workers"],
         checkpoints=checkpoints,
         checkpoint_minutes=execution["checkpoint"]["minutes"],
         watch=build_watch(config, device, autocast),
+        shuffle=build_shuffle(config),
     )
-    with LiveRun(opening_record(config, provenance.commit()), afresh=not checkpoints.exist()) as tracked:
+    record = opening_record(config, provenance.commit())
+    with Untracked() if rank() else LiveRun(record, afresh=not checkpoints.exist()) as tracked:
         steps_per_epoch = len(images.labels) // settings["batch_size"]
         history, story, times = follow(epochs, tracked, settings, steps_per_epoch=steps_per_epoch)
-    model = {"backbone": config["backbone"], "kwargs": config["backbone_kwargs"], "img_size_px": views["global_px"]}
-    save_weights(out / "backbone.safetensors", learner.backbone, {**model, "mean": views["mean"], "std": views["std"]})
-    projector = {"width": config["embed_dim"], **settings["projector"]}
-    save_weights(out / "projector.safetensors", learner.projector, projector)
-    write_history(out / "history.csv", history)
+    if rank():
+        return
+    save_networks(out, learner, config)
     numbers = training.summary(learner.backbone, config["embed_dim"], len(images.labels), settings, history)
-    write_json(out / "metrics.json", {**numbers, **story})
-    times["wall_s"] = round(time.monotonic() - started, 1)
-    write_json(out / "provenance.json", {**provenance.describe(str(device)), **times, "config": config})
+    where = provenance.describe(str(device), world_size()) | {"wall_s": round(time.monotonic() - started, 1)}
+    write_pretraining(out, history, numbers | story, where | times | {"config": config})
 
 
 if __name__ == "__main__":

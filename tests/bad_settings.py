@@ -45,6 +45,18 @@ CHANGES: dict[str, tuple[dict, tuple[str, ...]]] = {
     "number as text": (nested("pretrain.epochs", "5"), ("pretrain.epochs must be a valid integer", "got '5'")),
     "truth as number": (nested("pretrain.optimizer.lr", True), ("pretrain.optimizer.lr", "valid number", "got True")),
     "below the range": (nested("pretrain.batch_size", 1), ("pretrain.batch_size", "or equal to 2", "got 1")),
+    "no process": (nested("pretrain.layout.processes", 0), ("pretrain.layout.processes", "equal to 1", "got 0")),
+    "empty micro-batches": (
+        nested("pretrain.layout.micro_batch_size", 0),
+        ("pretrain.layout.micro_batch_size", "equal to 1", "got 0"),
+    ),
+    "parts of a batch that is normalised whole": (
+        {
+            "grid": {**GRID, "backbones": ["test_resnet"]},
+            "pretrain": {"layout": {"micro_batch_size": 16}, "backbone": {"patch_size": None}},
+        },
+        ("pretrain.layout.micro_batch_size must be null, got 16", "spread the batch over more processes"),
+    ),
     "above the range": (nested("pretrain.views.hue", 0.7), ("pretrain.views.hue", "equal to 0.5", "got 0.7")),
     "not a number": (nested("pretrain.sigreg.t_max", float("nan")), ("pretrain.sigreg.t_max", "finite number")),
     "range upside down": (

@@ -70,6 +70,10 @@ def files_of(change=None):
             ["backbone 'test_resnet' takes no 'patch_size'"],
         ),
         (
+            {"pretrain": {"layout": {"micro_batch_size": 4}}},
+            ["backbone 'test_resnet' normalises over the batch, which parts of it cannot do exactly"],
+        ),
+        (
             {"pretrain": {"views": {"global_px": 24, "local_px": 24}, "batch_size": 2}},
             ["backbone 'test_vit' fails at 24 px", "backbone 'test_resnet' normalises over the batch"],
         ),
@@ -105,6 +109,7 @@ def test_files_hold_every_setting_of_their_section():
     assert config.execution == {
         "loader": {"memory_gb": 4.0, "num_workers": 2},
         "checkpoint": {"minutes": 10.0},
+        "layout": {"processes": 1, "micro_batch_size": None},
     }
     assert config.pretrain["embed_dim"] == 64
     assert config.pretrain["backbone_kwargs"] == config.probe["backbone_kwargs"]

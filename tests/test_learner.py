@@ -4,7 +4,9 @@
 2. A predictor stands between projections and centre, is trained, and leaves SIGReg to the projections.
 3. An averaged encoder makes the centres without gradient and follows the weights as an exponential moving average.
 4. A resumed run with both equals an uninterrupted one bit for bit.
-5. build_learner follows its settings: head, depth, predictor, average; the same seed gives the same weights.
+5. Passes of micro-batches have the weights of whole batches up to rounding, hold fewer activations, and draw the same
+   dropout when they are computed again.
+6. build_learner follows its settings: head, depth, predictor, average; the same seed gives the same weights.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ CONFIG = {
         "swa": {"enabled": False, "decay": 0.9},
         "optimizer": ADAMW,
         "channels_last": False,
+        "sync_batchnorm": True,
         "compile": False,
     },
 }
@@ -149,7 +152,69 @@ def test_resumed_equals_uninterrupted_with_both_heuristics(tmp_path):
             assert torch.equal(a, b)
 
 
-# 5. Settings
+# 5. Micro-batches
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 8])
+def test_micro_batches_are_exact(tmp_path, micro_batch_size):
+    """Batches of 8, in float64: in float32 AdamW would turn a rounding near zero into a whole step."""
+    trained = {}
+    for size in (None, micro_batch_size):
+        learner = tiny(micro_batch_size=size)
+        learner.backbone.double(), learner.projector.double()
+        learner.backbone.register_forward_pre_hook(lambda _, args: (args[0].double(),))
+        trained[size] = [epoch.loss for epoch in run(learner, tmp_path / str(size))], weights(learner)
+    (losses, plain), (found_losses, found) = trained.values()
+    assert found_losses == pytest.approx(losses, rel=1e-12)
+    torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-12)
+    assert not torch.equal(plain[0], tiny().backbone[1].weight.double()), "it was trained"
+
+
+def test_micro_batches_hold_less():
+    passed, held = {}, {}
+    for size in (None, 2):
+        passed[size], held[size] = [], 0
+        learner = tiny(micro_batch_size=size)
+        learner.backbone = nn.Sequential(nn.Flatten(), nn.Linear(192, 500), nn.GELU(), nn.Linear(500, 6))
+        learner.backbone.register_forward_pre_hook(lambda _, args, into=passed[size]: into.append(len(args[0])))
+
+        def count(tensor: torch.Tensor, size=size) -> torch.Tensor:
+            held[size] += tensor.shape[-1] == 500 and len(tensor) > 6  # activations, not weights
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            projections = learner.project([torch.randn(2, 8, 3, 8, 8), torch.randn(1, 8, 3, 8, 8)])
+        assert projections.shape == (3, 8, 4)
+        projections.sum().backward()
+    assert passed[None] == [16, 8] and held[None] > 0
+    assert passed[2] == [4] * 4 + [2] * 4 + [2] * 4 + [4] * 4, "backwards, each pass is computed again"
+    assert held[2] == 0
+
+
+def test_micro_batches_repeat_their_dropout():
+    """The gradient of a dropout's output by its input is its mask: only the same mask makes both proportional."""
+    learner = tiny(micro_batch_size=2)
+    weight = nn.Parameter(torch.ones(192))
+    learner.backbone = Masked(weight)
+    learner.projector = nn.Identity()
+    projections = learner.project([torch.ones(1, 6, 3, 8, 8)])
+    (projections.sum() / 2).backward()
+    assert 0 < (projections == 0).sum() < projections.numel()
+    torch.testing.assert_close(weight.grad, projections.detach().sum((0, 1)) / 2)
+
+
+class Masked(nn.Module):
+    """Weighs pixels, half of which are dropped."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(pixels.flatten(1), 0.5) * self.weight
+
+
+# 6. Settings
 
 
 def changed(**sections):

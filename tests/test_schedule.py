@@ -63,6 +63,20 @@ def test_cuda_where_there_is_none():
     assert choose_device("auto") == CPU
 
 
+def test_every_rank_has_its_own_gpu(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: taken[-1])
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device("auto") == torch.device("cuda", 1)
+    assert choose_device("cpu") == CPU
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match=r"pretrain.layout.processes must be <= the 2 GPUs .* got process 3; lower it"):
+        choose_device("cuda")
+
+
 @pytest.mark.parametrize(("precision", "enabled"), [("auto", False), ("float32", False), ("bfloat16", True)])
 def test_precision_on_a_cpu(precision, enabled):
     assert choose_device("cpu") == CPU

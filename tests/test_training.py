@@ -6,7 +6,8 @@
 4. One step is a hand-written LeJEPA step; the loss falls on real pictures.
 5. The same seed gives the same bits, from memory, from disk and from loader workers; another seed gives others.
 6. An interrupted run that is continued equals an uninterrupted one bit for bit: weights, optimiser and history.
-   So does one that is interrupted after any step, by SIGTERM, SIGINT or a state kept between two steps.
+   So does one that is interrupted after any step, by SIGTERM, SIGINT or a state kept between two steps; also one that
+   streams a set larger than the shuffling window from the disk.
 7. A loss or gradient that is not finite stops the run and names step, epoch and images; nothing of it is kept.
 8. Too few images are refused with the remedy, and a last partial batch is left out.
 9. A run that is watched has the bits of one that is not; what was watched is part of the history, also of a run that
@@ -19,6 +20,7 @@ import math
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -34,10 +36,12 @@ from pipeline.devices import choose_autocast
 from pipeline.errors import Interrupted, NonFiniteLossError, UserError
 from pipeline.learner import Learner, make_learner, project_views
 from pipeline.losses import LeJEPALoss, directions_for_step, random_directions
+from pipeline.order import shuffled
 from pipeline.packing import pack
 from pipeline.pictures import Picture
 from pipeline.schedule import lr_factor
 from pipeline.seeds import generator
+from pipeline.shards import Blocks
 from pipeline.training import Epoch, lejepa_objective, pretrain, summary
 from pipeline.views import Multicrop
 from pipeline.watch import Watch
@@ -334,6 +338,25 @@ def test_a_state_between_two_steps_is_enough(images, tmp_path, step):
 
     assert outcome(new_learner(5), images, tmp_path / "parts", objective=counted, **parts) == whole
     assert steps == list(range(step, 6))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_streamed_set_goes_on_in_the_middle_of_an_epoch(images, encoded, tmp_path, num_workers):
+    """Ten blocks of four images, a window of three: in memory, streamed, and streamed in two parts, the same bits."""
+    blocks = Blocks(torch.full((10,), 4), torch.full((10,), 10**8))
+    changes = {"shuffle": partial(shuffled, blocks=blocks, window_gb=0.3), "num_workers": num_workers}
+
+    def signalled(projections, at, **target):
+        if at == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return objective()(projections, at, **target)
+
+    whole = outcome(new_learner(), images, tmp_path / "memory", **changes)
+    assert outcome(new_learner(), encoded, tmp_path / "whole", **changes) == whole
+    assert outcome(new_learner(), images, tmp_path / "permuted") != whole
+    with pytest.raises(Interrupted, match="interrupted after step 3 of 6"):
+        list(start(new_learner(), encoded, tmp_path / "parts", objective=signalled, **changes))
+    assert outcome(new_learner(5), encoded, tmp_path / "parts", **changes) == whole
 
 
 def test_a_finished_run_is_not_trained_again(images, tmp_path):

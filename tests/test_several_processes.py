@@ -1,0 +1,203 @@
+"""Claims about training by several processes (2 and 4 gloo ranks on the CPU):
+
+1. Over 52 steps, with BatchNorm in backbone and projector and views drawn at random, they come to the weights, the
+   running statistics, the losses, the gradient norms and the watched numbers of one process with the same global batch,
+   up to rounding.
+2. A run that is ended by a signal to one rank goes on with another number of processes, to the same weights.
+3. A batch that cannot be shared equally is refused.
+4. BatchNorm is synchronised unless pretrain.sync_batchnorm is false; its gradient is that of torch on the concatenated
+   batch, on unequal parts too.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from sklearn.datasets import load_digits
+from torch import nn
+
+from pipeline.backbones import initial_backbone, make_projector
+from pipeline.checkpoint import Checkpoints
+from pipeline.datasets import ImageBatch
+from pipeline.devices import choose_autocast
+from pipeline.errors import Interrupted, UserError
+from pipeline.learner import Learner, make_learner
+from pipeline.losses import epps_pulley
+from pipeline.rank_norm import OverRanks, synchronise
+from pipeline.training import lejepa_objective, pretrain
+from pipeline.views import Multicrop
+
+pytestmark = pytest.mark.slow
+
+CPU = torch.device("cpu")
+NUM_IMAGES, BATCH, EPOCHS = 106, 16, 9  # 6 steps an epoch, a last partial batch of 10 that is left out
+VIEWS = Multicrop(num_global=2, num_local=1, global_px=16, local_px=8, mean=[0.5] * 3, std=[0.5] * 3)
+
+
+def pictures() -> ImageBatch:
+    pixels = torch.from_numpy((load_digits().images[:NUM_IMAGES] * 15.9).astype("uint8"))[:, None]
+    return ImageBatch(pixels, torch.ones(NUM_IMAGES), torch.zeros(NUM_IMAGES, dtype=torch.int64))
+
+
+def views_in_float64(*images, **options) -> tuple[torch.Tensor, torch.Tensor]:
+    """In float32, AdamW turns the rounding of a gradient near zero into a whole step, and 50 of them into 1e-3."""
+    large, small = VIEWS(*images, **options)
+    return large.double(), small.double()
+
+
+def watched(backbone: nn.Module, projector: nn.Module) -> dict[str, float]:
+    """Describe held-out samples, which no rank shares with another."""
+    with torch.no_grad():
+        weight = next(projector.parameters()).mean()
+    samples = torch.linspace(-2, 3, 40, dtype=torch.float64)[:, None] + weight
+    return {"epps_pulley": float(epps_pulley(samples).mean())}
+
+
+def new_learner(**choices) -> Learner:
+    backbone = initial_backbone("test_byobnet", {}, seed=0)
+    projector = make_projector(backbone.num_features, hidden_dims=[16], proj_dim=8)
+    return make_learner(
+        backbone.double(), projector.double(), CPU, {"lr": 1e-3, "weight_decay": 0.05, "betas": [0.9, 0.999]}, **choices
+    )
+
+
+def trained(folder: str, *, signal_at: int | None = None, batch_size: int = BATCH) -> dict:
+    """Train and return the state and the history; a signal reaches the last rank at a step."""
+    objective = lejepa_objective(
+        lamb=0.1, num_global=2, seed=0, proj_dim=8, statistic="epps_pulley", num_slices=16, t_max=3.0, num_knots=17
+    )
+    last = not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1
+
+    def signalled(projections: torch.Tensor, step: int, **target):
+        if step == signal_at and last:
+            signal.raise_signal(signal.SIGTERM)
+        return objective(projections, step, **target)
+
+    learner = new_learner()
+    epochs = pretrain(
+        learner, pictures(), make_views=views_in_float64, objective=signalled, seed=0, epochs=EPOCHS,
+        batch_size=batch_size, lr=3e-3, warmup_epochs=1, final_lr_frac=1e-3, device=CPU,
+        autocast=choose_autocast("float32", CPU), num_workers=0, checkpoints=Checkpoints(Path(folder), "run"),
+        watch=watched,
+    )  # fmt: skip
+    try:
+        history = [epoch.row() for epoch in epochs]
+    except Interrupted as request:
+        return {"interrupted": str(request)}
+    weights = {**learner.backbone.state_dict(), **{f"p.{k}": v for k, v in learner.projector.state_dict().items()}}
+    return {"weights": weights, "history": history}
+
+
+def on_ranks(world_size: int, place: Path, task: str, **options) -> list[dict]:
+    """Run a function of this file in several processes and return what each returned."""
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=_one_rank, args=(rank, world_size, place, task, options)) for rank in range(world_size)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * world_size
+    return [torch.load(place / f"{task}-{rank}.pt") for rank in range(world_size)]
+
+
+def _one_rank(rank: int, world_size: int, place: Path, task: str, options: dict) -> None:
+    torch.set_num_threads(1)
+    meeting = place / f"{task}-meeting"
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
+    try:
+        found = globals()[task](**options)
+    except UserError as error:
+        found = {"refused": str(error)}
+    torch.save(found, place / f"{task}-{rank}.pt")
+    dist.destroy_process_group()
+    meeting.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict:
+    return trained(str(tmp_path_factory.mktemp("alone")))
+
+
+def assert_same(found: dict, want: dict) -> None:
+    assert found["weights"].keys() == want["weights"].keys()
+    for name, value in want["weights"].items():
+        torch.testing.assert_close(found["weights"][name], value, rtol=1e-6, atol=1e-8, msg=name)
+    for mine, theirs in zip(found["history"], want["history"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_several_processes_are_one(tmp_path, alone, world_size):
+    first, *others = on_ranks(world_size, tmp_path, "trained", folder=str(tmp_path / "states"))
+    assert len(first["history"]) * 6 == 54
+    assert_same(first, alone)
+    for other in others:
+        assert all(
+            torch.equal(value, other["weights"][name])
+            for name, value in first["weights"].items()
+            if "running" not in name
+        )
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 2)])
+def test_another_number_of_processes_goes_on(tmp_path, alone, before, after):
+    folder = str(tmp_path / "states")
+    options = {"folder": folder, "signal_at": 20}
+    ended = on_ranks(before, tmp_path, "trained", **options) if before > 1 else [trained(**options)]
+    assert {found["interrupted"] for found in ended} == {
+        "interrupted after step 21 of 54, its state is kept; the same command goes on"
+    }
+    found = on_ranks(after, tmp_path, "trained", folder=folder)[0] if after > 1 else trained(folder)
+    assert_same(found, alone)
+
+
+def test_a_batch_that_cannot_be_shared(tmp_path):
+    found = on_ranks(2, tmp_path, "trained", folder=str(tmp_path / "states"), batch_size=15)
+    assert all("pretrain.batch_size must be a multiple of the 2 processes, got 15" in part["refused"] for part in found)
+
+
+PARTS = [5, 3]
+
+
+def normalised() -> dict:
+    """Normalise rows of a batch, weigh the output, and return output, gradients and running statistics."""
+    torch.manual_seed(0)
+    x, weigh = torch.randn(8, 4, 3, 3), torch.randn(8, 4, 3, 3)
+    bn = nn.BatchNorm2d(4)
+    nn.init.normal_(bn.weight)
+    synchronise(bn)
+    if dist.is_initialized():
+        start = sum(PARTS[: dist.get_rank()])
+        part = slice(start, start + PARTS[dist.get_rank()])
+        x, weigh = x[part], weigh[part]
+    x.requires_grad_()
+    out = bn(x)
+    (out * weigh).sum().backward()
+    learners = {choice: new_learner(sync_batchnorm=choice) for choice in (True, False)}
+    shared = {choice: is_shared(made.backbone) for choice, made in learners.items()}
+    found = {"out": out.detach(), "x": x.grad, "weight": bn.weight.grad, "mean": bn.running_mean, "var": bn.running_var}
+    return found | {"shared": shared}
+
+
+def is_shared(backbone: nn.Module) -> bool:
+    return any(isinstance(module, OverRanks) for module in backbone.modules())
+
+
+def test_batch_norm_over_ranks(tmp_path):
+    want = normalised()
+    parts = on_ranks(2, tmp_path, "normalised")
+    for name in ("out", "x"):
+        torch.testing.assert_close(torch.cat([part[name] for part in parts]), want[name], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(sum(part["weight"] for part in parts), want["weight"], rtol=1e-4, atol=1e-5)
+    assert want["shared"] == {True: False, False: False}
+    for part in parts:
+        assert part["shared"] == {True: True, False: False}
+        torch.testing.assert_close(part["mean"], want["mean"])
+        torch.testing.assert_close(part["var"], want["var"])
