@@ -10,7 +10,7 @@ repro: .venv/installed
 	dvc repro
 
 test: .venv/installed lint
-	pytest
+	pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-unit: .venv/installed
 	pytest -m "not slow"
