@@ -3,7 +3,8 @@
 1. Every stage is in one task, whatever the graph; tasks can be ordered, and each stage then follows all it reads.
 2. A cell's stages are one task, unless another stage must run in their middle; what is clean is left out.
 3. Without a shared disk, what would not travel, and what nothing feeds, stays here.
-4. A task waits for DVC's locks and for an earlier run of itself; any other failure is not repeated.
+4. A task waits for DVC's locks and for an earlier run of itself, and mends what a killed DVC process left half written;
+   any other failure is not repeated.
 5. Failed tasks are named with the end of their log, what needs them is skipped, all else is done.
 6. The remaining time is the work left over the slots.
 7. A clone elsewhere has the files of the working tree, committed or not, and keeps what git ignores.
@@ -151,6 +152,18 @@ def test_a_locked_repository_is_waited_for(said, tmp_path, monkeypatch):
     monkeypatch.setattr(random, "uniform", lambda *_: 0.0)
     assert cell.run_commands([fake(said, 2), [sys.executable, "-c", "print('second')"]], Path("log")) == 0
     assert Path("tries").read_text() == "3" and "second" in Path("log").read_text()
+
+
+@pytest.mark.parametrize("left", ['{"runs/a": {"write"', "", None, "{}"])
+def test_a_list_that_a_kill_tore_is_forgotten(left, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(random, "uniform", lambda *_: 0.0)
+    Path(".dvc/tmp").mkdir(parents=True)
+    if left is not None:
+        cell.FILES_IN_USE.write_text(left)
+    torn = "ERROR: Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON structure is corrupted: Expecting value"
+    assert cell.run_commands([fake(torn, 1)], Path("log")) == 0
+    assert Path("tries").read_text() == "2" and cell.FILES_IN_USE.exists() == (left == "{}")
 
 
 def test_another_failure_is_not_repeated(tmp_path, monkeypatch):

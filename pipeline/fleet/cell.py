@@ -6,6 +6,7 @@ Only the standard library is used: a machine without a copy of this code is sent
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import random
 import re
@@ -20,6 +21,9 @@ from typing import BinaryIO, NamedTuple
 
 # What DVC says when another one of its processes is at work: of the repository, and of a file.
 BUSY = re.compile(rb"Unable to acquire lock|is busy, it is being blocked by")
+# What it says when one of its processes was killed while it wrote the list of files in use: half a list is left.
+TORN = re.compile(rb"Unable to read RWLock-file")
+FILES_IN_USE = Path(".dvc/tmp/rwlock")
 BUSY_DAYS = 2.0  # that long a task waits for files that another one uses: as a lock is never held, and a cell runs
 GRACE_S = 60.0  # to finish a step and keep its state
 POLL_S = 0.1
@@ -151,8 +155,21 @@ def _hear_interrupts() -> None:
 
 
 def _busy(log: Path) -> bool:
-    """Whether the last command failed since another DVC process was at work."""
-    return bool(BUSY.search(log.read_bytes().rpartition(b"\n$ ")[2]))
+    """Whether the last command failed since another DVC process was at work, or was killed at it."""
+    said = log.read_bytes().rpartition(b"\n$ ")[2]
+    if torn := TORN.search(said):
+        _forget_torn_list()
+    return bool(torn or BUSY.search(said))
+
+
+def _forget_torn_list() -> None:
+    """Remove a list of files in use that cannot be read: tasks of one launch never write the same files."""
+    try:
+        json.loads(FILES_IN_USE.read_text(encoding="utf-8"))
+    except FileNotFoundError:  # another task was first
+        return
+    except ValueError:
+        FILES_IN_USE.unlink(missing_ok=True)
 
 
 @contextmanager
