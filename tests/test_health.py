@@ -294,7 +294,9 @@ def cell(tmp_path, monkeypatch) -> Path:
         "training": {"batch_size": 16, "sigreg": SIGREG}, "reading": reading,
     })  # fmt: skip
     loader = {"memory_gb": 1.0, "num_workers": 0}
-    write_json(Path("configs/execution.json"), {"loader": loader, "checkpoint": {"minutes": 10}})
+    layout = {"processes": 1, "micro_batch_size": None}
+    execution = {"loader": loader, "checkpoint": {"minutes": 10}, "layout": layout}
+    write_json(Path("configs/execution.json"), execution)
     return Path("configs")
 
 
