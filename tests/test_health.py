@@ -277,7 +277,7 @@ def cell(tmp_path, monkeypatch) -> Path:
         "sigreg": SIGREG, "predictor": {"enabled": False}, "swa": {"enabled": False},
         "optimizer": {"lr": 1e-3, "weight_decay": 0.05, "betas": [0.9, 0.999]},
         "schedule": {"warmup_epochs": 0, "final_lr_frac": 1e-3}, "health": {"num_images": 30, "num_slices": 8},
-        "alarms": Alarms().model_dump(),
+        "alarms": Alarms().model_dump(), "sync_batchnorm": True, "shuffle_window_gb": 4.0,
     }  # fmt: skip
     width = create_backbone("test_byobnet", {}).num_features
     pretrain = {**common, "embed_dim": width, "out": "run/pretrain", "pretrain": settings}
