@@ -34,7 +34,7 @@ from pipeline.errors import UserError
 from pipeline.fleet import cell, clones, running
 from pipeline.fleet.cell import Outcome
 from pipeline.fleet.engines import open_engine
-from pipeline.fleet.progress import clock, seconds_left
+from pipeline.fleet.progress import seconds_left
 from pipeline.fleet.remote import check_remote
 from pipeline.fleet.tasks import Stage, Task, blocks, joined, plan
 
@@ -126,7 +126,6 @@ def test_seconds_left():
     assert seconds_left({}, [("cell", 5.0)], {"cell": [30.0]}, 8) == 25, "the last one is not shared among slots"
     assert seconds_left({"other": 1}, [], {"cell": [30.0]}, 1) == 30, "what is unknown lasts as long as the rest"
     assert seconds_left({}, [("cell", 99.0)], {"cell": [30.0]}, 1) == 0
-    assert [clock(seconds) for seconds in (8.6, 250, 7500)] == ["9 s", "4 min 10 s", "2 h 05 min"]
 
 
 FAKE = """\

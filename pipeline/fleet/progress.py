@@ -38,14 +38,6 @@ def seconds_left(
     return max(work / max(slots, 1), *left, 0.0)
 
 
-def clock(seconds: float) -> str:
-    """Return seconds as 2 h 05 min, 4 min 10 s or 9 s."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 class Progress:
     """The line, overwritten on a terminal, written now and then elsewhere."""
 
@@ -84,7 +76,9 @@ class Progress:
                 waiting[task.kind] += 1
         left = seconds_left(waiting, running, self._took, slots)
         done = sum(map(len, self._took.values()))
-        told = f"{len(running)} running, {self._failed} failed" + (f", {clock(left)} left" if left is not None else "")
+        told = f"{len(running)} running, {self._failed} failed"
+        if left is not None:
+            told += f", {tqdm.format_interval(left)} left"
         self._bar.set_postfix_str(told)
         if self._bar.disable and now - self._spoke > PLAIN_EVERY_S:
             self._spoke = now
