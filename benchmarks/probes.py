@@ -29,8 +29,8 @@ from torch.nn import functional
 
 from benchmarks.measure import in_turn, write_report
 from pipeline import backbones, features, probes
-from pipeline.datasets import ImageBatch
 from pipeline.devices import choose_autocast
+from pipeline.encoded import ImageBatch
 from pipeline.schedule import lr_factor
 from pipeline.seeds import generator
 

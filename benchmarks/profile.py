@@ -25,7 +25,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks.measure import in_turn, write_report
 from benchmarks.step import BATCH, PROJ_DIM, VIEWS, made_images, make_learner, make_objective
 from pipeline import colour, views
-from pipeline.datasets import ImageBatch, batches
+from pipeline.datasets import batches
+from pipeline.encoded import ImageBatch
 from pipeline.learner import Learner
 from pipeline.seeds import generator
 

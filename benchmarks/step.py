@@ -27,7 +27,8 @@ from torchvision.transforms import v2
 
 from benchmarks.measure import in_turn, seconds, write_report
 from pipeline import backbones, learner, training
-from pipeline.datasets import ImageBatch, batches
+from pipeline.datasets import batches
+from pipeline.encoded import ImageBatch
 from pipeline.seeds import generator
 from pipeline.views import Multicrop
 

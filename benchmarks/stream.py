@@ -32,7 +32,8 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import write_report
-from pipeline.datasets import EncodedImages, batches, decode, read_blocks
+from pipeline.datasets import batches
+from pipeline.encoded import EncodedImages, decode, read_blocks
 from pipeline.order import shuffled
 from pipeline.packing import pack
 from pipeline.pictures import Picture

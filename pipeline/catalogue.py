@@ -28,15 +28,15 @@ _FILLED_IN = ("root", "download", "loader", "transform", "target_transform", "tr
 
 
 def check_name(name: str) -> str:
-    """Return `name` if it can name a data set (a folder of data/, a part of DVC stage names and of cell keys).
+    """Return `name` if it can name a data set or a model (a folder, a part of DVC stage names and of cell keys).
 
     Raises:
         ValueError: not letters, digits and `_` joined by single `-`, or a reserved name.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"data set name {name!r} must be letters, digits and '_' joined by '-', as in my-set_2")
+        raise ValueError(f"name {name!r} must be letters, digits and '_' joined by '-', as in my-set_2")
     if name in RESERVED_NAMES:
-        raise ValueError(f"data set name {name!r} is taken by the folder data/{name}; choose another one")
+        raise ValueError(f"name {name!r} is taken by the folder data/{name}; choose another one")
     return name
 
 

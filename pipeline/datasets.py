@@ -20,11 +20,9 @@ from pathlib import Path
 
 import torch
 
-from pipeline.encoded import EncodedImages, ImageBatch, decode, read_blocks, read_meta
+from pipeline.encoded import EncodedImages, ImageBatch, decode
 from pipeline.errors import UserError
 from pipeline.shards import Shards
-
-__all__ = ["EncodedImages", "ImageBatch", "batches", "in_memory", "open_split", "read_blocks", "read_meta"]
 
 CHUNK = 64  # images a thread decodes at a time: small pictures take less than a hand-over costs
 AHEAD = 2  # batches of each worker that are decoded or under way

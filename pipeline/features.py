@@ -12,7 +12,8 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
-from pipeline.datasets import EncodedImages, ImageBatch, batches
+from pipeline.datasets import batches
+from pipeline.encoded import EncodedImages, ImageBatch
 from pipeline.errors import UserError
 from pipeline.views import evaluation_view
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.checkpoint import Checkpoints
-from pipeline.datasets import EncodedImages, ImageBatch, batches
+from pipeline.datasets import batches
+from pipeline.encoded import EncodedImages, ImageBatch
 from pipeline.features import check_site, embeddings, site_extractor
 from pipeline.probes import few_shot_members, stratified_holdout
 from pipeline.schedule import lr_factor

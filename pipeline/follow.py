@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 from pipeline import alarms
-from pipeline.training import Epoch
+from pipeline.tally import Epoch
 
 
 class Tracked(Protocol):

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from pipeline import spectrum
 from pipeline.backbones import make_projector
 from pipeline.checkpoint import load_weights, read_description
-from pipeline.datasets import EncodedImages, ImageBatch, batches
+from pipeline.datasets import batches
+from pipeline.encoded import EncodedImages, ImageBatch
 from pipeline.features import embeddings
 from pipeline.learner import project_views
 from pipeline.losses import LeJEPALoss, epps_pulley, random_directions

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline import backbones
 from pipeline.catalogue import Dataset
 from pipeline.cells import Cell, resolve
-from pipeline.datasets import read_meta
+from pipeline.encoded import read_meta
 from pipeline.errors import UserError
 from pipeline.listing import open_listing
 from pipeline.params import grid_name, read_sections, reports_root

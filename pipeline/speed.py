@@ -19,8 +19,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import backbones, features, training
-from pipeline.datasets import ImageBatch
 from pipeline.devices import choose_autocast, choose_device
+from pipeline.encoded import ImageBatch
 from pipeline.errors import UserError
 from pipeline.learner import build_learner, project_views
 from pipeline.seeds import generator

@@ -1,19 +1,44 @@
-"""What a training loop counts and checks at every step: means, waiting times, numbers that are not finite."""
+"""What a training loop counts, keeps and checks: means, waiting times, the state, numbers that are not finite."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pipeline.datasets import ImageBatch
+from pipeline.checkpoint import Checkpoints
+from pipeline.encoded import ImageBatch
 from pipeline.errors import NonFiniteLossError
+from pipeline.learner import Learner
+from pipeline.ranks import from_first_rank, rank
 
 # On a GPU reading a flag waits for the device, so it is read this often; on a CPU at every step.
 STEPS_BETWEEN_CHECKS = 50
+
+
+class Epoch(NamedTuple):
+    """Means over the steps of one epoch; `lr` is the learning rate of its last step.
+
+    `health` is what was watched: the mean norm of the gradient, and what the watch saw at the epoch's end. `wait_frac`
+    is the part of the wall time that went into waiting for images; unlike all else it differs from run to run.
+    """
+
+    epoch: int
+    loss: float
+    pred_loss: float
+    sigreg_loss: float
+    lr: float
+    health: dict[str, float]
+    wait_frac: float
+
+    def row(self) -> dict[str, float]:
+        """Return the epoch's row of history.csv: its losses, then its health."""
+        *losses, health, _ = self
+        return dict(zip(self._fields, losses, strict=False)) | health
 
 
 @dataclass
@@ -25,10 +50,57 @@ class Tally:
     wait_s: float = 0.0
     wall_s: float = 0.0
 
+    def add(self, parts: Tensor) -> None:
+        """Count a step with these four numbers."""
+        self.sums += parts
+        self.steps += 1
+
     @property
     def wait_frac(self) -> float:
         """Part of the time that went into waiting for images."""
         return self.wait_s / self.wall_s if self.wall_s else 0.0
+
+
+class Progress:
+    """How far a run is: its finished epochs and the tally of the one under way. Rank 0 keeps them with the learner.
+
+    Attributes:
+        history: the finished epochs.
+        tally: of the epoch under way.
+    """
+
+    def __init__(self, learner: Learner, checkpoints: Checkpoints, steps_per_epoch: int, device: torch.device) -> None:
+        """Go on from the newest whole state that rank 0 finds, if there is one: the learner takes it up."""
+        self._learner, self._checkpoints = learner, checkpoints
+        self._steps_per_epoch, self._device = steps_per_epoch, device
+        state = from_first_rank(checkpoints.load() if rank() == 0 else None)
+        self.history = [Epoch(*record) for record in state["history"]] if state else []
+        self.tally = Tally(torch.zeros(4, device=device))
+        if state:
+            learner.restore(state["learner"])
+            self.tally = Tally(**state["tally"] | {"sums": state["tally"]["sums"].to(device)})
+
+    @property
+    def step(self) -> int:
+        """Steps done since the run began."""
+        return len(self.history) * self._steps_per_epoch + self.tally.steps
+
+    def keep(self) -> None:
+        """Write the state, if this is rank 0."""
+        if rank():
+            return
+        history = [tuple(record) for record in self.history]
+        state = {"learner": self._learner.state(), "history": history, "tally": vars(self.tally)}
+        self._checkpoints.save(state, step=self.step)
+
+    def end_epoch(self, lr: float, watched: dict[str, float]) -> Epoch:
+        """Turn the tally into the means of an epoch, keep the state and return them."""
+        *losses, gradient_norm = (self.tally.sums / self._steps_per_epoch).tolist()
+        health = {"gradient_norm": gradient_norm} | watched
+        self.history.append(Epoch(len(self.history) + 1, *losses, lr, health, self.tally.wait_frac))
+        self.tally = Tally(torch.zeros(4, device=self._device))
+        self.keep()
+        return self.history[-1]
 
 
 class FiniteCheck:

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from pipeline import probes
-from pipeline.datasets import EncodedImages
 from pipeline.devices import choose_device
+from pipeline.encoded import EncodedImages
 
 FIRST_BATCH = 2  # the smallest over which a BatchNorm has a spread
 PATIENCE_S = 0.5  # work whose first call took longer is not called again

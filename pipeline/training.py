@@ -9,14 +9,15 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.checkpoint import Checkpoints
-from pipeline.datasets import EncodedImages, ImageBatch, batches
+from pipeline.datasets import batches
+from pipeline.encoded import EncodedImages, ImageBatch
 from pipeline.errors import Interrupted, UserError
 from pipeline.interrupts import held_back
 from pipeline.learner import Learner
@@ -25,29 +26,7 @@ from pipeline.ranks import alone, any_rank, from_first_rank, rank, share, world_
 from pipeline.schedule import lr_factor
 from pipeline.seeds import derive_seed, generator
 from pipeline.statistics import statistic_by_name
-from pipeline.tally import STEPS_BETWEEN_CHECKS, FiniteCheck, Tally, timed
-
-
-class Epoch(NamedTuple):
-    """Means over the steps of one epoch; `lr` is the learning rate of its last step.
-
-    `health` is what was watched: the mean norm of the gradient, and what the watch saw at the epoch's end. `wait_frac`
-    is the part of the wall time that went into waiting for images; unlike all else it differs from run to run.
-    """
-
-    epoch: int
-    loss: float
-    pred_loss: float
-    sigreg_loss: float
-    lr: float
-    health: dict[str, float]
-    wait_frac: float
-
-    def row(self) -> dict[str, float]:
-        """Return the epoch's row of history.csv: its losses, then its health."""
-        *losses, health, _ = self
-        return dict(zip(self._fields, losses, strict=False)) | health
-
+from pipeline.tally import STEPS_BETWEEN_CHECKS, Epoch, FiniteCheck, Progress, timed
 
 Objective = Callable[..., LeJEPALoss]
 MakeViews = Callable[..., tuple[Tensor, Tensor | None]]
@@ -160,12 +139,7 @@ def pretrain(
         Interrupted: after a signal, with a state kept from which the same call goes on.
     """
     num_images = len(images.labels)
-    if num_images < batch_size:
-        raise UserError(f"pretrain.batch_size must be <= the {num_images} training images, got {batch_size}; lower it")
-    if batch_size % world_size():
-        raise UserError(
-            f"pretrain.batch_size must be a multiple of the {world_size()} processes, got {batch_size}; change either"
-        )
+    _check_batch(num_images, batch_size)
     steps_per_epoch, mine = num_images // batch_size, share(batch_size)
     num_steps, num_warmup_steps = epochs * steps_per_epoch, round(warmup_epochs * steps_per_epoch)
 
@@ -173,56 +147,44 @@ def pretrain(
         shape = {"num_steps": num_steps, "num_warmup_steps": num_warmup_steps, "final_frac": final_lr_frac}
         return lr * lr_factor(step, **shape)
 
-    state = from_first_rank(checkpoints.load() if rank() == 0 else None)
-    history = [Epoch(*record) for record in state["history"]] if state else []
-    tally = Tally(torch.zeros(4, device=device))
-    if state:
-        learner.restore(state["learner"])
-        tally = Tally(**state["tally"] | {"sums": state["tally"]["sums"].to(device)})
-    yield from history
+    progress = Progress(learner, checkpoints, steps_per_epoch, device)
+    yield from progress.history
 
-    def keep() -> None:
-        if rank():
-            return
-        state = {"learner": learner.state(), "history": [tuple(record) for record in history], "tally": vars(tally)}
-        checkpoints.save(state, step=len(history) * steps_per_epoch + tally.steps)
-
-    with (
-        held_back() as request,
-        tqdm(total=num_steps, initial=len(history) * steps_per_epoch + tally.steps, **_bar_style()) as bar,
-    ):
-        for epoch in range(len(history), epochs):
-            order = shuffle(num_images, generator=generator(seed, "order", epoch))
+    with held_back() as request, tqdm(total=num_steps, initial=progress.step, **_bar_style()) as bar:
+        for epoch in range(len(progress.history), epochs):
+            tally, order = progress.tally, shuffle(num_images, generator=generator(seed, "order", epoch))
             rest = order[tally.steps * batch_size : steps_per_epoch * batch_size].view(-1, batch_size)[:, mine]
             loader = batches(images, rest.flatten(), rest.shape[1], num_workers=num_workers, device=device)
             check = FiniteCheck(order, batch_size, steps_per_epoch, device)
             kept_at = time.monotonic()
             for batch in timed(loader, tally, device):
-                step = epoch * steps_per_epoch + tally.steps
+                step = progress.step
                 losses = _losses(learner, batch, make_views, objective, seed, step, autocast, batch_size)
                 gradient_norm = learner.step(losses.loss, rate(step))
                 parts = torch.stack([*losses, gradient_norm]).detach()
-                tally.sums += parts
-                tally.steps += 1
+                tally.add(parts)
                 check.note(parts, step)
                 bar.update()
                 asked = _agreed(request.signum, step, device)
                 if asked or time.monotonic() - kept_at > checkpoint_minutes * 60:
                     check.stop_if_not_finite()
-                    keep()
+                    progress.keep()
                     _end_if_asked(asked, step + 1, num_steps)
                     kept_at = time.monotonic()
             check.stop_if_not_finite()
-            watched = _watched(watch, learner)
-            *losses, gradient_norm = (tally.sums / steps_per_epoch).tolist()
-            health = {"gradient_norm": gradient_norm} | watched
-            last = (epoch + 1) * steps_per_epoch - 1
-            history.append(Epoch(epoch + 1, *losses, rate(last), health, tally.wait_frac))
-            bar.set_postfix(loss=f"{history[-1].loss:.4f}")
-            tally = Tally(torch.zeros(4, device=device))
-            keep()
-            yield history[-1]
-            _end_if_asked(any_rank(request.signum, device), len(history) * steps_per_epoch, num_steps)
+            done = progress.end_epoch(rate(progress.step - 1), _watched(watch, learner))
+            bar.set_postfix(loss=f"{done.loss:.4f}")
+            yield done
+            _end_if_asked(any_rank(request.signum, device), progress.step, num_steps)
+
+
+def _check_batch(num_images: int, batch_size: int) -> None:
+    if num_images < batch_size:
+        raise UserError(f"pretrain.batch_size must be <= the {num_images} training images, got {batch_size}; lower it")
+    if batch_size % world_size():
+        raise UserError(
+            f"pretrain.batch_size must be a multiple of the {world_size()} processes, got {batch_size}; change either"
+        )
 
 
 def _losses(

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline import spectrum
-from pipeline.datasets import EncodedImages, ImageBatch, batches
+from pipeline.datasets import batches
+from pipeline.encoded import EncodedImages, ImageBatch
 from pipeline.losses import random_directions
 from pipeline.seeds import generator
 from pipeline.views import evaluation_view

@@ -9,8 +9,9 @@ import torch
 
 from pipeline import preflight, provenance, training
 from pipeline.checkpoint import Checkpoints, checkpoints_folder
-from pipeline.datasets import open_split, read_meta
+from pipeline.datasets import open_split
 from pipeline.devices import choose_autocast, choose_device
+from pipeline.encoded import read_meta
 from pipeline.follow import Untracked, follow
 from pipeline.learner import build_learner, save_networks
 from pipeline.order import build_shuffle

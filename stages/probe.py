@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pipeline import backbones, features, finetune, health, preflight, probes, provenance
 from pipeline.checkpoint import Checkpoints, checkpoints_folder, load_weights
-from pipeline.datasets import open_split, read_meta
+from pipeline.datasets import open_split
 from pipeline.devices import choose_autocast, choose_device
+from pipeline.encoded import read_meta
 from pipeline.files import write_json
 from pipeline.results import cell_record, read_json
 from pipeline.tracking import publish_or_warn

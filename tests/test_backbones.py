@@ -34,8 +34,8 @@ from pipeline.backbones import (
     published,
 )
 from pipeline.checkpoint import save_weights
-from pipeline.datasets import ImageBatch
 from pipeline.devices import choose_autocast
+from pipeline.encoded import ImageBatch
 from pipeline.features import embeddings
 from pipeline.views import evaluation_view
 

@@ -29,7 +29,7 @@ from PIL import Image
 from source_helpers import png
 
 from pipeline import preflight
-from pipeline.datasets import EncodedImages, read_meta
+from pipeline.encoded import EncodedImages, read_meta
 from pipeline.errors import Interrupted
 from pipeline.results import read_json
 from stages import configure, download, pretrain, run

@@ -28,7 +28,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from pipeline import packing
-from pipeline.datasets import EncodedImages, ImageBatch, batches, in_memory, open_split, read_blocks, read_meta
+from pipeline.datasets import batches, in_memory, open_split
+from pipeline.encoded import EncodedImages, ImageBatch, read_blocks, read_meta
 from pipeline.errors import UserError
 from pipeline.packing import PackError, pack
 from pipeline.pictures import Picture, to_grey_or_rgb
@@ -432,7 +433,8 @@ def test_an_error_in_a_worker_is_raised_here(many):
 def test_workers_end_with_their_parent(many):
     program = f"""
 import multiprocessing, time, torch
-from pipeline.datasets import EncodedImages, batches
+from pipeline.datasets import batches
+from pipeline.encoded import EncodedImages
 stream = batches(EncodedImages({str(many)!r}, "train", load_px=16), torch.arange(50), 2, num_workers=2)
 next(stream)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)

@@ -33,11 +33,11 @@ from torch import nn
 
 from pipeline import health
 from pipeline.cells import merge
-from pipeline.datasets import ImageBatch
 from pipeline.diagnostics import figures_selection, page, picks, report, verdicts
 from pipeline.diagnostics.criteria import DIRECTIONS, Run
 from pipeline.diagnostics.reading import incomparable_axes
 from pipeline.diagnostics.selection import Entry, entry_of, of_group, select
+from pipeline.encoded import ImageBatch
 from pipeline.errors import UserError
 from pipeline.listing import open_listing
 from pipeline.losses import LeJEPALoss

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from pipeline.backbones import create_backbone
-from pipeline.datasets import EncodedImages, ImageBatch, in_memory
+from pipeline.datasets import in_memory
 from pipeline.devices import choose_autocast
+from pipeline.encoded import EncodedImages, ImageBatch
 from pipeline.errors import UserError
 from pipeline.features import RAW_PIXELS_PX, check_site, embeddings, raw_pixels, site_extractor
 from pipeline.packing import pack

@@ -25,8 +25,8 @@ from torch import nn
 from pipeline import finetune
 from pipeline.backbones import create_backbone, make_projector
 from pipeline.checkpoint import Checkpoints, save_weights
-from pipeline.datasets import ImageBatch
 from pipeline.devices import choose_autocast
+from pipeline.encoded import ImageBatch
 from pipeline.errors import UserError
 from pipeline.features import embeddings
 from pipeline.files import write_json

@@ -26,8 +26,9 @@ from torch import nn
 from pipeline import health, spectrum
 from pipeline.backbones import create_backbone, initial_backbone, make_projector
 from pipeline.checkpoint import save_weights
-from pipeline.datasets import ImageBatch, batches
+from pipeline.datasets import batches
 from pipeline.devices import choose_autocast
+from pipeline.encoded import ImageBatch
 from pipeline.errors import UserError
 from pipeline.features import embeddings
 from pipeline.files import write_json

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from pipeline.checkpoint import Checkpoints
-from pipeline.datasets import ImageBatch
 from pipeline.devices import choose_autocast
+from pipeline.encoded import ImageBatch
 from pipeline.learner import Learner, build_learner, make_learner
 from pipeline.losses import lejepa_loss, random_directions
 from pipeline.training import lejepa_objective, pretrain

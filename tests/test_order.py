@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline import packing
-from pipeline.datasets import EncodedImages, read_blocks
+from pipeline.encoded import EncodedImages, read_blocks
 from pipeline.order import shuffled
 from pipeline.packing import pack
 from pipeline.pictures import Picture

@@ -26,7 +26,7 @@ from params_file import BASE
 from source_helpers import entry, png
 
 from pipeline.archives import extract
-from pipeline.datasets import EncodedImages
+from pipeline.encoded import EncodedImages
 from pipeline.errors import UserError
 from pipeline.packing import pack
 from pipeline.params import load_params

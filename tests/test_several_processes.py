@@ -23,8 +23,8 @@ from torch import nn
 
 from pipeline.backbones import initial_backbone, make_projector
 from pipeline.checkpoint import Checkpoints
-from pipeline.datasets import ImageBatch
 from pipeline.devices import choose_autocast
+from pipeline.encoded import ImageBatch
 from pipeline.errors import Interrupted, UserError
 from pipeline.learner import Learner, make_learner
 from pipeline.losses import epps_pulley

@@ -19,7 +19,7 @@ from sklearn.datasets import load_sample_images
 from source_helpers import entry, labels_of, png, read, run_stage, serving
 
 from pipeline import fetch
-from pipeline.datasets import EncodedImages
+from pipeline.encoded import EncodedImages
 from pipeline.fetch import FetchError
 from pipeline.packing import pack
 from pipeline.sources import BUNDLED, open_source

@@ -17,7 +17,7 @@ from source_helpers import entry as checked
 from source_helpers import labels_of, read
 from torchvision.datasets import ImageNet, imagenet
 
-from pipeline.datasets import EncodedImages
+from pipeline.encoded import EncodedImages
 from pipeline.errors import UserError
 from pipeline.fetch import FetchError
 from pipeline.packing import pack

@@ -31,8 +31,9 @@ from torch import nn
 
 from pipeline.backbones import initial_backbone, make_projector
 from pipeline.checkpoint import Checkpoints
-from pipeline.datasets import EncodedImages, ImageBatch, batches, in_memory
+from pipeline.datasets import batches, in_memory
 from pipeline.devices import choose_autocast
+from pipeline.encoded import EncodedImages, ImageBatch
 from pipeline.errors import Interrupted, NonFiniteLossError, UserError
 from pipeline.learner import Learner, make_learner, project_views
 from pipeline.losses import LeJEPALoss, directions_for_step, random_directions
@@ -42,7 +43,8 @@ from pipeline.pictures import Picture
 from pipeline.schedule import lr_factor
 from pipeline.seeds import generator
 from pipeline.shards import Blocks
-from pipeline.training import Epoch, lejepa_objective, pretrain, summary
+from pipeline.tally import Epoch
+from pipeline.training import lejepa_objective, pretrain, summary
 from pipeline.views import Multicrop
 from pipeline.watch import Watch
 

@@ -21,8 +21,8 @@ from typical_scores import CLASSES, write_params, write_pick, write_set
 
 from pipeline.backbones import create_backbone, initial_backbone
 from pipeline.checkpoint import save_weights
-from pipeline.datasets import EncodedImages
 from pipeline.density import jepa_score
+from pipeline.encoded import EncodedImages
 from pipeline.errors import UserError
 from pipeline.typicality import scores
 from pipeline.typicality.encoders import encoder_names, find_encoder

@@ -23,8 +23,8 @@ from torch import nn
 
 from pipeline import alarms, spectrum
 from pipeline.backbones import initial_backbone, make_projector
-from pipeline.datasets import ImageBatch
 from pipeline.devices import choose_autocast
+from pipeline.encoded import ImageBatch
 from pipeline.features import embeddings
 from pipeline.losses import epps_pulley, random_directions
 from pipeline.packing import pack

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from pipeline.backbones import create_backbone, initial_backbone
 from pipeline.checkpoint import load_weights, read_description
-from pipeline.datasets import EncodedImages, ImageBatch, batches
+from pipeline.datasets import batches
+from pipeline.encoded import EncodedImages, ImageBatch
 from pipeline.errors import UserError
 from pipeline.experiments import visuals
 from pipeline.experiments.settings import check_whole, check_whole_list

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pipeline import features
-from pipeline.datasets import EncodedImages, ImageBatch, batches, open_split, read_meta
+from pipeline.datasets import batches, open_split
+from pipeline.encoded import EncodedImages, ImageBatch, read_meta
 from pipeline.gallery.embedding_map import Map, make_maps
 from pipeline.gallery.neighbours import Labelled, nearest
 from pipeline.gallery.picks import Run

@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipeline.datasets import ImageBatch
+from pipeline.encoded import ImageBatch
 from pipeline.views import evaluation_view
 
 CELL_PX, GAP_PX, HEAD_PX, TEXT_PX, SMALL_PX = 192, 8, 28, 14, 12

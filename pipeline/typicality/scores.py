@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from pipeline.backbones import create_backbone, initial_backbone
 from pipeline.checkpoint import load_weights, read_description
-from pipeline.datasets import EncodedImages, ImageBatch, batches, open_split, read_meta
+from pipeline.datasets import batches, open_split
 from pipeline.density import jepa_score, jepa_score_sketch
 from pipeline.devices import choose_autocast
+from pipeline.encoded import EncodedImages, ImageBatch, read_meta
 from pipeline.features import RAW_PIXELS_PX, embeddings
 from pipeline.schema_analysis import Density
 from pipeline.seeds import generator

@@ -14,7 +14,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pipeline.datasets import EncodedImages, batches
+from pipeline.datasets import batches
+from pipeline.encoded import EncodedImages
 from pipeline.gallery.sheet import GAP_PX, HEAD_PX, fitted, font, text_width, thumbnails, tile, to_png
 from pipeline.typicality.methods import Scores
 
