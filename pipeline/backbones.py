@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -152,6 +152,21 @@ def make_projector(
     for width_in, width_out in pairwise(widths):
         layers += [nn.Linear(width_in, width_out, bias=False), nn.BatchNorm1d(width_out), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(widths[-1], proj_dim))
+
+
+def weight_decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    """Return AdamW's groups: what decays, and biases, norms and what timm exempts, which do not.
+
+    Args:
+        modules: their parameters, each module with its own `no_weight_decay`, if it has one.
+        weight_decay: of the first group.
+    """
+    decay, keep = [], []
+    for module in modules:
+        exempt = getattr(module, "no_weight_decay", set)()
+        for name, parameter in module.named_parameters():
+            (keep if parameter.ndim < 2 or name in exempt else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
 
 
 def check_backbone(

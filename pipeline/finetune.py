@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.backbones import weight_decay_groups
 from pipeline.checkpoint import Checkpoints
 from pipeline.datasets import batches
 from pipeline.encoded import EncodedImages, ImageBatch
@@ -149,7 +150,8 @@ def finetuned(
     size_px, device = reading["size_px"], reading["device"]
     num_features = check_site(backbone, site, size_px)
     classifier = Classifier(deepcopy(backbone), site, num_features, num_classes).to(device).train()
-    optimizer = _adamw(classifier, weight_decay)
+    groups = weight_decay_groups([classifier.backbone, classifier.head], weight_decay)
+    optimizer = torch.optim.AdamW(groups, fused=True)
     augment = Multicrop(
         num_global=1, num_local=0, global_px=size_px, global_scale=crop_scale, flip_prob=flip_prob,
         jitter_prob=0, grey_prob=0, blur_prob=0, solarize_prob=0, mean=reading["mean"], std=reading["std"],
@@ -183,13 +185,3 @@ def accuracy(classifier: Classifier, images: Images, members: Tensor, reading: d
     logits = embeddings(classifier, images, members=members, **reading)
     correct = (logits.argmax(1) == images.labels[members]) & logits.isfinite().all(1)
     return float(correct.double().mean())
-
-
-def _adamw(classifier: Classifier, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices and kernels alone, without what timm exempts."""
-    exempt = {f"backbone.{name}" for name in getattr(classifier.backbone, "no_weight_decay", set)()}
-    decay, keep = [], []
-    for name, parameter in classifier.named_parameters():
-        (keep if parameter.ndim < 2 or name in exempt else decay).append(parameter)
-    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, fused=True)

@@ -149,13 +149,8 @@ def make_learner(
         backbone.to(memory_format=torch.channels_last)
     if compile:
         backbone.compile(dynamic=False)
-    decay, keep = [], []
     modules = [backbone, projector] if predictor is None else [backbone, projector, predictor]
-    for module in (module.to(device).train() for module in modules):
-        exempt = getattr(module, "no_weight_decay", set)()
-        for name, parameter in module.named_parameters():
-            (keep if parameter.ndim < 2 or name in exempt else decay).append(parameter)
-    groups = [{"params": decay, "weight_decay": optimizer["weight_decay"]}, {"params": keep, "weight_decay": 0.0}]
+    groups = backbones.weight_decay_groups([module.to(device).train() for module in modules], optimizer["weight_decay"])
     adamw = torch.optim.AdamW(groups, lr=optimizer["lr"], betas=tuple(optimizer["betas"]), fused=True)
     for module in modules if sync_batchnorm else []:
         synchronise(module)

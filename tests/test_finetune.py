@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from pipeline import finetune
-from pipeline.backbones import create_backbone, make_projector
+from pipeline.backbones import create_backbone, make_projector, weight_decay_groups
 from pipeline.checkpoint import Checkpoints, save_weights
 from pipeline.devices import choose_autocast
 from pipeline.encoded import ImageBatch
@@ -164,7 +164,7 @@ def test_it_is_a_plain_loop():
 def test_vectors_and_what_timm_exempts_do_not_decay():
     backbone = create_backbone("test_vit", {"img_size": 32, "patch_size": 8})
     classifier = finetune.Classifier(backbone, "pooled", 64, 3)
-    decay, keep = finetune._adamw(classifier, 0.1).param_groups
+    decay, keep = weight_decay_groups([classifier.backbone, classifier.head], 0.1)
     names = {id(parameter): name for name, parameter in classifier.named_parameters()}
     decaying, kept = ({names[id(p)] for p in group["params"]} for group in (decay, keep))
     assert (decay["weight_decay"], keep["weight_decay"]) == (0.1, 0.0)
