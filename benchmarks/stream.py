@@ -2,8 +2,9 @@
 
 A synthetic set of JPEG files is packed by the real packer into a temporary folder, which is removed at the end. Decode
 only: as many processes as loader workers decode files they hold in memory onto a canvas of their own, with the loader's
-own function. Streaming: pipeline.datasets.batches in the shuffled order of an epoch, from the start of its workers to
-the last batch. The two take turns on slices of the set, so that a busy machine slows both alike.
+own function, once they are warm. Streaming: pipeline.datasets.batches in the shuffled order of an epoch, from the start
+of its workers to the last batch. The two take turns on slices of the set, so that a busy machine slows both alike, and
+both start their processes anew for each: a process keeps the speed it starts with, which differs by up to a third.
 
 Then whole epochs are streamed, and the memory of this process and its workers is added up (PSS of
 /proc/<pid>/smaps_rollup: a page that k processes share counts 1/k in each).
@@ -137,16 +138,18 @@ def throughput(images: EncodedImages, order: torch.Tensor, workers: int, size: i
     chosen = torch.linspace(0, len(images) - 1, NUM_HELD).long().tolist()
     held = [images.encoded(index) for index in chosen]
     context, found = multiprocessing.get_context("fork"), []
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=hold, initargs=(held,)) as pool:
-        list(pool.map(decode_held, [NUM_HELD] * workers))
-        stream(images, order[:NUM_HELD], workers)
-        for _, part in zip(range(rounds), order.split(size) * rounds, strict=False):
-            started, shares = time.perf_counter(), [len(part) // workers] * workers
+    stream(images, order[:NUM_HELD], workers)
+    for _, part in zip(range(rounds), order.split(size) * rounds, strict=False):
+        shares = [len(part) // workers] * workers
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=hold, initargs=(held,)) as pool:
+            list(pool.map(decode_held, [NUM_HELD] * workers))
+            started = time.perf_counter()
             alone_cpu_s = sum(pool.map(decode_held, shares))
-            alone_s, before, started = time.perf_counter() - started, cpu_seconds(), time.perf_counter()
-            stream(images, part, workers)
-            found.append(Round(alone_s, time.perf_counter() - started, alone_cpu_s, cpu_seconds() - before))
-            print(found[-1], file=sys.stderr, flush=True)
+            alone_s = time.perf_counter() - started
+        before, started = cpu_seconds(), time.perf_counter()
+        stream(images, part, workers)
+        found.append(Round(alone_s, time.perf_counter() - started, alone_cpu_s, cpu_seconds() - before))
+        print(found[-1], file=sys.stderr, flush=True)
     return found
 
 
@@ -206,8 +209,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="loader workers, and processes that decode only")
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--slice", type=int, default=20_480, help="images of a round")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--slice", type=int, default=50_000, help="images of a round")
     parser.add_argument("--window-gb", type=float, default=WINDOW_GB)
     parser.add_argument("--device", default="cpu", choices=["cpu"], help="batches end in memory: nothing is trained")
     args = parser.parse_args()
@@ -220,7 +223,8 @@ def main() -> int:
     notes = [
         told,
         f"{args.threads} workers, batches of {BATCH}; {args.rounds} slices of {size:,} images, decoded only and "
-        "streamed in turn; medians, the ratio is that of the rounds' ratios. Starting the workers counts as streaming.",
+        "streamed in turn, by new processes each time; medians, the ratio is that of the rounds' ratios. Starting the "
+        "workers counts as streaming.",
         "Files are in the page cache. Nothing is trained, no GPU.",
         f"Memory: PSS of the process and its workers, {SAMPLES} samples an epoch.",
     ]
