@@ -20,6 +20,7 @@ lint: .venv/installed
 	ruff format --check .
 
 ui: .venv/installed
+	@echo 'the runs: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning'
 	mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 clean:
