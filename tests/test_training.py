@@ -5,75 +5,45 @@
 3. Views are projected global ones first, grouped by resolution, each image at its place.
 4. One step is a hand-written LeJEPA step; the loss falls on real pictures.
 5. The same seed gives the same bits, from memory, from disk and from loader workers; another seed gives others.
-6. An interrupted run that is continued equals an uninterrupted one bit for bit: weights, optimiser and history.
-   So does one that is interrupted after any step, by SIGTERM, SIGINT or a state kept between two steps; also one that
-   streams a set larger than the shuffling window from the disk.
-7. A loss or gradient that is not finite stops the run and names step, epoch and images; nothing of it is kept.
-8. Too few images are refused with the remedy, and a last partial batch is left out.
-9. A run that is watched has the bits of one that is not; what was watched is part of the history, also of a run that
-   is continued with other settings, and whatever the numbers are.
+6. A loss or gradient that is not finite stops the run and names step, epoch and images; nothing of it is kept.
+7. Too few images are refused with the remedy, and a last partial batch is left out.
 """
 
 from __future__ import annotations
 
 import math
-import signal
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from itertools import islice
 
-import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from small_training import (
+    CPU,
+    LAMB,
+    NUM_GLOBAL,
+    PROJ_DIM,
+    VIEWS,
+    VIT,
+    bits,
+    digits,
+    in_a_batch,
+    new_learner,
+    objective,
+    outcome,
+    packed,
+    start,
+)
 from torch import nn
 
-from pipeline.backbones import initial_backbone, make_projector
 from pipeline.checkpoint import Checkpoints
 from pipeline.datasets import batches, in_memory
 from pipeline.devices import choose_autocast
 from pipeline.encoded import EncodedImages, ImageBatch
-from pipeline.errors import Interrupted, NonFiniteLossError, UserError
-from pipeline.learner import Learner, make_learner, project_views
-from pipeline.losses import LeJEPALoss, directions_for_step, random_directions
-from pipeline.order import shuffled
-from pipeline.packing import pack
-from pipeline.pictures import Picture
+from pipeline.errors import NonFiniteLossError, UserError
+from pipeline.learner import project_views
+from pipeline.losses import LeJEPALoss, directions_for_step
 from pipeline.schedule import lr_factor
 from pipeline.seeds import generator
-from pipeline.shards import Blocks
-from pipeline.tally import Epoch
-from pipeline.training import lejepa_objective, pretrain, summary
-from pipeline.views import Multicrop
-from pipeline.watch import Watch
-
-CPU = torch.device("cpu")
-PROJ_DIM, NUM_GLOBAL, LAMB = 8, 2, 0.1
-VIEWS = Multicrop(
-    num_global=NUM_GLOBAL, num_local=1, global_px=16, local_px=8, flip_prob=0, mean=[0.5] * 3, std=[0.5] * 3
-)
-VIT = {"img_size": 16, "patch_size": 8, "dynamic_img_size": True}
-SETTINGS = {
-    "make_views": VIEWS,
-    "seed": 0,
-    "epochs": 3,
-    "batch_size": 16,
-    "lr": 3e-3,
-    "warmup_epochs": 0.5,
-    "final_lr_frac": 1e-3,
-    "device": CPU,
-    "num_workers": 0,
-}
-
-
-def digits(num: int = 40) -> np.ndarray:
-    return (load_digits().images[:num] * 15.9).astype(np.uint8)
-
-
-def in_a_batch(pictures: np.ndarray) -> ImageBatch:
-    pixels = torch.from_numpy(pictures)[:, None]
-    return ImageBatch(pixels, torch.ones(len(pixels)), torch.zeros(len(pixels), dtype=torch.int64))
+from pipeline.training import summary
 
 
 @pytest.fixture(scope="module")
@@ -83,39 +53,7 @@ def images() -> ImageBatch:
 
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory) -> EncodedImages:
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    splits = {name: [Picture(image, i % 2, str(i)) for i, image in enumerate(digits())] for name in ("train", "test")}
-    pack(folder, "digits", {"source": "sklearn"}, ["a", "b"], splits)
-    return EncodedImages(folder, "train", load_px=64)
-
-
-def new_learner(seed: int = 0, backbone: str = "test_vit", arguments: dict | None = None) -> Learner:
-    model = initial_backbone(backbone, VIT if arguments is None else arguments, seed=seed)
-    with torch.no_grad():
-        dim = model.eval()(torch.zeros(1, 3, 16, 16)).shape[1]
-    projector = make_projector(dim, hidden_dims=[16], proj_dim=PROJ_DIM)
-    return make_learner(model, projector, CPU, {"lr": 1e-3, "weight_decay": 0.05, "betas": [0.9, 0.999]})
-
-
-def objective(seed: int = 0, lamb: float = LAMB, statistic: str = "epps_pulley"):
-    return lejepa_objective(
-        lamb=lamb, num_global=NUM_GLOBAL, seed=seed, proj_dim=PROJ_DIM, statistic=statistic, num_slices=16, t_max=3.0,
-        num_knots=17,
-    )  # fmt: skip
-
-
-def start(learner: Learner, images, folder, **changes) -> Iterator[Epoch]:
-    changes = {"objective": objective(changes.get("seed", 0)), "autocast": choose_autocast("auto", CPU), **changes}
-    return pretrain(learner, images, checkpoints=Checkpoints(folder, "run"), **{**SETTINGS, **changes})
-
-
-def bits(value) -> object:
-    """Return a state as nested plain data, so that == compares every bit."""
-    if isinstance(value, torch.Tensor):
-        return str(value.dtype), tuple(value.shape), value.detach().numpy().tobytes()
-    if isinstance(value, dict):
-        return {key: bits(item) for key, item in value.items()}
-    return [bits(item) for item in value] if isinstance(value, list | tuple) else value
+    return packed(tmp_path_factory.mktemp("data") / "digits")
 
 
 # 1. History
@@ -241,16 +179,6 @@ def test_loss_falls_on_real_pictures(tmp_path, name, arguments):
 # 5. Seeds
 
 
-def outcome(learner: Learner, images, folder, **changes):
-    history = list(start(learner, images, folder, **changes))
-    return bits([learner.state(), timeless(history)])
-
-
-def timeless(history: list[Epoch]) -> list[Epoch]:
-    """Leave out the waiting times, which no two runs share."""
-    return [epoch._replace(wait_frac=0.0) for epoch in history]
-
-
 def test_same_seed_same_bits_from_memory_and_disk(images, encoded, tmp_path):
     assert torch.equal(in_memory(encoded).pixels, images.pixels)
     first = outcome(new_learner(), images, tmp_path / "a")
@@ -275,100 +203,7 @@ def test_dropout_follows_the_seed_alone(images, tmp_path):
     assert runs[0] == runs[1] != outcome(new_learner(), images, tmp_path / "none", epochs=1)
 
 
-# 6. Resuming
-
-
-@pytest.mark.parametrize("stop_after", [1, 2])
-@pytest.mark.parametrize(("name", "arguments"), [("test_vit", {**VIT, "drop_path_rate": 0.2}), ("test_resnet", {})])
-def test_resumed_equals_uninterrupted(images, tmp_path, name, arguments, stop_after):
-    whole = outcome(new_learner(0, name, arguments), images, tmp_path / "whole")
-
-    interrupted = start(new_learner(0, name, arguments), images, tmp_path / "parts")
-    seen = list(islice(interrupted, stop_after))
-    interrupted.close()
-    assert [record.epoch for record in seen] == list(range(1, stop_after + 1))
-    torch.manual_seed(77)  # the new process has another random state and other initial weights
-    assert outcome(new_learner(5, name, arguments), images, tmp_path / "parts") == whole
-
-
-@pytest.mark.parametrize("step", range(6))
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_run_after_the_step_and_loses_nothing(images, tmp_path, step, signum):
-    def signalled(projections, at, **target):
-        if at == step:
-            signal.raise_signal(signum)
-        return objective()(projections, at, **target)
-
-    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    whole = outcome(new_learner(), images, tmp_path / "whole")
-    seen = []
-    with pytest.raises(Interrupted, match=f"interrupted after step {step + 1} of 6, its state is kept") as caught:
-        seen.extend(start(new_learner(), images, tmp_path / "parts", objective=signalled))
-    assert caught.value.signum == signum and len(seen) == (step + 1) // 2 - (step % 2)
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
-    assert outcome(new_learner(5), images, tmp_path / "parts") == whole
-
-
-def test_a_second_signal_acts_at_once(images, tmp_path):
-    def impatient(projections, at, **target):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt) as caught:
-        list(start(new_learner(), images, tmp_path, objective=impatient))
-    assert not isinstance(caught.value, Interrupted)
-
-
-@pytest.mark.parametrize("step", range(1, 6))
-def test_a_state_between_two_steps_is_enough(images, tmp_path, step):
-    """The process dies at a step without warning; the state of the step before was kept."""
-
-    def dying(projections, at, **target):
-        if at == step:
-            raise MemoryError
-        return objective()(projections, at, **target)
-
-    whole = outcome(new_learner(), images, tmp_path / "whole", watch=new_watch())
-    parts = {"checkpoint_minutes": 0, "watch": new_watch()}
-    with pytest.raises(MemoryError):
-        list(start(new_learner(), images, tmp_path / "parts", objective=dying, **parts))
-    steps = []
-
-    def counted(projections, at, **target):
-        steps.append(at)
-        return objective()(projections, at, **target)
-
-    assert outcome(new_learner(5), images, tmp_path / "parts", objective=counted, **parts) == whole
-    assert steps == list(range(step, 6))
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_streamed_set_goes_on_in_the_middle_of_an_epoch(images, encoded, tmp_path, num_workers):
-    """Ten blocks of four images, a window of three: in memory, streamed, and streamed in two parts, the same bits."""
-    blocks = Blocks(torch.full((10,), 4), torch.full((10,), 10**8))
-    changes = {"shuffle": partial(shuffled, blocks=blocks, window_gb=0.3), "num_workers": num_workers}
-
-    def signalled(projections, at, **target):
-        if at == 2:
-            signal.raise_signal(signal.SIGTERM)
-        return objective()(projections, at, **target)
-
-    whole = outcome(new_learner(), images, tmp_path / "memory", **changes)
-    assert outcome(new_learner(), encoded, tmp_path / "whole", **changes) == whole
-    assert outcome(new_learner(), images, tmp_path / "permuted") != whole
-    with pytest.raises(Interrupted, match="interrupted after step 3 of 6"):
-        list(start(new_learner(), encoded, tmp_path / "parts", objective=signalled, **changes))
-    assert outcome(new_learner(5), encoded, tmp_path / "parts", **changes) == whole
-
-
-def test_a_finished_run_is_not_trained_again(images, tmp_path):
-    whole = outcome(new_learner(), images, tmp_path)
-    learner = new_learner(5)
-    history = list(start(learner, images, tmp_path, objective=lambda *_, **__: pytest.fail("trained again")))
-    assert bits([learner.state(), timeless(history)]) == whole
-
-
-# 7. Losses that are not finite
+# 6. Losses that are not finite
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -403,7 +238,7 @@ def test_a_gradient_that_is_not_finite_stops_the_last_step_too(images, tmp_path)
     assert Checkpoints(tmp_path, "run").load()["tally"]["steps"] == 1
 
 
-# 8. Batches and views
+# 7. Batches and views
 
 
 def test_fewer_images_than_a_batch(images, tmp_path):
@@ -438,46 +273,3 @@ def test_local_views_take_part_at_their_own_resolution(images, tmp_path):
     for views in (VIEWS, replace(VIEWS, num_local=0)):
         list(start(new_learner(), images, tmp_path / str(views.num_local), make_views=watched, epochs=1, batch_size=32))
     assert shapes == [[(2, 32, 3, 16, 16), (1, 32, 3, 8, 8)], [(2, 32, 3, 16, 16), None]]
-
-
-# 9. Watching
-
-NETWORKS = [("test_vit", {**VIT, "drop_path_rate": 0.3}), ("test_resnet", {"drop_path_rate": 0.3})]
-
-
-def new_watch() -> Watch:
-    directions = random_directions(PROJ_DIM, 8, generator=generator(0, "test"))
-    view = {"size_px": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
-    return Watch(in_a_batch(digits(70)[40:]), directions, view, 16, CPU, choose_autocast("auto", CPU))
-
-
-@pytest.mark.parametrize(("name", "arguments"), NETWORKS)
-def test_watching_changes_no_bit(images, tmp_path, name, arguments):
-    watched, alone = (new_learner(0, name, arguments) for _ in range(2))
-    history = list(start(watched, images, tmp_path / "watched", watch=new_watch()))
-    plain = list(start(alone, images, tmp_path / "alone"))
-    assert bits(watched.state()) == bits(alone.state())
-    assert [record[:-2] for record in history] == [record[:-2] for record in plain]
-    gradient = {"gradient_norm": plain[-1].health["gradient_norm"]}
-    assert history[-1].health == gradient | new_watch()(watched.backbone, watched.projector)
-    assert history[0].health != history[-1].health and [list(record.health) for record in plain] == [list(gradient)] * 3
-    assert history[0].row() == {**plain[0].row(), **history[0].health}
-    assert list(plain[0].row()) == ["epoch", "loss", "pred_loss", "sigreg_loss", "lr", "gradient_norm"]
-
-
-@pytest.mark.parametrize(("name", "arguments"), NETWORKS)
-def test_a_watched_run_is_continued(images, tmp_path, name, arguments):
-    whole = outcome(new_learner(0, name, arguments), images, tmp_path / "whole", watch=new_watch())
-    interrupted = start(new_learner(0, name, arguments), images, tmp_path / "parts", watch=new_watch())
-    next(interrupted)
-    interrupted.close()
-    assert outcome(new_learner(5, name, arguments), images, tmp_path / "parts", watch=new_watch()) == whole
-
-
-def test_the_watch_may_change_between_two_parts(images, tmp_path):
-    first = start(new_learner(), images, tmp_path, watch=lambda *_: {"norm": math.nan})
-    next(first)
-    first.close()
-    rest = list(start(new_learner(5), images, tmp_path, watch=lambda *_: {"rank": math.inf}))
-    assert [list(record.health)[1:] for record in rest] == [["norm"], ["rank"], ["rank"]]
-    assert math.isnan(rest[0].health["norm"]) and rest[2].health["rank"] == math.inf

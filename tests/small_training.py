@@ -1,0 +1,93 @@
+"""A training of seconds on real digits, and what it comes to, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+from pipeline.backbones import initial_backbone, make_projector
+from pipeline.checkpoint import Checkpoints
+from pipeline.devices import choose_autocast
+from pipeline.encoded import EncodedImages, ImageBatch
+from pipeline.learner import Learner, make_learner
+from pipeline.packing import pack
+from pipeline.pictures import Picture
+from pipeline.tally import Epoch
+from pipeline.training import lejepa_objective, pretrain
+from pipeline.views import Multicrop
+
+CPU = torch.device("cpu")
+PROJ_DIM, NUM_GLOBAL, LAMB = 8, 2, 0.1
+VIEWS = Multicrop(
+    num_global=NUM_GLOBAL, num_local=1, global_px=16, local_px=8, flip_prob=0, mean=[0.5] * 3, std=[0.5] * 3
+)
+VIT = {"img_size": 16, "patch_size": 8, "dynamic_img_size": True}
+SETTINGS = {
+    "make_views": VIEWS,
+    "seed": 0,
+    "epochs": 3,
+    "batch_size": 16,
+    "lr": 3e-3,
+    "warmup_epochs": 0.5,
+    "final_lr_frac": 1e-3,
+    "device": CPU,
+    "num_workers": 0,
+}
+
+
+def digits(num: int = 40) -> np.ndarray:
+    return (load_digits().images[:num] * 15.9).astype(np.uint8)
+
+
+def in_a_batch(pictures: np.ndarray) -> ImageBatch:
+    pixels = torch.from_numpy(pictures)[:, None]
+    return ImageBatch(pixels, torch.ones(len(pixels)), torch.zeros(len(pixels), dtype=torch.int64))
+
+
+def packed(folder: Path) -> EncodedImages:
+    splits = {name: [Picture(image, i % 2, str(i)) for i, image in enumerate(digits())] for name in ("train", "test")}
+    pack(folder, "digits", {"source": "sklearn"}, ["a", "b"], splits)
+    return EncodedImages(folder, "train", load_px=64)
+
+
+def new_learner(seed: int = 0, backbone: str = "test_vit", arguments: dict | None = None) -> Learner:
+    model = initial_backbone(backbone, VIT if arguments is None else arguments, seed=seed)
+    with torch.no_grad():
+        dim = model.eval()(torch.zeros(1, 3, 16, 16)).shape[1]
+    projector = make_projector(dim, hidden_dims=[16], proj_dim=PROJ_DIM)
+    return make_learner(model, projector, CPU, {"lr": 1e-3, "weight_decay": 0.05, "betas": [0.9, 0.999]})
+
+
+def objective(seed: int = 0, lamb: float = LAMB, statistic: str = "epps_pulley"):
+    return lejepa_objective(
+        lamb=lamb, num_global=NUM_GLOBAL, seed=seed, proj_dim=PROJ_DIM, statistic=statistic, num_slices=16, t_max=3.0,
+        num_knots=17,
+    )  # fmt: skip
+
+
+def start(learner: Learner, images, folder, **changes) -> Iterator[Epoch]:
+    changes = {"objective": objective(changes.get("seed", 0)), "autocast": choose_autocast("auto", CPU), **changes}
+    return pretrain(learner, images, checkpoints=Checkpoints(folder, "run"), **{**SETTINGS, **changes})
+
+
+def bits(value) -> object:
+    """Return a state as nested plain data, so that == compares every bit."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.detach().numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: bits(item) for key, item in value.items()}
+    return [bits(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def outcome(learner: Learner, images, folder, **changes):
+    history = list(start(learner, images, folder, **changes))
+    return bits([learner.state(), timeless(history)])
+
+
+def timeless(history: list[Epoch]) -> list[Epoch]:
+    """Leave out the waiting times, which no two runs share."""
+    return [epoch._replace(wait_frac=0.0) for epoch in history]
