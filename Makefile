@@ -4,16 +4,18 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
 
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+
 .PHONY: repro test test-unit lint ui clean
 
 repro: .venv/installed
 	dvc repro
 
 test: .venv/installed lint
-	pytest -n auto --maxprocesses 4 --dist loadfile
+	pytest $(PARALLEL)
 
 test-unit: .venv/installed
-	pytest -m "not slow"
+	pytest $(PARALLEL) -m "not slow"
 
 lint: .venv/installed
 	ruff check .

@@ -38,8 +38,7 @@ def main(config_path: str) -> int | None:
 def train(config: dict, execution: dict, probe: dict, device: torch.device) -> None:
     started = time.monotonic()
     settings, out, loader = config["pretrain"], Path(config["out"]), execution["loader"]
-    autocast = choose_autocast(settings["precision"], device)
-    meta = read_meta(config["data"])
+    autocast, meta = choose_autocast(settings["precision"], device), read_meta(config["data"])
     preflight.check(config, probe, meta, meta if probe["data"] == config["data"] else None)
     images = open_split(config["data"], "train", load_px=settings["load_px"], memory_gb=loader["memory_gb"])
     learner = build_learner(config, device, micro_batch_size=execution["layout"]["micro_batch_size"])

@@ -34,10 +34,8 @@ def main(config_path: str) -> None:
     autocast = choose_autocast(config["precision"], device)
     reading = {**loading, "mean": files["mean"], "std": files["std"], "device": device, "autocast": autocast}
     task = {"num_classes": len(meta["classes"]), "settings": settings, "seed": seed}
-    splits = [
-        open_split(config["data"], name, load_px=files["load_px"], memory_gb=files["memory_gb"])
-        for name in ("train", "test")
-    ]
+    opening = {name: files[name] for name in ("load_px", "memory_gb")}
+    splits = [open_split(config["data"], name, **opening) for name in ("train", "test")]
     networks = {"": backbones.create_backbone(*architecture)}
     load_weights(Path(config["weights"]), networks[""])
     if "random_init" in settings["baselines"]:

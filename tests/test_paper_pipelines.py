@@ -70,6 +70,7 @@ def test_cells_are_those_of_the_published_table(name):
     assert [cell.key for cell in listing.cells if not any(is_about(row, cell) for row in rows)] == []
 
 
+@pytest.mark.slow
 def test_dvc_has_a_stage_for_every_cell():
     found: dict[str, set[str]] = {}
     for stage in Repo(ROOT).index.stages:
