@@ -4,7 +4,7 @@ A synthetic set of JPEG files is packed by the real packer into a temporary fold
 only: as many processes as loader workers decode files they hold in memory onto a canvas of their own, with the loader's
 own function, once they are warm. Streaming: pipeline.datasets.batches in the shuffled order of an epoch, from the start
 of its workers to the last batch. The two take turns on slices of the set, so that a busy machine slows both alike, and
-both start their processes anew for each: a process keeps the speed it starts with, which differs by up to a third.
+both start their processes anew for each: a process mostly keeps the speed it starts with (reports/LOG.md, 2026-11-22).
 
 Then whole epochs are streamed, and the memory of this process and its workers is added up (PSS of
 /proc/<pid>/smaps_rollup: a page that k processes share counts 1/k in each).
