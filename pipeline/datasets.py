@@ -18,9 +18,10 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from pipeline.encoded import EncodedImages, ImageBatch, decode
+from pipeline.encoded import EncodedImages, ImageBatch
 from pipeline.errors import UserError
 from pipeline.shards import Shards
 
@@ -37,11 +38,9 @@ def in_memory(images: EncodedImages) -> ImageBatch:
     pixels = torch.empty(len(images), images.channels, *images.size_px, dtype=torch.uint8)
     aspect = torch.empty(len(images), dtype=torch.float32)
 
-    into, aspects = pixels.numpy(), aspect.numpy()  # the same memory; a tensor takes longer to index
-
     def fill(start: int) -> None:
-        for index in range(start, min(start + CHUNK, len(images))):
-            aspects[index] = decode(images.encoded(index), into[index])
+        chosen = range(start, min(start + CHUNK, len(images)))
+        aspect[start : chosen.stop] = torch.from_numpy(images.decode_into(pixels[start : chosen.stop], chosen))
 
     images.encoded(0)  # opens the files once, before the threads share them
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -91,17 +90,17 @@ def batches(
     chosen = _chosen(images.shards, order, batch_size, drop_last)
     decoded = _by_workers(images, chosen, num_workers, torch.device(device)) if num_workers else _here(images, chosen)
     for pixels, aspect, indices in decoded:
-        parts = pixels, torch.tensor(aspect, dtype=torch.float32), images.labels[indices]
+        parts = pixels, torch.from_numpy(aspect), images.labels[indices]
         yield ImageBatch(*(part.to(device, non_blocking=True) for part in parts))
 
 
-_Decoded = Iterator[tuple[torch.Tensor, list[float], torch.Tensor]]  # pixels, aspects, indices
+_Decoded = Iterator[tuple[torch.Tensor, np.ndarray, torch.Tensor]]  # pixels, aspects, indices
 
 
 def _here(images: EncodedImages, chosen: Iterator[torch.Tensor]) -> _Decoded:
     for indices in chosen:
         pixels = torch.empty(len(indices), images.channels, *images.size_px, dtype=torch.uint8)
-        yield pixels, images.decode_into(pixels, indices.tolist()), indices
+        yield pixels, images.decode_into(pixels, indices.numpy()), indices
 
 
 def _by_workers(
@@ -123,7 +122,7 @@ def _by_workers(
         while True:
             for indices in islice(jobs, min(AHEAD * num_workers - len(ahead), len(free))):
                 slot = free.popleft()
-                ahead.append((pool.submit(_decode_into_slot, slot, indices.tolist()), slot, indices))
+                ahead.append((pool.submit(_decode_into_slot, slot, indices.numpy()), slot, indices))
             if not ahead:
                 return
             future, slot, indices = ahead.popleft()
@@ -165,7 +164,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _decode_into_slot(slot: int, indices: list[int]) -> list[float]:
+def _decode_into_slot(slot: int, indices: np.ndarray) -> np.ndarray:
     images, slots = _worker
     return images.decode_into(slots[slot], indices)
 
@@ -179,7 +178,7 @@ def _chosen(shards: Shards, order: torch.Tensor, batch_size: int, drop_last: boo
     wanted = torch.bincount(blocks, minlength=len(shards.blocks.num_images)) * 2 > shards.blocks.num_images
     for chosen, touched in zip(order.split(batch_size), blocks.split(batch_size), strict=True):
         if len(chosen) == batch_size or (len(chosen) and not drop_last):
-            for block in touched[wanted[touched]].unique().tolist():
+            for block in sorted(set(touched[wanted[touched]].tolist())):
                 shards.read_ahead(block)
             wanted[touched] = False
             yield chosen

@@ -46,15 +46,17 @@ class Shards:
         self._block_ends = np.cumsum(num_images)
         self._file_ends = np.cumsum([sum(len(part[0]) for part in file) for file in files])
 
-    def read(self, index: int) -> bytes:
-        """Return the PNG or JPEG file of one picture.
+    def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """Return the PNG or JPEG files of some pictures.
 
         Raises:
             OSError: the file on the disk ends before the picture does.
         """
-        file = int(np.searchsorted(self._file_ends, index, side="right"))
-        length = int(self._lengths[index])
-        content = os.pread(self._opened()[file], length, int(self._starts[index]))
+        files = np.searchsorted(self._file_ends, indices, side="right").tolist()
+        return list(map(self._read, files, self._starts[indices].tolist(), self._lengths[indices].tolist()))
+
+    def _read(self, file: int, start: int, length: int) -> bytes:
+        content = os.pread(self._opened()[file], length, start)
         if len(content) != length:
             raise OSError(f"{self._paths[file]} was cut while it was in use; make its data set anew")
         return content

@@ -1,22 +1,25 @@
 """Claims: what is packed is what is read, pixel for pixel; the bytes of a pack depend on the pictures alone; every mode
 of picture (palette, transparency, 16 bits, CMYK, EXIF rotation, animation) becomes what a viewer would show; plain
 JPEG and PNG files are kept byte for byte; a bad picture is named with split, index and file; a folder appears only
-when it is complete; canvas and aspect keep the original geometry."""
+when it is complete; canvas and aspect keep the original geometry; a JPEG gets the pixels of Pillow from both decoders.
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from packed_pictures import CLASSES, encode, noise, pack_all, two_splits
 from PIL import Image, ImageDraw
 
 from pipeline import packing
-from pipeline.encoded import EncodedImages, read_meta
+from pipeline.encoded import EncodedImages, decode, read_meta
 from pipeline.packing import PackError, pack
 from pipeline.pictures import Picture, to_grey_or_rgb
 
@@ -246,3 +249,47 @@ def test_larger_than_load_px_is_resized(tmp_path):
     assert EncodedImages(tmp_path / "set", "train", load_px=40).size_px == (40, 20)
     images = EncodedImages(tmp_path / "set", "train", load_px=39)
     assert images.size_px == (39, 39) and images[0][1] == pytest.approx(0.5)
+
+
+JPEGS = {
+    "4:2:0": {},
+    "4:2:2": {"subsampling": 1},
+    "4:4:4": {"subsampling": 0, "quality": 30},
+    "progressive": {"progressive": True},
+    "stored as RGB": {"keep_rgb": True},
+    "restart markers": {"restart_marker_blocks": 2},
+    "comment": {"comment": b"c" * 1000},
+}
+
+
+def of_pillow(file, mode):
+    pixels = np.asarray(Image.open(io.BytesIO(file)).convert(mode))
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def refuse(*args, **kwargs):
+    raise ValueError("refused")
+
+
+@pytest.mark.parametrize("size", [(64, 32), (33, 17), (1, 1)])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_of_the_canvas_size_has_the_pixels_of_pillow(kind, size, monkeypatch):
+    photo = Image.fromarray(noise(0, 8, 8, 3)).resize(size)
+    colour = encode(photo, "JPEG", **JPEGS[kind])
+    grey = encode(photo.convert("L"), "JPEG", **{k: v for k, v in JPEGS[kind].items() if k != "keep_rgb"})
+    wanted = [(file, mode, of_pillow(file, mode)) for file, mode in ((colour, "RGB"), (grey, "RGB"), (grey, "L"))]
+    with monkeypatch.context() as only:
+        only.setattr(Image, "open", refuse)  # Pillow is not asked
+        for file, mode, pixels in wanted:
+            canvas = np.zeros_like(pixels)
+            assert decode(file, canvas) == 1 and np.array_equal(canvas, pixels), mode
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", refuse)
+    for file, mode, pixels in wanted:
+        canvas = np.zeros_like(pixels)
+        assert decode(file, canvas) == 1 and np.array_equal(canvas, pixels), mode
+
+
+def test_a_jpeg_that_is_cut_is_an_error():
+    file = encode(Image.fromarray(noise(0, 32, 32, 3)), "JPEG")
+    with pytest.raises(OSError, match="truncated"):
+        decode(file[: len(file) // 2], np.empty((3, 32, 32), np.uint8))

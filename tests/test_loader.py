@@ -228,6 +228,6 @@ def test_what_is_read_ahead_is_the_block(many, monkeypatch):
     index = 0
     for (path, (start, length, advice)), num in zip(calls, shards.blocks.num_images.tolist(), strict=True):
         content = Path(path).read_bytes()[start : start + length]
-        assert advice == os.POSIX_FADV_WILLNEED and content.startswith(shards.read(index))
-        assert content.endswith(shards.read(index + num - 1))
+        assert advice == os.POSIX_FADV_WILLNEED and content.startswith(shards.read([index])[0])
+        assert content.endswith(shards.read([index + num - 1])[0])
         index += num
