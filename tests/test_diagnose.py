@@ -6,9 +6,6 @@
 4. Cells without results or health are named with the command; frozen models are no runs; with none at all it fails.
 5. Tasks that are probed otherwise are kept apart; runs that differ in other axes are one group; a miniature has its own
    folder; axes that change what the loss measures are named.
-6. Charts name what they show, whatever the names look like, and draw few runs as well.
-7. MLflow: the picked run alone is tagged, the tag moves with the pick, again changes nothing, trouble is a warning.
-8. The page's section shows sentences, tables and charts, escapes names, and names a folder that is not there.
 """
 
 from __future__ import annotations
@@ -16,112 +13,35 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 from contextlib import nullcontext
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
-import yaml
-from cell_record import OPENING
+from diagnosed_cells import OUT, enter, entry, files, put, table, write_cell, write_grid, write_params
 from paper_results import write_pipeline
-from params_file import BASE
 from torch import nn
 
 from pipeline import health
-from pipeline.cells import merge
-from pipeline.diagnostics import figures_selection, page, picks, report, verdicts
-from pipeline.diagnostics.criteria import DIRECTIONS, Run
+from pipeline.diagnostics import picks, report, verdicts
+from pipeline.diagnostics.criteria import DIRECTIONS
 from pipeline.diagnostics.reading import incomparable_axes
-from pipeline.diagnostics.selection import Entry, entry_of, of_group, select
+from pipeline.diagnostics.selection import Entry
 from pipeline.encoded import ImageBatch
 from pipeline.errors import UserError
-from pipeline.listing import open_listing
 from pipeline.losses import LeJEPALoss
-from pipeline.results import CURVES
-from pipeline.tracking import Store
 from pipeline.views import Multicrop
 from stages import diagnose
 
 # SQLAlchemy on MLflow's own models.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 
-ROOT = Path(__file__).parents[1]
-OUT = Path("reports/diagnosis/default")
-GRID = {
-    "datasets": ["digits", "dtd"],
-    "backbones": ["test_vit", "test_byobnet"],
-    "lambdas": [0.02, 0.1],
-    "seeds": [0, 1],
-}
-SLICES = {"values": [1.0, 2.0, 3.0], "null_mean": 1.05, "null_sd": 0.5, "null_q95": 2.1, "share_above": 1 / 3}
-CLOUD = {"dim": 3, "spectrum": [2.0, 1.0, 0.5], "epps_pulley": {"raw": SLICES, "standardised": SLICES}}
-
-
-class Untracked:
-    def tag_picks(self, grid, picked):
-        return []
-
 
 @pytest.fixture(autouse=True)
 def _a_repository(tmp_path, monkeypatch, request):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(diagnose, "Store", Untracked)
-    if "drawn" not in request.fixturenames:  # drawing takes a second
-        monkeypatch.setattr(diagnose.figures_selection, "charts", lambda *_, **__: {"criteria": "<svg/>"})
-        monkeypatch.setattr(diagnose.figures_health, "charts", lambda cells: {"spectra-digits": "<svg/>"})
-    Path("paper").mkdir()
-    shutil.copy(ROOT / "paper/correlations.csv", "paper/correlations.csv")
-
-
-def write_params(exponent=0.4, **grid):
-    params = merge(BASE, {"grid": {**GRID, **grid}, "diagnose": {"num_draws": 100, "exponent": exponent}})
-    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    return open_listing("params.yaml")
-
-
-def put(path, value):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
-
-
-def write_cell(listing, cell, loss, accuracy, **criteria):
-    """Write what pretrain and probe leave of a cell."""
-    if not cell.frozen:
-        out = listing.owners[cell].folder / "pretrain"
-        put(out / "metrics.json", {"train_loss": loss, "pred_loss": loss / 2, "sigreg_loss": 3 * loss})
-        put(out / "provenance.json", {"commit": "c0ffee", "hardware": {"device": "cpu", "cpu": "Abacus"}})
-        put(out / "backbone.safetensors", f"weights of {cell.key}")
-        columns = ("epoch", *CURVES, "projection_rank")
-        put(out / "history.csv", f"{','.join(columns)}\n{','.join('1' for _ in columns)}\n")
-    put(cell.folder / "probe/metrics.json", {"linear_top1": accuracy, "linear_holdout_top1": accuracy - 0.01})
-    put(
-        cell.folder / "probe/health.json",
-        {"embedding": CLOUD, "projection": CLOUD, "criteria": {"rankme": accuracy, "lidar": None, **criteria}},
-    )
-
-
-def write_grid(listing, offset=0.0):
-    """Within a data set accuracy falls with loss / lambda^0.4, from 0.9 on by 0.02."""
-    for dataset in listing.params.grid.datasets:
-        cells = [cell for cell in listing.cells if cell.dataset == dataset]
-        for i, cell in enumerate(cells):
-            write_cell(listing, cell, (1 + i / 10) * float(cell.lamb) ** 0.4, 0.9 - 0.02 * i - offset)
-
-
-def table(out=OUT):
-    return report.read_table(out / "table.csv")
-
-
-def entry(dataset="digits", name="train_loss", a=0.4, out=OUT):
-    return entry_of(of_group(table(out), dataset), name, a)
-
-
-def files(folder=OUT):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    enter(tmp_path, monkeypatch, drawn="drawn" in request.fixturenames)
 
 
 @pytest.fixture
@@ -413,136 +333,3 @@ def test_too_many_cells_are_drawn_by_their_picks():
     kept = picks.drawn_cells(cells, [Entry("d", "vit", "train_loss", 0.4, 1, 0, pick="c7")])
     assert [cell["cell"] for cell in kept] == ["c7", "x"]
     assert picks.drawn_cells(cells[1:], []) == cells[1:]
-
-
-# 6. The charts
-
-
-def a_grid(num_lambdas, datasets=("d$_1$<i>",)):
-    runs = []
-    for dataset, i in product(datasets, range(num_lambdas)):
-        values = {"train_loss": 1.0 + i, "pred_loss": 0.1 * 10**i, "sigreg_loss": 2.0 - 0.1 * i, "rankme": i}
-        runs.append(Run(f"{dataset}--vit--{i}", dataset, "vit", 0.1, 0.9 - i / 10, None, values))
-    return runs, select(runs, exponent=0.4, num_draws=100)
-
-
-def texts(svg):
-    return {"".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")}
-
-
-def test_charts_name_what_they_show(drawn):
-    runs, entries = a_grid(4)
-    paper = report.read_paper(Path("paper/correlations.csv"))
-    made = figures_selection.charts(runs, entries, exponent=0.4, label="linear", paper=paper)
-    assert list(made) == ["plane-d$_1$<i>", "correlation", "criteria"]
-    shown = texts(made["plane-d$_1$<i>"])
-    assert {"d$_1$<i>", "vit", "picked without labels", "best by test labels", "linear top-1, %"} <= shown
-    assert {"a in loss / λ^a", "the rule, a = 0.4", "the paper"} <= texts(made["correlation"])
-    assert {"train loss / λ^0.4, the rule", "train loss / λ^a, hindsight", "rankme"} <= texts(made["criteria"])
-    assert figures_selection.plane(runs, runs[0].key, "linear") == made["plane-d$_1$<i>"]
-
-
-def test_few_runs_draw_what_there_is():
-    runs, entries = a_grid(2, ("a", "b"))
-    assert figures_selection.plane(runs[:1], "", "linear").startswith("<svg")
-    shown = texts(figures_selection.correlation(entries, 0.4, []))
-    assert {"fewer than three runs,", "or all of them alike", "mean over data sets"} <= shown
-
-
-# 7. MLflow
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("store")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)  # where the artifacts will be
-        return Store(folder / "mlflow.db")
-
-
-def tagged(store, grid="default"):
-    runs = store.client.search_runs([store.experiment_id], f"tags.grid = '{grid}'")
-    return {run.data.tags["cell"]: run.data.tags["picked_by"] for run in runs if "picked_by" in run.data.tags}
-
-
-def test_the_tag_moves_with_the_pick(store, monkeypatch, capsys):
-    listing = write_params(datasets=["digits"], backbones=["test_vit"], seeds=[0])
-    monkeypatch.setattr(diagnose, "Store", lambda: store)
-    first, second = (cell.key for cell in listing.cells)
-    for cell, grid in ((first, "default"), (second, "default"), ("other", "table5")):
-        store.client.create_run(store.experiment_id, tags={"cell": cell, "grid": grid})
-    store.tag_picks("table5", {"other": "another rule"})
-    write_grid(listing)
-    diagnose.main()
-    assert tagged(store) == {first: "train_loss/lambda^0.4"}
-    with monkeypatch.context() as patch:  # again, there is nothing to do
-        patch.setattr(store.client, "set_tag", None)
-        patch.setattr(store.client, "delete_tag", None)
-        diagnose.main()
-    assert capsys.readouterr().err == ""
-    write_cell(listing, listing.cells[1], 1e-6, 0.5)
-    diagnose.main()
-    assert tagged(store) == {second: "train_loss/lambda^0.4"} and tagged(store, "table5") == {"other": "another rule"}
-    assert store.tag_picks("default", {}) == [] and tagged(store) == {}
-    assert capsys.readouterr().err == ""
-
-
-def test_a_pick_without_a_run_is_named(store, monkeypatch, capsys):
-    listing = write_params(datasets=["digits"], lambdas=[0.3], backbones=["test_vit"], seeds=[0])
-    write_grid(listing)
-    monkeypatch.setattr(diagnose, "Store", lambda: store)
-    assert diagnose.main() == 0
-    key = listing.cells[0].key
-    assert capsys.readouterr().err == f"warning: {key} has no MLflow run to tag; run: python -m stages.sync\n"
-
-
-def test_trouble_with_the_store_is_a_warning(monkeypatch, capsys):
-    def unreachable():
-        raise OSError("database is locked")
-
-    write_grid(write_params(datasets=["digits"]))
-    monkeypatch.setattr(diagnose, "Store", unreachable)
-    assert diagnose.main() == 0
-    assert capsys.readouterr().err == "warning: no tags, MLflow is out of reach: OSError: database is locked\n"
-    assert (OUT / "picks/digits.json").exists()
-
-
-def test_files_are_attached_in_place_of_older_ones(store, tmp_path):
-    run_id = store.open_run(replace(OPENING, cell="with files"), afresh=True)
-    for text in ("old", "new"):
-        put(tmp_path / "a.txt", text)
-        assert store.attach(OPENING.grid, "with files", [tmp_path / "a.txt"], "density")
-    found = store.client.list_artifacts(run_id, "density")
-    assert [file.path for file in found] == ["density/a.txt"]
-    artifacts = Path(store.client.get_run(run_id).info.artifact_uri)
-    assert (artifacts / "density/a.txt").read_text() == "new"
-    assert not store.attach(OPENING.grid, "no such cell", [tmp_path / "a.txt"], "density")
-
-
-# 8. The page
-
-
-def test_the_section_shows_what_the_folder_has():
-    write_grid(write_params())
-    diagnose.main()
-    (name, shown), (health, drawn) = page.section(OUT)
-    assert (name, health) == ("Model selection without labels", "Embedding health")
-    assert shown.count("<svg") == drawn.count("<svg") == 1 and shown.count('class="verdict"') == 2
-    assert shown.count("<table>") == 3 and "train loss / λ^0.4, the rule" in shown and "mean over data sets" in shown
-    ElementTree.fromstring(f"<div>{shown}{drawn}</div>")
-
-
-def test_a_folder_that_is_not_there_is_a_gap():
-    ((name, gap),) = page.section(Path("reports/diagnosis/<none>"))
-    assert name == "Model selection without labels" and "python -m stages.diagnose" in gap and "&lt;none&gt;" in gap
-
-
-def test_names_are_escaped():
-    write_grid(write_params(datasets=["digits"]))
-    diagnose.main()
-    evil = "<script>alert(1)</script>"
-    for name in ("table.csv", "summary.json"):
-        text = (OUT / name).read_text(encoding="utf-8").replace("digits", evil)
-        (OUT / name).write_text(text, encoding="utf-8")
-    (_, shown), *_ = page.section(OUT)
-    assert "<script>" not in shown and "&lt;script&gt;" in shown
