@@ -1,12 +1,12 @@
 """Streaming a set that is not kept in memory, beside its decoders alone: python -m benchmarks.stream [--images 200000]
 
 A synthetic set of JPEG files is packed by the real packer into a temporary folder, which is removed at the end. Decode
-only: as many processes as loader workers decode files they hold in memory onto a canvas of their own, with the loader's
-own function, once they are warm. Streaming: pipeline.datasets.batches in the shuffled order of an epoch, from the start
-of its workers to the last batch. The two take turns on slices of the set, so that a busy machine slows both alike, and
-both start their processes anew for each: a process mostly keeps the speed it starts with (reports/LOG.md, 2026-11-22).
+only: as many processes as loader workers have read the same files in the same order before, and decode each once onto a
+canvas of their own, with the loader's own function, once they are warm. Streaming: pipeline.datasets.batches in the
+shuffled order of an epoch, from the start of its workers to the last batch. The two take turns, so that a busy machine
+slows both alike, and both start their processes anew each time.
 
-Then whole epochs are streamed, and the memory of this process and its workers is added up (PSS of
+Then more epochs are streamed, and the memory of this process and its workers is added up (PSS of
 /proc/<pid>/smaps_rollup: a page that k processes share counts 1/k in each).
 
 Writes reports/benchmarks/stream.md. Exits with 1 if streaming is under 90 % of decode only, or if an epoch's memory is
@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,13 +44,13 @@ from pipeline.seeds import generator
 BATCH, CANVAS_PX, NUM_CLASSES, NUM_TEST = 256, 160, 1000, 1000
 NUM_DISTINCT = 256  # pictures; every file has a number in its comment, so no two files are the same bytes
 WINDOW_GB = 0.5  # the default holds 4; less, so that a window is a part of the set
-NUM_HELD = 4096  # files that the decoders hold in memory, and go through again and again
+NUM_WARM = 4096  # files that a process decodes before its time is taken
 SAMPLES = 20  # of memory, an epoch
 LEAST_RATIO, MOST_DRIFT = 0.9, 0.05
 
 
 class Round(NamedTuple):
-    """Seconds that a slice took, decoded only and streamed: of the clock, and of CPU over all processes."""
+    """Seconds that the set took, decoded only and streamed: of the clock, and of CPU over all processes."""
 
     alone_s: float
     streamed_s: float
@@ -87,27 +88,26 @@ def pictures(files: list[bytes], num_images: int) -> Iterator[Picture]:
         yield Picture(file[:2] + comment + file[2:], number % NUM_CLASSES, str(number))
 
 
-def decode_all(files: list[bytes], num_images: int) -> None:
-    """Decode so many pictures, beginning again at the first file when all are done."""
-    canvas = np.empty((3, CANVAS_PX, CANVAS_PX), np.uint8)
-    for number in range(num_images):
-        decode(files[number % len(files)], canvas)
+_held: list[bytes] = []  # of a decoding process, which reads them itself: to touch another's would copy its pages
 
 
-_held: list[bytes] = []  # of a decoding process
+def hold(images: EncodedImages, indices: np.ndarray) -> None:
+    """Read files and get warm."""
+    _held.extend(images.shards.read(indices))
+    decode_each(_held[:NUM_WARM])
 
 
-def hold(files: list[bytes]) -> None:
-    _held[:] = files
-
-
-def decode_held(num_images: int) -> float:
-    """Decode so many pictures, beginning again at the first file when all are done; return the seconds of CPU."""
-    canvas = np.empty((3, CANVAS_PX, CANVAS_PX), np.uint8)
+def decode_held() -> float:
+    """Decode the files that are held; return the seconds of CPU."""
     started = time.process_time()
-    for number in range(num_images):
-        decode(_held[number % len(_held)], canvas)
+    decode_each(_held)
     return time.process_time() - started
+
+
+def decode_each(files: list[bytes]) -> None:
+    canvas = np.empty((3, CANVAS_PX, CANVAS_PX), np.uint8)
+    for file in files:
+        decode(file, canvas)
 
 
 def stream(images: EncodedImages, order: torch.Tensor, num_workers: int, look: Callable[[], None] | None = None) -> int:
@@ -133,24 +133,34 @@ def _pss_kib(pid: int | str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-def throughput(images: EncodedImages, order: torch.Tensor, workers: int, size: int, rounds: int) -> list[Round]:
-    """Decode only and stream slices of so many images in turn."""
-    chosen = torch.linspace(0, len(images) - 1, NUM_HELD).long().tolist()
-    held = [images.encoded(index) for index in chosen]
-    context, found = multiprocessing.get_context("fork"), []
-    stream(images, order[:NUM_HELD], workers)
-    for _, part in zip(range(rounds), order.split(size) * rounds, strict=False):
-        shares = [len(part) // workers] * workers
-        with ProcessPoolExecutor(workers, mp_context=context, initializer=hold, initargs=(held,)) as pool:
-            list(pool.map(decode_held, [NUM_HELD] * workers))
-            started = time.perf_counter()
-            alone_cpu_s = sum(pool.map(decode_held, shares))
-            alone_s = time.perf_counter() - started
+def throughput(
+    images: EncodedImages, order_of: Callable[[int], torch.Tensor], workers: int, rounds: int
+) -> list[Round]:
+    """Decode only and stream the whole set in turn."""
+    found = []
+    for number in range(rounds):
+        order = order_of(number)
+        alone_s, alone_cpu_s = decode_only(images, order, workers)
         before, started = cpu_seconds(), time.perf_counter()
-        stream(images, part, workers)
+        stream(images, order, workers)
         found.append(Round(alone_s, time.perf_counter() - started, alone_cpu_s, cpu_seconds() - before))
         print(found[-1], file=sys.stderr, flush=True)
     return found
+
+
+def decode_only(images: EncodedImages, order: torch.Tensor, workers: int) -> tuple[float, float]:
+    """Return the seconds, of the clock and of CPU, in which processes decode files that they hold."""
+    context = multiprocessing.get_context("fork")
+    with ExitStack() as stack:
+        pools = [
+            stack.enter_context(ProcessPoolExecutor(1, context, initializer=hold, initargs=(images, share)))
+            for share in np.array_split(order.numpy(), workers)
+        ]
+        for begun in [pool.submit(int) for pool in pools]:
+            begun.result()
+        started = time.perf_counter()
+        used = sum(done.result() for done in [pool.submit(decode_held) for pool in pools])
+        return time.perf_counter() - started, used
 
 
 def cpu_seconds() -> float:
@@ -191,7 +201,7 @@ def measure(folder: Path, args: argparse.Namespace) -> tuple[list[Round], list[E
         f"batches, packed in {packing_s:.0f} s; shuffled in a window of {args.window_gb:g} GB."
     )
     print(told, file=sys.stderr, flush=True)
-    rounds = throughput(images, order_of(0), args.threads, min(args.slice, args.images), args.rounds)
+    rounds = throughput(images, order_of, args.threads, args.rounds)
     return rounds, whole_epochs(images, order_of, args.threads, args.epochs), told
 
 
@@ -209,27 +219,27 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="loader workers, and processes that decode only")
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--slice", type=int, default=50_000, help="images of a round")
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--window-gb", type=float, default=WINDOW_GB)
     parser.add_argument("--device", default="cpu", choices=["cpu"], help="batches end in memory: nothing is trained")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="stream-") as place:
         rounds, epochs, told = measure(Path(place) / "set", args)
-    ratio = statistics.median(one.alone_s / one.streamed_s for one in rounds)
+    ratios = [one.alone_s / one.streamed_s for one in rounds]
+    ratio = statistics.median(ratios)
     cpu_ratio = statistics.median(one.alone_cpu_s / one.streamed_cpu_s for one in rounds)
-    size, moved = min(args.slice, args.images), drift(epochs)
+    moved = drift(epochs)
     notes = [
         told,
-        f"{args.threads} workers, batches of {BATCH}; {args.rounds} slices of {size:,} images, decoded only and "
-        "streamed in turn, by new processes each time; medians, the ratio is that of the rounds' ratios. Starting the "
-        "workers counts as streaming.",
-        "Files are in the page cache. Nothing is trained, no GPU.",
+        f"{args.threads} workers, batches of {BATCH}; {args.rounds} times decoded only and streamed in turn, by "
+        "new processes each time; medians, the ratio is that of the rounds' ratios, of which the least is "
+        f"{min(ratios):.1%} and the most {max(ratios):.1%}. Starting the workers counts as streaming.",
+        "Streaming finds the files in the page cache, decode only in its own memory. Nothing is trained, no GPU.",
         f"Memory: PSS of the process and its workers, {SAMPLES} samples an epoch.",
     ]
     alone, streamed, alone_cpu, streamed_cpu = (
-        statistics.median(column) / size for column in zip(*rounds, strict=True)
+        statistics.median(column) / args.images for column in zip(*rounds, strict=True)
     )
     bar = f"{LEAST_RATIO:.0%}"
     speed = [
@@ -242,7 +252,7 @@ def main() -> int:
         (["epoch", "images/s", "memory, median MiB", "memory, peak MiB"], rows),
         (["largest deviation from epoch 1", "bar"], [[f"**{moved:.1%}**", f"{MOST_DRIFT:.0%}"]]),
     ]
-    how = {"packages": ("torch", "pillow", "pyarrow"), "threads": args.threads, "device": "cpu"}
+    how = {"packages": ("torch", "simplejpeg", "pyarrow"), "threads": args.threads, "device": "cpu"}
     title = "Streaming from packed files beside decoding alone"
     print(write_report("stream", title, notes, tables, **how).read_text(encoding="utf-8"))
     return 0 if ratio >= LEAST_RATIO and moved <= MOST_DRIFT else 1
