@@ -31,7 +31,7 @@ def started_several(module: str, argument: str, processes: int) -> int | None:
     across = "PET_NNODES" in os.environ
     if (processes == 1 and not across) or "WORLD_SIZE" in os.environ:
         return None
-    launcher = [sys.executable, "-m", "torch.distributed.run", *([] if across else ["--standalone"])]
+    launcher = [sys.executable, "-m", "pipeline.torchrun", *([] if across else ["--standalone"])]
     command = [*launcher, f"--nproc-per-node={processes}", "-m", module, argument]
     with held_back() as request:
         # In a session of its own, so that a terminal's Ctrl-C comes once, from here: a second one would not wait.
@@ -45,7 +45,29 @@ def started_several(module: str, argument: str, processes: int) -> int | None:
     return child.returncode
 
 
+def main() -> None:
+    """Do what the command torchrun does, but say what to do about a rank that was killed.
+
+    The ranks that are left may say so as well, if they notice before torchrun ends them (pipeline/ranks.py).
+    """
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        run.main()
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:  # else it has given its reason itself
+            how = failure.signal_name()
+            print(f"ERROR: rank {rank} was ended by {how}; the last state is kept, run it again", file=sys.stderr)
+        sys.exit(1)
+
+
 def _end_with_parent() -> None:
     """Ask Linux to end this process, and with it its workers, when the one that started it is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()
