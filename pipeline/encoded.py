@@ -127,7 +127,7 @@ def decode(file: bytes, canvas: np.ndarray) -> float:
     Returns:
         The picture's own width / height over the canvas's.
     """
-    if file.startswith(b"\xff\xd8") and _decode_jpeg_of_size(file, canvas):
+    if file[:2] == b"\xff\xd8" and _decode_jpeg_of_size(file, canvas):
         return 1.0
     channels, height, width = canvas.shape
     mode = "L" if channels == 1 else "RGB"
@@ -149,14 +149,16 @@ def _decode_jpeg_of_size(file: bytes, canvas: np.ndarray) -> bool:
     back: rows start 8 bytes off (measured: reports/LOG.md, 2026-11-22).
 
     Returns:
-        False if the picture has another size, or is one that simplejpeg refuses: Pillow may know it, or says why not.
+        False if the picture has another size or unusual colours, such as CMYK, or is one that simplejpeg refuses:
+        Pillow may know it, or says why not.
     """
     channels, height, width = canvas.shape
-    memory = np.empty(canvas.size + 32, np.uint8)
-    rows = memory[(8 - memory.ctypes.data) % 32 :]
     try:
-        if simplejpeg.decode_jpeg_header(file)[:2] != (height, width):
+        *size_px, colours, _ = simplejpeg.decode_jpeg_header(file)
+        if size_px != [height, width] or colours not in ("Gray", "YCbCr", "RGB"):
             return False
+        memory = np.empty(canvas.size + 32, np.uint8)
+        rows = memory[(8 - memory.ctypes.data) % 32 :]
         pixels = simplejpeg.decode_jpeg(file, "GRAY" if channels == 1 else "RGB", buffer=rows)
     except ValueError:
         return False

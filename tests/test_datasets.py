@@ -289,6 +289,13 @@ def test_a_jpeg_of_the_canvas_size_has_the_pixels_of_pillow(kind, size, monkeypa
         assert decode(file, canvas) == 1 and np.array_equal(canvas, pixels), mode
 
 
+def test_a_jpeg_of_four_inks_is_left_to_pillow():
+    file = encode(Image.fromarray(noise(0, 33, 17, 4), "CMYK"), "JPEG")
+    wanted = of_pillow(file, "RGB")
+    canvas = np.zeros_like(wanted)
+    assert decode(file, canvas) == 1 and np.array_equal(canvas, wanted)
+
+
 def test_a_jpeg_that_is_cut_is_an_error():
     file = encode(Image.fromarray(noise(0, 32, 32, 3)), "JPEG")
     with pytest.raises(OSError, match="truncated"):

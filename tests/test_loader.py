@@ -1,7 +1,7 @@
 """Claims: batches follow the order given, are the same from memory, from disk and from loader workers, however long
 they are kept, and leave the global random state alone; files are read by position, the same bytes as Arrow reads, and
 neither mapped nor left open; a block that comes into use is read ahead once; workers end with the loop, with an error
-of theirs, and with their parent."""
+of theirs, and with their parent, however they were started."""
 
 from __future__ import annotations
 
@@ -137,6 +137,8 @@ def test_batches_may_be_kept(many, num_workers):
         assert torch.equal(ours, theirs.pixels[3:]) if i % 3 else same(ours, theirs)
     for ours, theirs in zip(batches(disk, order, 7, num_workers=num_workers), wanted, strict=True):
         assert same(ours, theirs)
+    for i, (ours, theirs) in enumerate(zip(kept, wanted, strict=True)):  # another loop left them alone
+        assert torch.equal(ours, theirs.pixels[3:]) if i % 3 else same(ours, theirs)
 
 
 def test_batches_that_are_let_go_take_no_new_memory(many):
@@ -164,19 +166,24 @@ def test_a_killed_worker_is_told(many):
         list(stream)
 
 
-def test_an_error_in_a_worker_is_raised_here(many):
+def test_an_error_in_a_worker_is_raised_here_in_its_turn(many):
     images = EncodedImages(many, "train", load_px=16)
     (many / "train-00000.arrow").write_bytes(b"")
-    with pytest.raises(OSError, match="was cut while it was in use"):
-        list(batches(images, torch.arange(50), 2, num_workers=2))
+    stream = batches(images, torch.arange(50).flip(0), 2, num_workers=2)
+    assert next(stream).labels.tolist() == images.labels[[49, 48]].tolist(), "other files are whole"
+    with pytest.raises(OSError, match="was cut while it was in use") as caught:
+        list(stream)
+    assert "in decode_into" in str(caught.value.__cause__), "where in the worker it happened"
 
 
 @pytest.mark.slow
-def test_workers_end_with_their_parent(many):
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+def test_workers_end_with_their_parent(many, start):
     program = f"""
 import multiprocessing, time, torch
 from pipeline.datasets import batches
 from pipeline.encoded import EncodedImages
+multiprocessing.set_start_method({start!r})
 stream = batches(EncodedImages({str(many)!r}, "train", load_px=16), torch.arange(50), 2, num_workers=2)
 next(stream)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
@@ -192,6 +199,20 @@ time.sleep(60)
     while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(is_running(pid) for pid in pids)
+
+
+@pytest.mark.slow
+def test_a_program_may_end_within_the_loop(many):
+    program = f"""
+import torch
+from pipeline.datasets import batches
+from pipeline.encoded import EncodedImages
+stream = batches(EncodedImages({str(many)!r}, "train", load_px=16), torch.arange(50), 2, num_workers=2)
+for batch in stream:
+    raise ValueError("enough")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and ended.stderr.endswith("ValueError: enough\n"), ended.stderr
 
 
 def is_running(pid):
