@@ -1,10 +1,11 @@
 """Streaming a set that is not kept in memory, beside its decoders alone: python -m benchmarks.stream [--images 200000]
 
-A synthetic set of JPEG files is packed by the real packer into a temporary folder, which is removed at the end. Decode
-only: as many processes as loader workers have read the same files in the same order before, and decode each once onto a
-canvas of their own, with the loader's own function, once they are warm. Streaming: pipeline.datasets.batches in the
-shuffled order of an epoch, from the start of its workers to the last batch. The two take turns, so that a busy machine
-slows both alike, and both start their processes anew each time.
+A synthetic set of JPEG files is packed by the real packer into a temporary folder, which is removed at the end.
+Streaming: pipeline.datasets.batches in the shuffled order of an epoch, from the start of its workers to their end.
+Decode only: as many processes have read the same files in the same order before, and decode one after the other onto a
+canvas of their own, with the loader's own function. The two take turns of about a second, of the same length, and the
+processes of one rest while those of the other work, so that a busy machine slows both alike; every round starts all of
+them anew.
 
 Then more epochs are streamed, and the memory of this process and its workers is added up (PSS of
 /proc/<pid>/smaps_rollup: a page that k processes share counts 1/k in each).
@@ -18,7 +19,9 @@ from __future__ import annotations
 import argparse
 import io
 import multiprocessing
+import os
 import resource
+import signal
 import statistics
 import sys
 import tempfile
@@ -26,6 +29,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from itertools import cycle, islice
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +40,7 @@ from PIL import Image
 
 from benchmarks.measure import write_report
 from pipeline.datasets import batches
-from pipeline.encoded import EncodedImages, decode, read_blocks
+from pipeline.encoded import EncodedImages, ImageBatch, decode, read_blocks
 from pipeline.order import shuffled
 from pipeline.packing import pack
 from pipeline.pictures import Picture
@@ -44,13 +49,14 @@ from pipeline.seeds import generator
 BATCH, CANVAS_PX, NUM_CLASSES, NUM_TEST = 256, 160, 1000, 1000
 NUM_DISTINCT = 256  # pictures; every file has a number in its comment, so no two files are the same bytes
 WINDOW_GB = 0.5  # the default holds 4; less, so that a window is a part of the set
-NUM_WARM = 4096  # files that a process decodes before its time is taken
+WARM_S = 1.0  # that a process decodes before its time is taken
+TURNS = 25  # of each side in a round
 SAMPLES = 20  # of memory, an epoch
 LEAST_RATIO, MOST_DRIFT = 0.9, 0.05
 
 
 class Round(NamedTuple):
-    """Seconds that the set took, decoded only and streamed: of the clock, and of CPU over all processes."""
+    """Seconds an image, decoded only and streamed: of the clock, and of CPU over all processes."""
 
     alone_s: float
     streamed_s: float
@@ -88,26 +94,24 @@ def pictures(files: list[bytes], num_images: int) -> Iterator[Picture]:
         yield Picture(file[:2] + comment + file[2:], number % NUM_CLASSES, str(number))
 
 
-_held: list[bytes] = []  # of a decoding process, which reads them itself: to touch another's would copy its pages
+_held: Iterator[bytes]  # of a decoding process, which reads them itself: to touch another's would copy its pages
 
 
 def hold(images: EncodedImages, indices: np.ndarray) -> None:
     """Read files and get warm."""
-    _held.extend(images.shards.read(indices))
-    decode_each(_held[:NUM_WARM])
+    global _held
+    _held = cycle(images.shards.read(indices))
+    decode_for(WARM_S)
 
 
-def decode_held() -> float:
-    """Decode the files that are held; return the seconds of CPU."""
-    started = time.process_time()
-    decode_each(_held)
-    return time.process_time() - started
-
-
-def decode_each(files: list[bytes]) -> None:
-    canvas = np.empty((3, CANVAS_PX, CANVAS_PX), np.uint8)
-    for file in files:
-        decode(file, canvas)
+def decode_for(seconds: float) -> tuple[int, float]:
+    """Decode the next files that are held; return how many, and the seconds of CPU."""
+    canvas, num = np.empty((3, CANVAS_PX, CANVAS_PX), np.uint8), 0
+    begun_s, ends = time.process_time(), time.perf_counter() + seconds
+    while time.perf_counter() < ends:
+        decode(next(_held), canvas)
+        num += 1
+    return num, time.process_time() - begun_s
 
 
 def stream(images: EncodedImages, order: torch.Tensor, num_workers: int, look: Callable[[], None] | None = None) -> int:
@@ -133,40 +137,50 @@ def _pss_kib(pid: int | str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-def throughput(
-    images: EncodedImages, order_of: Callable[[int], torch.Tensor], workers: int, rounds: int
-) -> list[Round]:
-    """Decode only and stream the whole set in turn."""
-    found = []
-    for number in range(rounds):
-        order = order_of(number)
-        alone_s, alone_cpu_s = decode_only(images, order, workers)
-        before, started = cpu_seconds(), time.perf_counter()
-        stream(images, order, workers)
-        found.append(Round(alone_s, time.perf_counter() - started, alone_cpu_s, cpu_seconds() - before))
-        print(found[-1], file=sys.stderr, flush=True)
-    return found
-
-
-def decode_only(images: EncodedImages, order: torch.Tensor, workers: int) -> tuple[float, float]:
-    """Return the seconds, of the clock and of CPU, in which processes decode files that they hold."""
+def one_round(images: EncodedImages, order: torch.Tensor, num_workers: int) -> Round:
+    """Stream the whole set by turns, and after each decode only for as long; the other side's processes rest."""
     context = multiprocessing.get_context("fork")
     with ExitStack() as stack:
         pools = [
             stack.enter_context(ProcessPoolExecutor(1, context, initializer=hold, initargs=(images, share)))
-            for share in np.array_split(order.numpy(), workers)
+            for share in np.array_split(order.numpy(), num_workers)
         ]
         for begun in [pool.submit(int) for pool in pools]:
             begun.result()
-        started = time.perf_counter()
-        used = sum(done.result() for done in [pool.submit(decode_held) for pool in pools])
-        return time.perf_counter() - started, used
+        decoders, ended_cpu_s = set(multiprocessing.active_children()), cpu_seconds(resource.RUSAGE_CHILDREN)
+        stream = batches(images, order, BATCH, num_workers=num_workers)
+        num_batches = -(-len(order) // BATCH)
+        turns, decoded = [], []
+        for num in np.diff(np.linspace(0, num_batches + 1, TURNS + 1, dtype=int)):  # one more than there are: it ends
+            turns.append(stream_turn(stream, int(num), decoders))
+            decoded += [done.result() for done in [pool.submit(decode_for, turns[-1][0]) for pool in pools]]
+        workers_cpu_s = cpu_seconds(resource.RUSAGE_CHILDREN) - ended_cpu_s  # they have ended, the decoders have not
+    (clock_s, own_cpu_s), (num, alone_cpu_s) = (np.sum(parts, axis=0).tolist() for parts in (turns, decoded))
+    return Round(clock_s / num, clock_s / len(order), alone_cpu_s / num, (own_cpu_s + workers_cpu_s) / len(order))
 
 
-def cpu_seconds() -> float:
-    """Return what this process and its ended children have used."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+def stream_turn(stream: Iterator[ImageBatch], num_batches: int, decoders: set[BaseProcess]) -> tuple[float, float]:
+    """Return the seconds, of the clock and of this process's CPU, until so many more batches are there.
+
+    The loader's workers, which would decode ahead in the other side's turn, are stopped by a signal.
+    """
+    started, own_cpu_s = time.perf_counter(), cpu_seconds(resource.RUSAGE_SELF)
+    signal_others(decoders, signal.SIGCONT)
+    for _ in islice(stream, num_batches):
+        pass
+    signal_others(decoders, signal.SIGSTOP)
+    return time.perf_counter() - started, cpu_seconds(resource.RUSAGE_SELF) - own_cpu_s
+
+
+def signal_others(decoders: set[BaseProcess], request: signal.Signals) -> None:
+    for process in set(multiprocessing.active_children()) - decoders:
+        os.kill(process.pid, request)
+
+
+def cpu_seconds(who: int) -> float:
+    """Return what this process (RUSAGE_SELF) or its ended children (RUSAGE_CHILDREN) have used."""
+    used = resource.getrusage(who)
+    return used.ru_utime + used.ru_stime
 
 
 def whole_epochs(images: EncodedImages, order_of: Callable[[int], torch.Tensor], workers: int, num: int) -> list[Epoch]:
@@ -201,7 +215,10 @@ def measure(folder: Path, args: argparse.Namespace) -> tuple[list[Round], list[E
         f"batches, packed in {packing_s:.0f} s; shuffled in a window of {args.window_gb:g} GB."
     )
     print(told, file=sys.stderr, flush=True)
-    rounds = throughput(images, order_of, args.threads, args.rounds)
+    rounds = []
+    for number in range(args.rounds):
+        rounds.append(one_round(images, order_of(number), args.threads))
+        print(rounds[-1], file=sys.stderr, flush=True)
     return rounds, whole_epochs(images, order_of, args.threads, args.epochs), told
 
 
@@ -219,7 +236,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="loader workers, and processes that decode only")
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--window-gb", type=float, default=WINDOW_GB)
     parser.add_argument("--device", default="cpu", choices=["cpu"], help="batches end in memory: nothing is trained")
     args = parser.parse_args()
@@ -232,15 +249,14 @@ def main() -> int:
     moved = drift(epochs)
     notes = [
         told,
-        f"{args.threads} workers, batches of {BATCH}; {args.rounds} times decoded only and streamed in turn, by "
-        "new processes each time; medians, the ratio is that of the rounds' ratios, of which the least is "
-        f"{min(ratios):.1%} and the most {max(ratios):.1%}. Starting the workers counts as streaming.",
+        f"{args.threads} workers, batches of {BATCH}; {args.rounds} rounds, in each of which the whole set is streamed "
+        f"in {TURNS} turns and decoded only for as long after each, by new processes; medians, the ratio is that of "
+        f"the rounds' ratios, of which the least is {min(ratios):.1%} and the most {max(ratios):.1%}. Starting and "
+        "ending the workers counts as streaming.",
         "Streaming finds the files in the page cache, decode only in its own memory. Nothing is trained, no GPU.",
         f"Memory: PSS of the process and its workers, {SAMPLES} samples an epoch.",
     ]
-    alone, streamed, alone_cpu, streamed_cpu = (
-        statistics.median(column) / args.images for column in zip(*rounds, strict=True)
-    )
+    alone, streamed, alone_cpu, streamed_cpu = map(statistics.median, zip(*rounds, strict=True))
     bar = f"{LEAST_RATIO:.0%}"
     speed = [
         ["images/s", f"{1 / alone:,.0f}", f"{1 / streamed:,.0f}", f"**{ratio:.1%}**", bar],
