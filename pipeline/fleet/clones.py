@@ -24,6 +24,7 @@ from pipeline.fleet.cell import LOGS, Outcome, run_through, slug
 from pipeline.fleet.tasks import Task
 
 COMMIT = ".git/launch-commit"
+SAFELY = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}  # Python 3.10.12 and 3.11.4 brought it
 CONFIG = """\
 [core]
     autostage = false
@@ -121,7 +122,7 @@ def _check_out(history: bytes, state: Snapshot, root: Path) -> None:
     for name in state.removed:
         (root / name).unlink(missing_ok=True)
     with tarfile.open(fileobj=io.BytesIO(state.changes), mode="r:gz") as tar:
-        tar.extractall(root, filter="tar")
+        tar.extractall(root, **SAFELY)
     mark.write_text(digest, encoding="utf-8")
 
 
