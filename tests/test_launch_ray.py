@@ -2,7 +2,7 @@
 
 1. A grid of twelve cells of the real pipeline is completed, although a worker is killed on the way; the stages of the
    killed worker end with it. Afterwards `dvc repro` has nothing to do, and tables, files, dvc.lock and MLflow agree.
-2. Results are those of a serial run, and a second launch does nothing.
+2. On an object store: results are those of a serial run, and a second launch does nothing.
 3. Results that reached the remote are not computed again, whatever became of the launcher's disk.
 4. What is sent to a node needs no copy of the code there.
 """
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from object_store import ObjectStore, object_store
 from small_pipeline import ROOT, SmallPipeline
 from workspace import Workspace
 
@@ -43,10 +44,6 @@ def cluster(tmp_path_factory) -> Iterator[str]:
 
 def options(address: str) -> list[str]:
     return ["--engine", "ray", "--address", address, "--remote", "shared", "--workdir", "$NODE_HOME/cells"]
-
-
-def add_remote(place: SmallPipeline | Workspace, folder) -> None:
-    place.run("dvc", "remote", "add", "--default", "shared", str(folder))
 
 
 def workers() -> list[psutil.Process]:
@@ -83,7 +80,7 @@ def test_a_grid_survives_the_death_of_a_worker(cluster, tmp_path):
             "pretrain": {"epochs": 1},
         }
     )
-    add_remote(workspace, tmp_path / "remote")
+    workspace.run("dvc", "remote", "add", "--default", "shared", str(tmp_path / "remote"))
     command = ["python", "-m", "stages.launch", *options(cluster)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, cwd=workspace.root, env=workspace.environment, **pipes) as launcher:
@@ -97,13 +94,19 @@ def test_a_grid_survives_the_death_of_a_worker(cluster, tmp_path):
     assert "12 cells of grid 'default': 0 disagreements" in workspace.run("python", "-m", "stages.verify")
 
 
-def test_nodes_exchange_results_through_the_remote(cluster, tmp_path):
+@pytest.fixture
+def store(tmp_path) -> Iterator[ObjectStore]:
+    with object_store(tmp_path) as running:
+        yield running
+
+
+def test_nodes_exchange_results_through_an_object_store(cluster, store, tmp_path):
     serial, launched = tmp_path / "serial", tmp_path / "launched"
     for folder in (serial, launched):
         folder.mkdir()
     one, many = SmallPipeline(serial, cells="abcd"), SmallPipeline(launched, cells="abcd")
     one.run("dvc", "repro")
-    add_remote(many, tmp_path / "remote")
+    store.add_to(many)
     printed = many.launch(*options(cluster))
     assert "6 tasks, 2 of them here" in printed and "6 done, 0 failed, 0 skipped" in printed
     assert many.total() == one.total() != ""

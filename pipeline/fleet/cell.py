@@ -69,7 +69,8 @@ def dvc_commands(stages: Sequence[str], flags: Sequence[str] = ()) -> list[list[
         flags: `--reads=STAGE` pulls all results of a stage from the DVC remote first, `--pull` takes results from there
             that are known already, `--push` sends the results there.
     """
-    dvc = [sys.executable, "-m", "dvc", "--wait-for-lock"]
+    exchange = {"--pull", "--push"} & {*flags}
+    dvc = [sys.executable, "-m", "pipeline.fleet.run_cache" if exchange else "dvc", "--wait-for-lock"]
     reads = [flag.removeprefix("--reads=") for flag in flags if flag.startswith("--reads=")]
     commands = [[*dvc, "pull", *reads]] * bool(reads)
     commands += [[*dvc, "repro", "--single-item", *["--pull"] * ("--pull" in flags), *stages]]

@@ -16,7 +16,7 @@ def check_remote(name: str, engine: str) -> None:
         engine: of --engine.
 
     Raises:
-        UserError: it is not the default remote of .dvc/config, or the engine is not Ray.
+        UserError: it is not the default remote of .dvc/config, DVC keeps no run cache on it, or the engine is not Ray.
     """
     from dvc.config import Config  # a second, which a launch on one file system does not need
 
@@ -28,6 +28,11 @@ def check_remote(name: str, engine: str) -> None:
         raise UserError(f"--remote {name} is not in .dvc/config, which has {known}; run: dvc remote add {name} URL")
     if config["core"].get("remote") != name:
         raise UserError(f"--remote {name}: `dvc repro --pull` asks the default remote; run: dvc remote default {name}")
+    remote = config["remote"][name]
+    without = [option for option in ("version_aware", "worktree") if remote.get(option)]
+    without += [remote["url"]] if remote["url"].startswith(("http:", "https:")) else []
+    if without:
+        raise UserError(f"--remote {name}: DVC keeps no run cache with {without[0]}; use a folder, SSH, S3 or its like")
 
 
 def locked_snapshot() -> Snapshot:
