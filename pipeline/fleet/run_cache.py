@@ -67,4 +67,4 @@ def _paths(odb: HashFileDB, entries: list[Entry]) -> list[str]:
 
 if __name__ == "__main__":
     cache.StageCache = RunCache
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
