@@ -10,3 +10,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch loads MKL: set_num_threads s
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """Files with slow tests first: no process is left with the longest of them when the others have nothing to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
