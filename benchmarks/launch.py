@@ -121,6 +121,18 @@ def two_nodes() -> Iterator[str]:
             cluster.shutdown()
 
 
+def asleep(args: argparse.Namespace, *options: str) -> tuple[float, tuple[list[str], list[list[str]]]]:
+    """Return how many times as fast as `dvc repro` the launcher is on two nodes with these options, and a table."""
+    serial = timed(lambda folder: call(folder, "dvc", "repro"), args.sleepers, args.seconds, args.rounds)
+    with two_nodes() as address:
+        work = launch("--engine", "ray", "--address", address, *options)
+        nodes = timed(work, args.sleepers, args.seconds, args.rounds)
+    faster = serial / nodes
+    print(f"{args.sleepers} cells of {args.seconds:g} s: dvc repro {serial:.1f} s, Ray {nodes:.1f} s, x {faster:.2f}")
+    head = [f"{args.sleepers} cells that sleep {args.seconds:g} s", "s", "times as fast"]
+    return faster, (head, [["`dvc repro`", f"{serial:.1f}", "1"], ["Ray, two nodes", f"{nodes:.1f}", f"{faster:.2f}"]])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=400, help="trivial ones")
@@ -128,19 +140,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="how long each of them sleeps")
     parser.add_argument("--rounds", type=int, default=1)
     args = parser.parse_args()
-    serial = timed(lambda folder: call(folder, "dvc", "repro"), args.sleepers, args.seconds, args.rounds)
-    with two_nodes() as address:
-        nodes = timed(launch("--engine", "ray", "--address", address), args.sleepers, args.seconds, args.rounds)
-    faster = serial / nodes
-    print(f"{args.sleepers} cells of {args.seconds:g} s: dvc repro {serial:.1f} s, Ray {nodes:.1f} s, x {faster:.2f}")
+    faster, sleeping = asleep(args)
     plain = timed(bare, args.cells, 0, args.rounds)
     local = timed(launch("--engine", "local"), args.cells, 0, args.rounds)
     added = (local - plain) / args.cells
     print(f"{args.cells} cells: bare {plain:.1f} s, launcher {local:.1f} s, {added:+.2f} s a cell")
-    sleeping = [["`dvc repro`", f"{serial:.1f}", "1"], ["Ray, two nodes", f"{nodes:.1f}", f"{faster:.2f}"]]
     trivial = [["bare DVC commands", f"{plain:.1f}", ""], ["launcher", f"{local:.1f}", f"{added:+.2f}"]]
     tables = [
-        ([f"{args.sleepers} cells that sleep {args.seconds:g} s", "s", "times as fast"], sleeping),
+        sleeping,
         ([f"{args.cells} trivial cells, {SLOTS} at once", "s", "added a cell, s"], trivial),
     ]
     notes = [f"Median of {args.rounds} runs, each in a fresh repository; start and end of everything included."]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks.launch import BAR_SPEEDUP, call, launch, timed, two_nodes
+from benchmarks.launch import BAR_SPEEDUP, asleep
 from benchmarks.measure import write_report
 
 
@@ -19,19 +19,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long each of them sleeps")
     parser.add_argument("--rounds", type=int, default=1)
     args = parser.parse_args()
-    serial = timed(lambda folder: call(folder, "dvc", "repro"), args.sleepers, args.seconds, args.rounds)
-    with two_nodes() as address:
-        apart = "--remote", "shared", "--workdir", "$NODE_HOME/{}"
-        work = launch("--engine", "ray", "--address", address, *apart)
-        nodes = timed(work, args.sleepers, args.seconds, args.rounds)
-    faster = serial / nodes
-    print(f"{args.sleepers} cells of {args.seconds:g} s: dvc repro {serial:.1f} s, Ray {nodes:.1f} s, x {faster:.2f}")
-    rows = [["`dvc repro`", f"{serial:.1f}", "1"], ["Ray, two nodes", f"{nodes:.1f}", f"{faster:.2f}"]]
-    head = [f"{args.sleepers} cells that sleep {args.seconds:g} s", "s", "times as fast"]
+    faster, table = asleep(args, "--remote", "shared", "--workdir", "$NODE_HOME/{}")
     notes = [f"Median of {args.rounds} runs, each in a fresh repository; start and end of everything included."]
     notes += [f"Bar: {BAR_SPEEDUP} times as fast."]
     title, packages = "Nodes that share nothing but a DVC remote", ("dvc", "ray")
-    print(write_report("nodes", title, notes, [(head, rows)], packages=packages, threads=1, device="cpu"))
+    print(write_report("nodes", title, notes, [table], packages=packages, threads=1, device="cpu"))
     return int(faster < BAR_SPEEDUP)
 
 
