@@ -52,7 +52,8 @@ def execute(workspace: Workspace, *, minutes: float) -> None:
 @pytest.fixture(scope="module")
 def whole(workspace) -> dict[str, bytes]:
     """Return the bytes of an uninterrupted run."""
-    return finish(workspace)
+    workspace.run(*COMMAND)
+    return taken(workspace)
 
 
 @pytest.fixture
@@ -61,9 +62,8 @@ def states(workspace, whole) -> Path:
     return killed_midway(workspace)
 
 
-def finish(workspace: Workspace) -> dict[str, bytes]:
-    """Run to the end, forget the states, and return the results' bytes."""
-    workspace.run(*COMMAND)
+def taken(workspace: Workspace) -> dict[str, bytes]:
+    """Return the results' bytes, and forget the states."""
     workspace.run("rm", "-rf", ".scratch/checkpoints")
     folder = workspace.root / "runs/default" / CELL / "pretrain"
     return {name: (folder / name).read_bytes() for name in ("backbone.safetensors", "history.csv", "metrics.json")}
@@ -104,7 +104,7 @@ def test_a_damaged_state_is_passed_over(workspace, whole, states, damage):
         path.write_bytes(content if damage == "altered" else content[: len(content) // 3])
     output = workspace.run(*COMMAND)
     assert f"{path.name} is of no use (torn or altered" in output
-    assert finish(workspace) == whole
+    assert taken(workspace) == whole
 
 
 def test_no_room_for_a_state(workspace, whole, tmp_path):
@@ -121,8 +121,7 @@ def test_no_room_for_a_state(workspace, whole, tmp_path):
         workspace.run(*COMMAND)
     finally:
         workspace.run("umount", str(scratch))
-    folder = workspace.root / "runs/default" / CELL / "pretrain"
-    assert {name: (folder / name).read_bytes() for name in whole} == whole
+    assert taken(workspace) == whole
 
 
 def test_execution_may_change_between_two_parts(workspace, whole, states):
@@ -131,7 +130,7 @@ def test_execution_may_change_between_two_parts(workspace, whole, states):
     output = workspace.run(*COMMAND)
     execute(workspace, minutes=1e-6)
     assert f"{before}/{STEPS} " in output, "the bar starts where the run was killed"
-    assert finish(workspace) == whole
+    assert taken(workspace) == whole
 
 
 def test_another_setting_starts_afresh(workspace, whole, states):

@@ -23,7 +23,6 @@ from contextlib import closing
 from itertools import chain
 
 import pytest
-import yaml
 from workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -39,12 +38,9 @@ def workspace(tmp_path_factory) -> Workspace:
     """Only what pretraining and probing lead to; the stages that read their results track nothing of their own."""
     made = Workspace(tmp_path_factory.mktemp("work"))
     made.change_params({"grid": {"lambdas": [0.05, 0.5]}})
-    path = made.root / "dvc.yaml"
-    pipeline = yaml.safe_load(path.read_text(encoding="utf-8"))
-    wanted = ("configure", "pretrain", "probe", "diagnose", "compare")
-    pipeline["stages"] = {name: pipeline["stages"][name] for name in wanted}
-    pipeline["stages"]["compare"]["deps"] = ["runs/default", "reports/diagnosis/default"]
-    path.write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
+    made.keep_stages(
+        "configure", "pretrain", "probe", "diagnose", compared=["runs/default", "reports/diagnosis/default"]
+    )
     return made
 
 

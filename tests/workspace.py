@@ -81,3 +81,11 @@ class Workspace:
         for section, value in change.items():
             params[section] = {**params[section], **value} if isinstance(value, dict) else value
         (self.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+    def keep_stages(self, *names: str, compared: list[str]) -> None:
+        """Leave these stages and compare, which then reads only what it compares."""
+        path = self.root / "dvc.yaml"
+        pipeline = yaml.safe_load(path.read_text(encoding="utf-8"))
+        pipeline["stages"] = {name: pipeline["stages"][name] for name in (*names, "compare")}
+        pipeline["stages"]["compare"]["deps"] = compared
+        path.write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
