@@ -1,6 +1,6 @@
 """The DVC graph of a pipeline under paper/: cells.yaml, which DVC loops over, and dvc.yaml, equal for all but the name.
 
-Both are written, never edited; params.yaml is the source. Stages depend on the import closure of their programs. Those
+Both are written, never edited; params.yaml is the source. paper/ is a DVC project, in which paths begin. Stages depend on the import closure of their programs. Those
 of the cells do so through one file of checksums that configure writes: hundreds of cells with thirty files each would
 cost every dvc command seconds.
 """
@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 from pathlib import Path
 
 from pipeline.listing import Listing
 from pipeline.params import bases
+from pipeline.project import repository, repro_command, shown
 
+CORRELATIONS = "pipeline/diagnostics/published_correlations.csv"
 CELLS = """\
-# Written by `python -m stages.expand {folder}` from params.yaml. Remove a line to leave a cell out.
+# Written by `python -m stages.expand {typed}` from params.yaml. Remove a line to leave a cell out.
 # `pretrain` lists what is trained here, `probe` every cell with the weights it reads and what is kept beside them.
 """
 
 GRAPH = """\
-# Written by `python -m stages.expand {folder}`; cells: cells.yaml, settings: params.yaml.
+# Written by `python -m stages.expand {typed}`; cells: cells.yaml, settings: params.yaml. Run it with `{command}`.
 # configure -> pretrain@cell -> probe@cell -> diagnose, table. Downloads: data/dvc.yaml, models/dvc.yaml (frozen).
 vars:
   - cells.yaml
@@ -28,7 +31,7 @@ vars:
 stages:
   configure:
     desc: validate params.yaml whole, try every backbone, write each cell's settings
-    wdir: ../..
+    wdir: ..
     cmd: python -m stages.configure {folder}/params.yaml
     deps:
       - {folder}/params.yaml
@@ -41,7 +44,7 @@ stages:
     foreach: ${{cells.pretrain}}
     do:
       desc: LeJEPA pretraining of one cell
-      wdir: ../..
+      wdir: ..
       cmd: python -m stages.pretrain runs/{grid}/configs/${{key}}/pretrain.json
       deps:
         - runs/{grid}/configs/${{key}}/pretrain.json
@@ -62,7 +65,7 @@ stages:
     foreach: ${{cells.probe}}
     do:
       desc: probes of one cell
-      wdir: ../..
+      wdir: ..
       cmd: python -m stages.probe runs/{grid}/configs/${{key}}/probe.json
       deps:
         - runs/{grid}/configs/${{key}}/probe.json
@@ -77,21 +80,21 @@ stages:
 
   diagnose:
     desc: which run to take without labels, and how healthy the embeddings are
-    wdir: ../..
+    wdir: ..
     cmd: python -m stages.diagnose {folder}/params.yaml
     deps:
       - runs/{grid}
       - {folder}/params.yaml
       - {folder}/cells.yaml
-      - paper/correlations.csv
+      - {correlations}
 {diagnose_deps}
     outs:
-      - {reports}/diagnosis/{grid}:
+      - reports/diagnosis/{grid}:
           cache: false
 
   table:
     desc: our numbers beside the published ones
-    wdir: ../..
+    wdir: ..
     cmd: python -m stages.table {folder}/params.yaml
     deps:
       - runs/{grid}
@@ -99,20 +102,20 @@ stages:
       - {folder}/cells.yaml
 {published}{table_deps}
     outs:
-      - {reports}/{name}.csv:
+      - reports/{name}.csv:
           cache: false
-      - {reports}/{name}.md:
+      - reports/{name}.md:
           cache: false
-      - {reports}/plots/{name}.svg:
+      - reports/plots/{name}.svg:
           cache: false
-      - {reports}/claims/{name}.csv:
+      - reports/claims/{name}.csv:
           cache: false
 """
 
 
 def cells_text(listing: Listing) -> str:
     """Return the text of cells.yaml: one line a cell."""
-    lines = [CELLS.format(folder=listing.path.parent)]
+    lines = [CELLS.format(typed=shown(listing.path.parent))]
     lines += ["cells:\n", "  pretrain:\n" if listing.trained else "  pretrain: {}\n"]
     lines += [f"    {cell.key}: {{dataset: {cell.dataset}}}\n" for cell in listing.trained]
     lines += ["  probe:\n"]
@@ -122,29 +125,25 @@ def cells_text(listing: Listing) -> str:
     return "".join(lines)
 
 
-def graph_text(listing: Listing, root: Path, reports: Path) -> str:
-    """Return the text of dvc.yaml.
-
-    Args:
-        listing: of the pipeline.
-        root: the repository, whose programs' imports become dependencies.
-        reports: folder of the tables, relative to the root.
-    """
-    folder, published = listing.path.parent, listing.path.with_name("published.csv")
+def graph_text(listing: Listing) -> str:
+    """Return the text of dvc.yaml; the working directory is the pipeline's DVC project, as it is for its stages."""
+    root, folder, published = repository(), listing.path.parent, listing.path.with_name("published.csv")
     backbones = listing.path.with_name("backbones.txt")
 
     def deps(*programs: str) -> str:
         files = {path for program in programs for path in import_closure(root / "stages" / f"{program}.py", root)}
-        return "\n".join(f"      - {path.relative_to(root)}" for path in sorted(files))
+        return "\n".join(f"      - {os.path.relpath(path)}" for path in sorted(files))
 
     shares = [folder.parent / name / file for name in listing.params.shares for file in ("params.yaml", "cells.yaml")]
     optional = [path for path in (backbones, published, *bases(listing.path), *shares) if path.exists()]
     optional = list(dict.fromkeys(optional))
     return GRAPH.format(
         folder=folder,
+        typed=shown(folder),
+        command=repro_command(listing.path),
+        correlations=os.path.relpath(root / CORRELATIONS),
         grid=listing.grid,
         name=folder.name,
-        reports=reports,
         optional="".join(f"      - {path}\n" for path in optional),
         published=f"      - {published}\n" if published.exists() else "",
         configure_deps=deps("configure", "pretrain", "probe"),
@@ -153,8 +152,9 @@ def graph_text(listing: Listing, root: Path, reports: Path) -> str:
     )
 
 
-def checksums(program: str, root: Path) -> str:
+def checksums(program: str) -> str:
     """Return a line for every file that a stage's program may load: SHA-256 and path."""
+    root = repository()
     files = sorted(import_closure(root / "stages" / f"{program}.py", root))
     return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root)}\n" for path in files)
 

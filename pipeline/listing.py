@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.cells import Cell, grid_cells, identity
 from pipeline.params import grid_name, load_params
+from pipeline.project import shown
 from pipeline.schema import Params
 from pipeline.validation import ParamsError, read_yaml
 
@@ -70,7 +71,7 @@ def open_listing(path: str | Path = "params.yaml", *, whole: bool = False) -> Li
     cells = possible_cells(path, params, grid)
     listing = path.with_name(LISTING)
     if not listing.exists() and (grid != "default" and not whole):
-        raise ParamsError(str(path), [f"there is no {listing} beside it; run: python -m stages.expand {path.parent}"])
+        raise ParamsError(str(path), [f"there is no {listing} beside it; run: python -m stages.expand {shown(path.parent)}"])
     if whole or not listing.exists():
         return Listing(path, params, grid, cells, _owners(path, params, cells))
     listed = (read_yaml(listing).get("cells") or {}).get("probe") or {}
@@ -82,7 +83,7 @@ def open_listing(path: str | Path = "params.yaml", *, whole: bool = False) -> Li
     }
     stale = [key for key, entry in listed.items() if expected.get(key) != entry]
     if stale:
-        remedy = f"do not follow from params.yaml; run: python -m stages.expand {listing.parent}"
+        remedy = f"do not follow from params.yaml; run: python -m stages.expand {shown(listing.parent)}"
         raise ParamsError(str(listing), [f"{len(stale)} entries of probe ({', '.join(stale[:3])}, ...) {remedy}"])
     return found
 

@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.cells import grid_cells, merge, resolve
+from pipeline.project import REPORTS, root_params, shown
 from pipeline.schema import BackboneRule, Params, Pretrain, Probe
 from pipeline.validation import ParamsError, Strict, did_you_mean, explain, read_yaml
 
-ROOT_PARAMS = Path("params.yaml")
 BACKBONE_LIST = "backbones.txt"
 FOLDER_NAME = re.compile(r"[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*")
 
@@ -42,16 +42,11 @@ def grid_name(path: str | Path) -> str:
 
 
 def reports_folder(grid: str) -> Path:
-    """Where a grid's comparison lies, relative to the repository root."""
-    return Path("reports") if grid == "default" else Path("reports") / grid
+    """Where a grid's comparison lies, relative to its DVC project."""
+    return REPORTS if grid == "default" else REPORTS / grid
 
 
-def reports_root(path: str | Path) -> Path:
-    """Where the reports of a paper pipeline go: reports/, or miniature/reports/ for a miniature."""
-    return Path("miniature/reports") if grid_name(path).startswith("miniature-") else Path("reports")
-
-
-def load_params(path: str | Path = ROOT_PARAMS) -> Params:
+def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and validate a parameter file.
 
     A file without `datasets` or `models` takes these catalogues from the root's params.yaml.
@@ -85,9 +80,9 @@ def read_sections(path: str | Path) -> dict[str, Any]:
     """
     raw = _with_base(read_yaml(path), Path(path), ())
     missing = [name for name in ("datasets", "models") if name not in raw]
-    if not missing or Path(path).resolve() == ROOT_PARAMS.resolve() or not ROOT_PARAMS.exists():
+    if not missing or Path(path).resolve() == root_params() or not root_params().exists():
         return raw
-    root = read_yaml(ROOT_PARAMS)
+    root = read_yaml(root_params())
     return {**raw, **{name: root[name] for name in missing if name in root}}
 
 
@@ -142,7 +137,7 @@ def _list_backbones(raw: dict, path: Path) -> list[str]:
     raw["grid"] = {**raw["grid"], "backbones": names}
     if names:
         return []
-    return [f"grid.backbones is a rule and {listing} does not list it yet; run: python -m stages.expand {path.parent}"]
+    return [f"grid.backbones is a rule and {listing} does not list it yet; run: python -m stages.expand {shown(path.parent)}"]
 
 
 def _section(raw: dict, name: str, kind: type) -> Any:

@@ -7,13 +7,14 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import sha256_file
-from pipeline.params import grid_name, reports_root
+from pipeline.params import grid_name
+from pipeline.project import REPORTS
 from pipeline.results import read_json
 
 
 def pick_path(dataset: str, params_path: str | Path) -> Path:
     """Return where the pick for a data set stands."""
-    return reports_root(params_path) / "diagnosis" / grid_name(params_path) / "picks" / f"{dataset}.json"
+    return REPORTS / "diagnosis" / grid_name(params_path) / "picks" / f"{dataset}.json"
 
 
 def read_pick(dataset: str, params_path: str | Path) -> dict[str, Any]:

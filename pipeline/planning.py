@@ -17,7 +17,8 @@ from pipeline.cells import Cell, resolve
 from pipeline.encoded import read_meta
 from pipeline.errors import UserError
 from pipeline.listing import open_listing
-from pipeline.params import grid_name, read_sections, reports_root
+from pipeline.params import grid_name, read_sections
+from pipeline.project import REPORTS
 from pipeline.schema import Model, Pretrain, Probe
 from pipeline.sources import open_source
 from pipeline.speed import Load
@@ -133,7 +134,7 @@ class Pipeline:
     @property
     def report(self) -> Path:
         """What its last stage writes."""
-        return reports_root(self.path) / f"{self.path.parent.name}.md"
+        return REPORTS / f"{self.path.parent.name}.md"
 
 
 def params_files(pipeline: str | Path) -> list[Path]:

@@ -1,11 +1,67 @@
-"""Where things are: the clone, and the DVC project in it that a parameter file belongs to."""
+"""Where things are: the clone, and the DVC project in it that a file belongs to.
+
+The clone is one DVC project, paper/ in it another, so that nobody who runs his own grid pays for the two thousand stages
+of the paper. A project has its own runs/, data/, models/ and reports/; programs work inside it.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
+
+REPORTS = Path("reports")
 
 
 def repository() -> Path:
     """Return the clone: the nearest folder at or above the working directory with a pyproject.toml, else that one."""
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
+
+
+def root_params() -> Path:
+    """Return the parameter file of the clone, with the catalogues of all projects."""
+    return repository() / "params.yaml"
+
+
+def enter(arguments: Sequence[str]) -> list[str]:
+    """Go to the DVC project that holds the files among a program's arguments, if it is one below the working directory.
+
+    Returns:
+        The arguments as they are to be read there; unchanged if the files are of no project, or of several.
+    """
+    here = Path.cwd()
+    paths = {argument: Path(argument).resolve() for argument in arguments if Path(argument).exists()}
+    homes = {_below(path, here) for path in paths.values()}
+    if len(homes) != 1 or (home := homes.pop()) is None:
+        return list(arguments)
+    os.chdir(home)
+    return [os.path.relpath(paths[argument], home) if argument in paths else argument for argument in arguments]
+
+
+def _below(path: Path, here: Path) -> Path | None:
+    """Return the project between a path and the folder `here` above it, that one left out."""
+    if here not in path.parents:
+        return None
+    inner = (path, *path.parents[: path.parents.index(here)])
+    return next((folder for folder in inner if (folder / ".dvc").is_dir()), None)
+
+
+def shown(path: str | Path) -> str:
+    """Return a path as a command takes it that is typed in the clone's top folder."""
+    return os.path.relpath(Path(path).resolve(), repository())
+
+
+def repro_command(params_path: str | Path) -> str:
+    """Return the command that runs the pipeline of a parameter file, as it is typed in the clone's top folder."""
+    root, folder = repository(), Path(params_path).resolve().parent
+    if folder == root:
+        return "dvc repro"
+    if root not in folder.parents or (home := _below(folder, root)) is None:
+        return f"dvc repro {os.path.relpath(folder / 'dvc.yaml', root)}"
+    return f"dvc --cd {home.relative_to(root)} repro {(folder / 'dvc.yaml').relative_to(home)}"
+
+
+def stage_key() -> str:
+    """Return what stands after the @ in the name of the DVC stage that runs this program; "" outside DVC."""
+    return os.environ.get("DVC_STAGE", "").partition("@")[2]

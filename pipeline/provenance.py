@@ -17,7 +17,7 @@ def commit() -> str:
     """Return the git commit of the working directory, with `-dirty` after it if tracked code differs from it."""
     try:
         head = _git("rev-parse", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "pipeline", "stages", "params.yaml")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/pipeline", ":/stages", ":/params.yaml")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}-dirty" if changed else head

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.errors import Interrupted, UserError
+from pipeline.project import enter
 
 _FULL, _DENIED = "free some space", "give yourself the right to write there (ls -l shows who has it)"
 _UNWRITABLE = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EACCES: _DENIED, errno.EPERM: _DENIED}
@@ -34,7 +35,7 @@ def run(main: Callable[..., int | None]) -> None:
     exception is a mistake of the program and keeps its traceback.
     """
     try:
-        code = main(*sys.argv[1:])
+        code = main(*enter(sys.argv[1:]))
     except KeyboardInterrupt as request:
         print(request if isinstance(request, Interrupted) else "interrupted", file=sys.stderr)
         code = 128 + getattr(request, "signum", signal.SIGINT)

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.graph import cells_text, graph_text
 from pipeline.listing import LISTING, open_listing
-from pipeline.params import BACKBONE_LIST, backbone_rule, reports_root
+from pipeline.params import BACKBONE_LIST, backbone_rule
 from stages import run
 
 
@@ -32,7 +32,7 @@ def expand(folder: Path) -> None:
         zoo.write_list(names, zoo.expand(rule.families, rule.max_params))
     listing = open_listing(params_path, whole=True)
     write_text(folder / LISTING, cells_text(listing))
-    write_text(folder / "dvc.yaml", graph_text(listing, Path(), reports_root(params_path)))
+    write_text(folder / "dvc.yaml", graph_text(listing))
     shared = sum(listing.owners[cell] != cell for cell in listing.owners)
     print(f"{folder}: {len(listing.cells)} cells, {len(listing.trained)} pretrainings here, {shared} shared")
 

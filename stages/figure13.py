@@ -14,7 +14,7 @@ from pipeline.experiments.visuals_measure import Settings, measure
 from pipeline.experiments.visuals_report import report
 from pipeline.files import write_atomically
 from pipeline.gallery.sheet import sheet
-from pipeline.params import reports_root
+from pipeline.project import REPORTS
 from stages import run
 
 
@@ -22,7 +22,7 @@ def main(params_path: str = "paper/figure13/params.yaml") -> None:
     settings = read_settings(params_path, "visuals", Settings)
     device = choose_device(settings.device)
     found = measure(settings, device)
-    root, name = reports_root(params_path), Path(params_path).parent.name
+    root, name = REPORTS, Path(params_path).parent.name
     png = sheet(list(zip(*found.columns.values(), strict=True)), above=list(found.columns))
     write_atomically(root / "plots" / f"{name}.png", lambda file: file.write(png))
     write_report(root, params_path, report(found, settings, name), str(device))

@@ -6,13 +6,13 @@ from pipeline.experiments.quadrature import Settings, measure
 from pipeline.experiments.quadrature_report import report
 from pipeline.experiments.settings import read_settings
 from pipeline.experiments.synthetic_report import write_report
-from pipeline.params import reports_root
+from pipeline.project import REPORTS
 from stages import run
 
 
 def main(params_path: str = "paper/figure20/params.yaml") -> None:
     settings = read_settings(params_path, "quadrature", Settings)
-    write_report(reports_root(params_path), params_path, report(measure(settings), settings), "cpu")
+    write_report(REPORTS, params_path, report(measure(settings), settings), "cpu")
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pipeline.experiments.resampling_report import report
 from pipeline.experiments.synthetic_report import write_report
-from pipeline.params import reports_root
+from pipeline.project import REPORTS
 from pipeline.results import read_json
 from stages import run
 
 
 def main(params_path: str = "paper/figure7/params.yaml", measured: str = "runs/figure7/measured.json") -> None:
-    write_report(reports_root(params_path), params_path, report(read_json(Path(measured))), "cpu")
+    write_report(REPORTS, params_path, report(read_json(Path(measured))), "cpu")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Write minutes-long versions of paper pipelines: `python -m stages.miniature paper/table5 ...`.
 
-For each it writes miniature/<id>/: run it with `dvc repro miniature/<id>/dvc.yaml`; its reports go to
-miniature/reports/. Pipelines that it shares pretrainings with are written too.
+For each it writes miniature/<id>/: run it with `dvc --cd miniature repro <id>/dvc.yaml`. miniature/ is a DVC project
+like paper/, with its own data, runs and reports. Pipelines that it shares pretrainings with are written too.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from contextlib import chdir
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -17,50 +18,57 @@ from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.graph import cells_text, graph_text
 from pipeline.listing import LISTING, PUBLISHED, Listing, open_listing, published_rows
-from pipeline.params import read_sections, reports_root
+from pipeline.params import read_sections
+from pipeline.project import repository, repro_command, shown
 from stages import run
 
-HOME = Path("miniature")
+FROM_PAPER = (".dvc/config", ".dvc/.gitignore", "data/dvc.yaml", "models/dvc.yaml")
 
 
 def main(*folders: str) -> None:
     if not folders:
         raise UserError("give one or more pipeline folders, e.g. paper/table5")
+    paper, home = repository() / "paper", repository() / "miniature"
+    for name in FROM_PAPER:
+        write_text(home / name, (paper / name).read_text(encoding="utf-8"))
     for folder in folders:
-        write(Path(folder))
+        write(paper / Path(folder).name, home)
 
 
-def write(folder: Path) -> None:
-    sections, target = read_sections(folder / "params.yaml"), HOME / folder.name
+def write(folder: Path, home: Path) -> None:
+    sections, target = read_sections(folder / "params.yaml"), home / folder.name
     for name in sections.get("shares", []):
-        write(folder.parent / name)
+        write(folder.parent / name, home)
     if "grid" not in sections:
         write_yaml(target / "params.yaml", miniature.figure_miniature(sections), folder)
         graph = (folder / "dvc.yaml").read_text(encoding="utf-8")
-        moved = graph.replace(f"{folder}/", f"{target}/").replace("reports/", f"{HOME}/reports/")
-        write_text(target / "dvc.yaml", moved.replace(f"runs/{folder.name}", f"runs/miniature-{folder.name}"))
+        write_text(target / "dvc.yaml", graph.replace(f"runs/{folder.name}", f"runs/miniature-{folder.name}"))
         if (folder / PUBLISHED).exists():
             write_text(target / PUBLISHED, (folder / PUBLISHED).read_text(encoding="utf-8"))
-        print(f"{target}: run it with dvc repro {target}/dvc.yaml")
+        print(f"{target}: run it with {repro_command(target / 'params.yaml')}")
         return
     original = open_listing(folder / "params.yaml", whole=True)
     stands = miniature.names(original)
     write_yaml(target / "params.yaml", miniature.grid_miniature(sections, original, stands), folder)
     chosen = miniature.chosen_cells(original.cells)
     write_csv(target / PUBLISHED, miniature.published_miniature(published_rows(original.path), chosen, stands))
-    small = open_listing(target / "params.yaml", whole=True)
-    cells = miniature.chosen_cells(small.cells)
-    listing = Listing(small.path, small.params, small.grid, cells, {c: small.owners[c] for c in cells if not c.frozen})
-    write_text(target / LISTING, cells_text(listing))
-    write_text(target / "dvc.yaml", graph_text(listing, Path(), reports_root(listing.path)))
-    print(f"{target}: {len(cells)} of {len(original.cells)} cells; run it with dvc repro {target}/dvc.yaml")
+    with chdir(home):
+        small = open_listing(Path(folder.name) / "params.yaml", whole=True)
+        cells = miniature.chosen_cells(small.cells)
+        owners = {cell: small.owners[cell] for cell in cells if not cell.frozen}
+        listing = Listing(small.path, small.params, small.grid, cells, owners)
+        write_text(target / LISTING, cells_text(listing))
+        write_text(target / "dvc.yaml", graph_text(listing))
+    command = repro_command(target / "params.yaml")
+    print(f"{target}: {len(cells)} of {len(original.cells)} cells; run it with {command}")
 
 
 def write_yaml(path: Path, sections: dict, folder: Path) -> None:
     text, yaml = io.StringIO(), YAML()
     yaml.representer.ignore_aliases = lambda *_: True
     yaml.dump(sections, text)
-    write_text(path, f"# Written by `python -m stages.miniature {folder}`; its numbers say nothing.\n{text.getvalue()}")
+    head = f"# Written by `python -m stages.miniature {shown(folder)}`; its numbers say nothing.\n"
+    write_text(path, head + text.getvalue())
 
 
 def write_csv(path: Path, rows: list[dict[str, str]]) -> None:

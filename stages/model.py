@@ -1,4 +1,7 @@
-"""Fetch one frozen model of the catalogue to models/<name>/: `python -m stages.model NAME [params.yaml]`."""
+"""Fetch one frozen model of the catalogue to models/<name>/: `python -m stages.model NAME [params.yaml]`.
+
+Without NAME the DVC stage that runs it says which.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.fetch import TIMEOUT_S
 from pipeline.models import make_model
+from pipeline.project import root_params, stage_key
 from pipeline.schema import Model
 from pipeline.validation import did_you_mean
 from stages import run
 
 
-def main(name: str, params_path: str = "params.yaml") -> None:
-    catalogue = Model.catalogue(params_path)
+def main(name: str = "", params_path: str | None = None) -> None:
+    name, catalogue = name or stage_key(), Model.catalogue(params_path or root_params())
     if name not in catalogue:
         raise UserError(f"unknown model {name!r}{did_you_mean(name, catalogue)}; add it under models:")
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # whatever timm asks for: no pickled code is run

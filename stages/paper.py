@@ -1,6 +1,6 @@
 """One page over all tables and figures of the paper: `python -m stages.paper` writes reports/paper.md and paper.csv.
 
-Reads what `dvc repro paper/<id>/dvc.yaml` left in reports/claims/; runs nothing itself.
+Reads what the pipelines left in paper/reports/claims/; runs nothing itself.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ import sys
 from pathlib import Path
 
 from pipeline.files import write_text
+from pipeline.project import REPORTS
 from pipeline.published.overview import paper_csv, paper_markdown, read_pipelines
 from stages import run
 
-PAPER, REPORTS = Path("paper"), Path("reports")
+PAPER = Path("paper")
 
 
 def main() -> int:
-    summaries, found, problems = read_pipelines(PAPER, REPORTS / "claims")
+    summaries, found, problems = read_pipelines(PAPER, PAPER / REPORTS / "claims")
     if not summaries:
         print(f"no {PAPER}/*/params.yaml; run from the repository root", file=sys.stderr)
         return 1
     write_text(REPORTS / "paper.csv", paper_csv(list(summaries.values())))
-    write_text(REPORTS / "paper.md", paper_markdown(list(summaries.values()), found, REPORTS, problems))
+    write_text(REPORTS / "paper.md", paper_markdown(list(summaries.values()), found, PAPER / REPORTS, problems))
     print(f"{REPORTS}/paper.md: {len(found)} of {len(summaries)} pipelines have a report")
     print("".join(f"broken: {line}\n" for line in problems), end="", file=sys.stderr)
     return 0

@@ -9,7 +9,7 @@ import sys
 
 from pipeline.files import write_text
 from pipeline.listing import open_listing
-from pipeline.params import reports_root
+from pipeline.project import REPORTS, repro_command
 from pipeline.published.claims import write_claims
 from pipeline.published.measured import read_results
 from pipeline.published.pairing import table_numbers
@@ -20,10 +20,10 @@ from stages import run
 
 def main(params_path: str) -> None:
     listing = open_listing(params_path)
-    command = f"dvc repro {listing.path.with_name('dvc.yaml')}"
+    command = repro_command(params_path)
     results, problems = read_results(listing, command)
     table = Table(listing, table_numbers(listing, results), results, problems, command)
-    out, name = reports_root(params_path), listing.path.resolve().parent.name
+    out, name = REPORTS, listing.path.resolve().parent.name
     write_text(out / f"{name}.csv", csv_table(table))
     write_text(out / f"{name}.md", markdown(table))
     write_text(out / "plots" / f"{name}.svg", published_against_ours(table.numbers, listing.params.report.title))

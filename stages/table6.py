@@ -9,7 +9,7 @@ from pipeline.experiments.settings import read_settings
 from pipeline.experiments.sigreg_time import Settings, measure, read_published
 from pipeline.experiments.sigreg_time_report import report
 from pipeline.experiments.synthetic_report import write_report
-from pipeline.params import reports_root
+from pipeline.project import REPORTS
 from stages import run
 
 
@@ -17,7 +17,7 @@ def main(params_path: str = "paper/table6/params.yaml") -> None:
     settings, device = read_settings(params_path, "sigreg_time", Settings), choose_device("auto")
     published = read_published(Path(params_path).with_name("published.csv"))
     times = measure([row.size for row in published], settings, device)
-    write_report(reports_root(params_path), params_path, report(times, published, settings, device), str(device))
+    write_report(REPORTS, params_path, report(times, published, settings, device), str(device))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import write_text
+from pipeline.project import repro_command, shown
 from pipeline.provenance import describe
 from pipeline.published.claims import Claim, claims_table, csv_text, write_claims
 
@@ -48,7 +49,7 @@ def write_report(root: Path, params_path: str, report: Report, device: str) -> N
     charts = "\n".join(f"![{name}](plots/{name}.svg)\n" for name in report.charts)
     page = (
         f"# {report.title}\n\n{report.text.strip()}\n\n{charts}\n## Claims\n\n{claims_table(report.claims)}\n"
-        f"Command: `dvc repro {folder}/dvc.yaml`. Settings: `{params_path}`. Date: {date.today().isoformat()}. "
+        f"Command: `{repro_command(params_path)}`. Settings: `{shown(params_path)}`. Date: {date.today().isoformat()}. "
         f"Device: {hardware['device']}; {hardware['cpu']}, {hardware['num_cpus']} CPUs; "
         f"Python {versions['python']}, torch {versions['torch']}.\n"
     )

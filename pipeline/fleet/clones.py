@@ -41,11 +41,13 @@ class Snapshot(NamedTuple):
         commit: hash of HEAD.
         changes: tar of the files that differ from it or are new to git and not ignored.
         removed: files that it has and the working tree has not.
+        project: folder of the DVC project in it, "." or "paper".
     """
 
     commit: str
     changes: bytes
     removed: tuple[str, ...]
+    project: str = "."
 
 
 def bundle(root: Path) -> bytes:
@@ -53,7 +55,7 @@ def bundle(root: Path) -> bytes:
     return _git(root, "bundle", "create", "--quiet", "-", "HEAD")
 
 
-def snapshot(root: Path) -> Snapshot:
+def snapshot(root: Path, project: str = ".") -> Snapshot:
     """Return the present state of a repository; DVC's lock must be held while it is taken."""
     listed = {kind: _names(root, kind) for kind in ("--modified", "--others", "--deleted")}
     removed = listed["--deleted"]
@@ -64,7 +66,7 @@ def snapshot(root: Path) -> Snapshot:
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
         for name in kept:
             tar.add(root / name, name)
-    return Snapshot(_git(root, "rev-parse", "HEAD").decode().strip(), packed.getvalue(), tuple(sorted(removed)))
+    return Snapshot(_git(root, "rev-parse", "HEAD").decode().strip(), packed.getvalue(), tuple(sorted(removed)), project)
 
 
 def _names(root: Path, kind: str) -> set[str]:
@@ -103,7 +105,7 @@ def clone(history: bytes, state: Snapshot, name: str, folder: Path) -> Iterator[
         fcntl.flock(lock, fcntl.LOCK_EX)  # an orphan of a killed worker ends first
         _check_out(history, state, root)
         config = CONFIG.format(cache=folder / "cache")
-        (root / ".dvc/config.local").write_text(config, encoding="utf-8")
+        (root / state.project / ".dvc/config.local").write_text(config, encoding="utf-8")
         yield root
 
 
@@ -131,7 +133,7 @@ def run_in_clone(history: bytes, state: Snapshot, task: Task, workdir: str, env:
     with clone(history, state, task.name, home(workdir)) as root:
         # A stage may read more of what another one wrote than it depends on: how it is run changes no result.
         flags = *(f"--reads={stage}" for stage in task.reads), "--pull", "--push"
-        done = run_through(task.stages, task.name, root, flags, env)
+        done = run_through(task.stages, task.name, root / state.project, flags, env)
         if done.code == 0:
             shutil.rmtree(root)
     return done

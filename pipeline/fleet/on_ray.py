@@ -14,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.fleet.cell import GRACE_S, POLL_S, Outcome, run_through
 from pipeline.fleet.clones import Snapshot, bundle, run_in_clone
 from pipeline.fleet.tasks import Task
+from pipeline.project import repository
 
 
 class OnRay:
@@ -49,7 +50,7 @@ class OnRay:
         options = {"num_cpus": cpus, "num_gpus": self._gpus, "max_retries": retries}
         self._remote = ray.remote(**options)(_in_clone if workdir else _in_place)
         self._running: dict = {}
-        self._history = ray.put(bundle(Path())) if workdir else None
+        self._history = ray.put(bundle(repository())) if workdir else None
         self._state = None
 
     @property

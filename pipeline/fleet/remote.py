@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.fleet.clones import Snapshot, snapshot
+from pipeline.project import repository
 
 
 def check_remote(name: str, engine: str) -> None:
@@ -40,4 +42,4 @@ def locked_snapshot() -> Snapshot:
     from dvc.repo import Repo
 
     with Repo(_wait_for_lock=True) as repo, repo.lock:
-        return snapshot(Path())
+        return snapshot(repository(), os.path.relpath(Path.cwd(), repository()))

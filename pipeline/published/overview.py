@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.listing import published_rows
+from pipeline.project import repro_command
 from pipeline.published.claims import Claim, claims_table, csv_text, markdown_table, read_claims, read_rows
 from pipeline.validation import read_yaml
 
@@ -20,7 +21,7 @@ INTRODUCTION = """\
 
 Every table and figure of *LeJEPA* (arXiv 2511.08544) that has a pipeline, and what became of each of its numbers and
 claims. *Reproduced*, *differs*: measured here, and within the stated deviation or not. *Not run*: nothing is said. Made
-by `python -m stages.paper` from `reports/claims/`; every other number of ours stands on the page that is named.\
+by `python -m stages.paper` from `paper/reports/claims/`; every other number of ours stands on the page that is named.\
 """
 
 
@@ -76,7 +77,7 @@ def read_pipelines(paper: Path, claims: Path) -> tuple[dict[str, Summary], dict[
         numbers = len(found[name]) if name in found else len(published_rows(path))
         verdicts = [claim.verdict for claim in found.get(name, ())]
         counts = (numbers, *(verdicts.count(verdict) for verdict in ("reproduced", "differs")))
-        command = f"dvc repro {path.with_name('dvc.yaml')}"
+        command = repro_command(path)
         summaries[name] = Summary(name, *told, command, *counts, numbers - counts[1] - counts[2])
     return summaries, found, problems
 
