@@ -16,7 +16,8 @@ from pipeline.files import write_text
 from pipeline.gallery import page as gallery
 from pipeline.listing import open_listing
 from pipeline.page import page
-from pipeline.params import reports_folder, reports_root
+from pipeline.params import reports_folder
+from pipeline.project import REPORTS, repro_command
 from pipeline.published.overview import paper_section
 from pipeline.results import ResultError, cell_record
 from pipeline.typicality import page as typicality
@@ -29,7 +30,7 @@ FOOTER = "The same numbers stand beside this page in comparison.csv and comparis
 def main(params_path: str = "params.yaml") -> int:
     listing = open_listing(params_path)
     params, grid, cells = listing.params, listing.grid, listing.cells
-    command = "dvc repro" if grid == "default" else f"dvc repro {Path(params_path).with_name('dvc.yaml')}"
+    command = repro_command(params_path)
     out, (experiment, run_ids) = reports_folder(grid), tracked(grid, cells)
     frame, missing = tables.collect(cells, Path(), run_ids=run_ids, command=command)
     if frame.empty:
@@ -42,7 +43,7 @@ def main(params_path: str = "params.yaml") -> int:
     charts = figures.comparison(rows, curves, {score: report.score_label(score) for score in scores})
     subtitle = f"Grid {grid}: {report.counted(gains, len(cells))}."
     shown = sections.comparison(rows, gains, scores, charts, missing, style)
-    shown += diagnosis.section(reports_root(params_path) / "diagnosis" / grid)
+    shown += diagnosis.section(REPORTS / "diagnosis" / grid)
     shown += typicality.section(out / "density") + gallery.section(out / "pictures") + paper_section(out / "paper.csv")
     write_text(out / "comparison.csv", tables.to_csv(frame))
     write_text(out / "comparison.md", report.markdown(params.report.title, rows, gains, scores, missing, style))

@@ -24,7 +24,7 @@ def main(params_path: str = "params.yaml") -> None:
         write_json(cell.configs / "execution.json", config.execution)
     if listing.grid != "default":  # the root's stages name their files one by one
         for program in ("pretrain", "probe"):
-            write_text(Path("runs") / listing.grid / "configs" / f"code-{program}.txt", checksums(program, Path()))
+            write_text(Path("runs") / listing.grid / "configs" / f"code-{program}.txt", checksums(program))
     print(f"{params_path}: {len(configs)} cells of grid {listing.grid!r} are valid")
 
 

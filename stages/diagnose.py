@@ -17,19 +17,19 @@ from pipeline.diagnostics.report import Diagnosis, markdown, read_paper, read_ta
 from pipeline.diagnostics.selection import select
 from pipeline.files import write_json, write_text
 from pipeline.listing import open_listing
-from pipeline.params import reports_root
+from pipeline.project import REPORTS, repro_command
 from pipeline.report import score_label
 from pipeline.tracking import Store
 from stages import run
 
-PAPER = Path("paper/correlations.csv")
+PAPER = Path(__file__).parents[1] / "pipeline/diagnostics/published_correlations.csv"
 
 
 def main(params_path: str = "params.yaml") -> int:
     listing = open_listing(params_path)
     grid, settings = listing.grid, listing.params.diagnose
-    command = "dvc repro" if grid == "default" else f"dvc repro {listing.path.with_name('dvc.yaml')}"
-    out, rule = reports_root(params_path) / "diagnosis" / grid, Criterion(RULE, settings.exponent).label
+    command = repro_command(params_path)
+    out, rule = REPORTS / "diagnosis" / grid, Criterion(RULE, settings.exponent).label
     found, paper = read_runs(listing, command), read_paper(PAPER)
     print("".join(f"missing: {line}\n" for line in found.problems), end="", file=sys.stderr)
     if not found.runs:

@@ -1,4 +1,7 @@
-"""Fetch one data set of the catalogue and pack it to data/<name>/: `python -m stages.download NAME [params.yaml]`."""
+"""Fetch one data set of the catalogue and pack it to data/<name>/: `python -m stages.download NAME [params.yaml]`.
+
+Without NAME the DVC stage that runs it says which.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pipeline.catalogue import load_catalogue, transfer_key
 from pipeline.errors import UserError
 from pipeline.fetch import shown
 from pipeline.packing import pack
+from pipeline.project import root_params, stage_key
 from pipeline.sources import open_source
 from pipeline.validation import did_you_mean
 from stages import run
@@ -17,8 +21,8 @@ from stages import run
 TRANSFERS = Path(".scratch/downloads")
 
 
-def main(name: str, params_path: str = "params.yaml") -> None:
-    catalogue = load_catalogue(params_path)
+def main(name: str = "", params_path: str | None = None) -> None:
+    name, catalogue = name or stage_key(), load_catalogue(params_path or root_params())
     if name not in catalogue:
         raise UserError(f"unknown data set {name!r}{did_you_mean(name, catalogue)}; add it under datasets:")
     entry = catalogue[name]

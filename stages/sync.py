@@ -13,7 +13,8 @@ from pathlib import Path
 from pipeline.agreement import recorded_picks
 from pipeline.cells import Cell
 from pipeline.listing import open_listing
-from pipeline.params import reports_folder, reports_root
+from pipeline.params import reports_folder
+from pipeline.project import REPORTS
 from pipeline.results import ResultError, cell_record
 from pipeline.tracking import Store
 from stages import run
@@ -32,7 +33,7 @@ def main(params_path: str = "params.yaml") -> int:
         if mended:
             run_id = store.publish(record)
             print(f"{cell.key}: run {run_id} written ({len(mended)} differences, first: {mended[0]})")
-    picks = recorded_picks(reports_root(params_path) / "diagnosis" / grid / "picks")
+    picks = recorded_picks(REPORTS / "diagnosis" / grid / "picks")
     for wrong, tagged, picked in store.wrong_picks(grid, picks):
         print(f"{wrong.data.tags.get('cell')}: tag picked_by set to {picked or 'nothing'}, was {tagged or 'nothing'}")
     store.tag_picks(grid, picks)

@@ -13,7 +13,8 @@ from pipeline.agreement import recorded_picks
 from pipeline.cells import Cell
 from pipeline.listing import Listing, open_listing
 from pipeline.lockfile import locked_stages, unlocked
-from pipeline.params import reports_folder, reports_root
+from pipeline.params import reports_folder
+from pipeline.project import REPORTS, repro_command, shown
 from pipeline.results import ResultError, cell_record, table_disagreements
 from pipeline.tracking import Store
 from stages import run
@@ -25,9 +26,9 @@ PROBED = ("health.json", "metrics.json")
 def main(params_path: str = "params.yaml") -> int:
     listing, store = open_listing(params_path), Store()
     lock = Path(params_path).with_name("dvc.lock")
-    command = "dvc repro" if listing.grid == "default" else f"dvc repro {lock.with_name('dvc.yaml')}"
-    locked, table, sync = locked_stages(lock), read_table(listing), f"; run: python -m stages.sync {params_path}"
-    folder = reports_root(params_path) / "diagnosis" / listing.grid / "picks"
+    command = repro_command(params_path)
+    locked, table, sync = locked_stages(lock), read_table(listing), f"; run: python -m stages.sync {shown(params_path)}"
+    folder = REPORTS / "diagnosis" / listing.grid / "picks"
     picks, problems = recorded_picks(folder), []
     for cell in listing.cells:
         outputs = [cell.folder / "pretrain" / name for name in TRAINED] if cell in listing.trained else []
