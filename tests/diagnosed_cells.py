@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import yaml
@@ -41,7 +40,6 @@ def enter(folder, monkeypatch, *, drawn=False):
         monkeypatch.setattr(diagnose.figures_selection, "charts", lambda *_, **__: {"criteria": "<svg/>"})
         monkeypatch.setattr(diagnose.figures_health, "charts", lambda cells: {"spectra-digits": "<svg/>"})
     Path("paper").mkdir()
-    shutil.copy(ROOT / "paper/correlations.csv", "paper/correlations.csv")
 
 
 def write_params(exponent=0.4, **grid):

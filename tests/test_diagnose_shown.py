@@ -38,7 +38,7 @@ def texts(svg):
 
 def test_charts_name_what_they_show():
     runs, entries = a_grid(4)
-    paper = report.read_paper(Path("paper/correlations.csv"))
+    paper = report.read_paper(diagnose.PAPER)
     made = charts(runs, entries, exponent=0.4, label="linear", paper=paper)
     assert list(made) == ["plane-d$_1$<i>", "correlation", "criteria"]
     shown = texts(made["plane-d$_1$<i>"])

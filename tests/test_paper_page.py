@@ -2,7 +2,7 @@
 
 1. Every pipeline under paper/ has a line: title and claim of its parameter file (of a grid's `report`, or top level),
    its command, and how many of its published numbers are reproduced, differ or were not run.
-2. Only what reports/claims/ holds counts as measured; a pipeline that was not run shows no number of ours.
+2. Only what paper/reports/claims/ holds counts as measured; a pipeline that was not run shows no number of ours.
 3. The same bytes every time, in natural order; a broken file is named and the rest is written.
 4. index.html gets a section from paper.csv, escaped, or none where there is no such file.
 """
@@ -38,7 +38,7 @@ def _a_paper(tmp_path, monkeypatch):
     write("paper/table10/published.csv", "dataset,top1\ndtd,12.34\n")
     write("paper/figure10/params.yaml", FIGURE)
     write("paper/notes/README.md", "no pipeline\n")
-    write_claims(Path("reports/claims/table2.csv"), FOUND)
+    write_claims(Path("paper/reports/claims/table2.csv"), FOUND)
 
 
 def write(path, text):
@@ -78,7 +78,7 @@ def test_the_page_shows_what_was_measured_alone():
     assert "| dtd, linear_top1 | 74.20 | 74.10 ± 0.30 | 3 | reproduced |" in text
     assert "| cifar10, linear_top1 | 90.00 | 80.00 | 1 | differs |" in text
     assert "food101" not in text and "1 of 3 not run; make them with `dvc repro paper/table2/dvc.yaml`." in text
-    assert "[table2.md](table2.md)" in text and "table10.md" not in text and "12.34" not in text
+    assert "[table2.md](../paper/reports/table2.md)" in text and "table10.md" not in text and "12.34" not in text
     assert "## figure10" not in text and "Not run; make it with `dvc repro paper/figure10/dvc.yaml`." in text
     assert "Under test: On a par | with <others>.\n" in text
 
@@ -91,11 +91,11 @@ def test_same_bytes():
 
 
 def test_broken_files_are_named(capsys):
-    write("reports/claims/table2.csv", "claim,ours\ndtd,99\n")
+    write("paper/reports/claims/table2.csv", "claim,ours\ndtd,99\n")
     write("paper/figure10/params.yaml", "title: [\n")
     assert paper.main() == 0
     said = capsys.readouterr().err
-    assert "broken: reports/claims/table2.csv must have the columns" in said and "paper/figure10/params.yaml" in said
+    assert "broken: paper/reports/claims/table2.csv must have the columns" in said and "paper/figure10/params.yaml" in said
     assert (rows()["table2"]["not_run"], rows()["figure10"]["title"]) == ("3", "")
     assert "## Broken files" in read("reports/paper.md") and "99" not in read("reports/paper.md")
 

@@ -66,18 +66,18 @@ def stages_of(dvc_yaml: Path):
     for name, stage in yaml.safe_load(dvc_yaml.read_text(encoding="utf-8"))["stages"].items():
         stage = stage.get("do", stage)
         program = stage["cmd"].split(" -m ")[1].split()[0].replace(".", "/") + ".py"
-        deps = {dep for dep in stage.get("deps", []) if str(dep).endswith(".py")}
+        deps = {dep.removeprefix("../") for dep in stage.get("deps", []) if str(dep).endswith(".py")}
         yield f"{dvc_yaml.relative_to(ROOT)}:{name}", program, deps
 
 
-GRAPHS = [*ROOT.glob("dvc.yaml"), *ROOT.glob("*/dvc.yaml"), *sorted(ROOT.glob("paper/*/dvc.yaml"))]
+GRAPHS = [ROOT / "dvc.yaml", *sorted(ROOT.glob("paper/*/dvc.yaml"))]
 STAGES = [entry for path in GRAPHS for entry in stages_of(path)]
 
 
 def wanted_deps(name: str, program: str) -> set[str]:
     """Cells of the paper's grids know their code by checksums, which configure writes and so depends on for them."""
     programs = [program]
-    if name.startswith("paper/"):
+    if "cells.yaml" in (ROOT / name.partition(":")[0]).read_text(encoding="utf-8"):
         by_checksum = ["stages/pretrain.py", "stages/probe.py"]
         programs = [] if program in by_checksum else [program, *by_checksum * (program == "stages/configure.py")]
     return {str(path.relative_to(ROOT)) for one in programs for path in import_closure(ROOT / one, ROOT)}

@@ -33,10 +33,9 @@ MINIATURE = {
 
 
 def wanted(name: str, paper: bool) -> bool:
-    """Whether a file belongs into a clone that nothing has run in; compare needs the paper's overview, and diagnose
-    its correlations."""
-    if name.startswith("paper/") and name != "paper/correlations.csv":
-        return paper
+    """Whether a file belongs into a clone that nothing has run in; the page needs the paper's overview."""
+    if name.startswith("paper/"):
+        return paper and not name.startswith("paper/reports/")
     return not name.startswith("reports/") or name == "reports/paper.csv"
 
 
@@ -44,7 +43,7 @@ class Workspace:
     """A clone in a folder of its own, with its own git repository, DVC cache and MLflow store."""
 
     def __init__(self, folder: Path, *, paper: bool = False) -> None:
-        """Copy what git would; the paper's pipelines if wanted, since DVC reads them all at every command."""
+        """Copy what git would; the paper's pipelines if wanted."""
         self.root = folder
         listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         for name in subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
@@ -66,9 +65,9 @@ class Workspace:
         assert as_told, f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}"
         return done.stdout
 
-    def repro(self, *arguments: str) -> list[str]:
-        """Run `dvc repro` and return the names of the stages that ran."""
-        lines = self.run("dvc", "repro", *arguments).splitlines()
+    def repro(self, *arguments: str, project: str = ".") -> list[str]:
+        """Run `dvc repro` in a project of the clone and return the names of the stages that ran."""
+        lines = self.run("dvc", "--cd", project, "repro", *arguments).splitlines()
         return [line.split("'")[1] for line in lines if line.startswith("Running stage '")]
 
     def params(self) -> dict:

@@ -100,7 +100,7 @@ def paper_markdown(
     Args:
         summaries: of all pipelines.
         found: claims of those that were run.
-        reports: folder of the page; pages and charts of the pipelines in it are linked.
+        reports: folder of the pipelines' pages, which are linked.
         problems: broken files.
     """
     head = ["pipeline", "title", *COUNTS.values(), "command"]
@@ -119,7 +119,7 @@ def _details(summary: Summary, claims: Sequence[Claim] | None, reports: Path) ->
     elif claims is None:
         parts.append(f"Not run; make it with `{summary.command}`.")
     if claims is not None and (reports / f"{summary.id}.md").exists():
-        parts.append(f"More: [{summary.id}.md]({summary.id}.md)")
+        parts.append(f"More: [{summary.id}.md](../{reports}/{summary.id}.md)")
     return "\n\n".join(part.strip() for part in parts if part)
 
 
