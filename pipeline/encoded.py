@@ -16,6 +16,7 @@ import simplejpeg
 import torch
 from PIL import Image
 
+from pipeline.project import remake
 from pipeline.shards import Blocks, Shards
 
 READ_AT_ONCE = 256  # files: reading and decoding by turns slows both (reports/LOG.md, 2026-11-22)
@@ -40,7 +41,7 @@ def read_meta(folder: str | Path) -> dict:
         FileNotFoundError: naming the command that makes the folder.
     """
     folder = Path(folder)
-    remedy = f"make it with `dvc repro data/dvc.yaml:download@{folder.name}`"
+    remedy = f"make it with `{remake(folder)}`"
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

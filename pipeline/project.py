@@ -62,6 +62,15 @@ def repro_command(params_path: str | Path) -> str:
     return f"dvc --cd {home.relative_to(root)} repro {(folder / 'dvc.yaml').relative_to(home)}"
 
 
+def remake(out: str | Path) -> str:
+    """Return the command that makes data/<name>, data/foreign/<name> or models/<name> of the present project anew."""
+    name, kind = Path(out).name, Path(out).parent.name
+    project = os.path.relpath(Path.cwd(), repository())
+    pipeline = "" if project == "." and kind != "models" else f"{kind}/dvc.yaml:"
+    target = "foreign" if kind == "foreign" else f"{pipeline}{'model' if kind == 'models' else 'download'}@{name}"
+    return f"dvc repro --force {target}" if project == "." else f"dvc --cd {project} repro --force {target}"
+
+
 def stage_key() -> str:
     """Return what stands after the @ in the name of the DVC stage that runs this program; "" outside DVC."""
     return os.environ.get("DVC_STAGE", "").partition("@")[2]

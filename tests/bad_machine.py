@@ -194,7 +194,7 @@ for _name, (_change, _packed, _words) in UNFIT.items():
     )
 
 
-@bad("images: not downloaded", "data set 'digits'", "data/digits/meta.json", "dvc repro data/dvc.yaml:download@digits")
+@bad("images: not downloaded", "data set 'digits'", "data/digits/meta.json", "dvc repro --force download@digits")
 def _(place):
     place.params()
     assert place.run(configure).status == 0
@@ -202,7 +202,7 @@ def _(place):
 
 
 @bad(
-    "images: a file is gone", "data set 'digits' lacks", "train-00000.arrow", "dvc repro data/dvc.yaml:download@digits"
+    "images: a file is gone", "data set 'digits' lacks", "train-00000.arrow", "dvc repro --force download@digits"
 )
 def _(place):
     place.configured({"pretrain": {"batch_size": 8}})

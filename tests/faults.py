@@ -122,7 +122,7 @@ def start_afresh(workspace: Workspace) -> None:
 def kill_many(folder: Path, *, kills: int, seed: int) -> str:
     """Compare a grid that is killed so many times with one that is not; return a report, or raise AssertionError."""
     whole, hurt = make(folder / "whole"), make(folder / "hurt")
-    whole.repro("data/dvc.yaml:download@digits")
+    whole.repro("download@digits")
     started = time.monotonic()
     whole.repro()
     whole_s = time.monotonic() - started

@@ -201,7 +201,7 @@ def test_full_disk(tmp_path, monkeypatch):
 
 
 def test_incomplete_folders_name_the_remedy(tmp_path):
-    remedy = r"dvc repro data/dvc.yaml:download@set`"
+    remedy = r"dvc repro --force download@set`"
     with pytest.raises(FileNotFoundError, match=remedy):
         EncodedImages(tmp_path / "set", "train", load_px=8)
     pack_all(tmp_path, [noise(i, 4, 4) for i in range(2)])

@@ -159,7 +159,7 @@ def test_added_data_sets_run_their_cells_alone(workspace):
     ran = workspace.repro()
     assert sorted(ran) == sorted(
         ["configure", "diagnose", "density", "compare"]
-        + [f"data/dvc.yaml:download@{name}" for name in entries]
+        + [f"download@{name}" for name in entries]
         + [f"{stage}@{name}-test_byobnet-0.05-0" for stage in ("pretrain", "probe") for name in entries]
         # Of digits too, whose run is picked among one backbone's now.
         + [f"score@{name}-digits" for name in ("digits", *entries)]

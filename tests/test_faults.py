@@ -38,7 +38,7 @@ def test_killed_at_random_moments(tmp_path):
 def workspace(tmp_path_factory) -> Workspace:
     made = Workspace(tmp_path_factory.mktemp("clone"))
     made.change_params({"pretrain": {"epochs": EPOCHS}, "grid": {"backbones": ["test_byobnet"]}})
-    made.run("dvc", "repro", "configure", "data/dvc.yaml:download@digits")
+    made.run("dvc", "repro", "configure", "download@digits")
     execute(made, minutes=1e-6)
     return made
 

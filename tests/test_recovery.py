@@ -106,7 +106,7 @@ def repro_at_once(workspace: Workspace, stages: list[str]) -> int:
 
 
 def test_four_cells_at_once_on_a_fresh_database(workspace):
-    workspace.repro("data/dvc.yaml:download@digits", "configure")
+    workspace.repro("download@digits", "configure")
     assert not (workspace.root / "mlflow.db").exists()
     tried_again = repro_at_once(workspace, [f"pretrain@{cell}" for cell in CELLS])
     tried_again += repro_at_once(workspace, [f"probe@{cell}" for cell in CELLS])

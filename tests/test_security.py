@@ -129,10 +129,10 @@ def test_a_refused_model_shows_no_token(tmp_path, status):
 @pytest.mark.slow
 @pytest.mark.parametrize(("catalogue", "entry"), [("datasets", {"source": "sklearn"}), ("models", {"hub": "timm"})])
 def test_a_name_of_a_catalogue_is_not_run(tmp_path, catalogue, entry):
-    workspace = Workspace(tmp_path)
+    workspace = Workspace(tmp_path, paper=True)
     names = ["a'; touch hit; '", 'a"; touch hit; "', "$(touch hit)"]
     workspace.change_params({catalogue: dict.fromkeys(names, entry)})
     pipeline = {"datasets": "data/dvc.yaml", "models": "models/dvc.yaml"}[catalogue]
-    told = workspace.run("dvc", "repro", "--keep-going", pipeline, code=None)
+    told = workspace.run("dvc", "--cd", "paper", "repro", "--keep-going", pipeline, code=None)
     assert all(f"name {name!r} must be letters" in told for name in names), told
     assert not list(tmp_path.rglob("hit"))

@@ -37,7 +37,7 @@ def workspace(tmp_path_factory) -> Workspace:
     made = Workspace(tmp_path_factory.mktemp("clone"))
     settings = {"epochs": EPOCHS, "layout": {"processes": 2}, "checkpoint": {"minutes": 1e-6}}
     made.change_params({"pretrain": settings, "grid": {"backbones": ["test_byobnet"]}})
-    made.run("dvc", "repro", "configure", "data/dvc.yaml:download@digits")
+    made.run("dvc", "repro", "configure", "download@digits")
     return made
 
 
