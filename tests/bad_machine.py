@@ -201,9 +201,7 @@ def _(place):
     return pretrain, str(CELL / "pretrain.json")
 
 
-@bad(
-    "images: a file is gone", "data set 'digits' lacks", "train-00000.arrow", "dvc repro --force download@digits"
-)
+@bad("images: a file is gone", "data set 'digits' lacks", "train-00000.arrow", "dvc repro --force download@digits")
 def _(place):
     place.configured({"pretrain": {"batch_size": 8}})
     Path("data/digits/train-00000.arrow").unlink()

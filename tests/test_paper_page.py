@@ -95,7 +95,8 @@ def test_broken_files_are_named(capsys):
     write("paper/figure10/params.yaml", "title: [\n")
     assert paper.main() == 0
     said = capsys.readouterr().err
-    assert "broken: paper/reports/claims/table2.csv must have the columns" in said and "paper/figure10/params.yaml" in said
+    assert "broken: paper/reports/claims/table2.csv must have the columns" in said
+    assert "paper/figure10/params.yaml" in said
     assert (rows()["table2"]["not_run"], rows()["figure10"]["title"]) == ("3", "")
     assert "## Broken files" in read("reports/paper.md") and "99" not in read("reports/paper.md")
 
