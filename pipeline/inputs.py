@@ -1,0 +1,91 @@
+"""A user's own files as dependencies of DVC: data/inputs/<name> leads to what an entry of the catalogue reads.
+
+DVC follows the link and looks at sizes and times, so that a changed folder or file is packed anew. Measured with 30,000
+files: 12 s once and after a change, 1 s at every later command (reports/LOG.md, 2026-11-30).
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+from pathlib import Path
+
+from pipeline.catalogue import Dataset
+from pipeline.errors import UserError
+from pipeline.project import repository
+
+INPUTS = Path("data/inputs")
+NOTHING = "no local input\n"
+
+
+def local_inputs(name: str, entry: Dataset) -> list[Path]:
+    """Return the files or folders of this machine that an entry reads; [] if it is downloaded or part of a package.
+
+    Args:
+        name: of the data set.
+        entry: its catalogue entry; paths are absolute, begin with ~, or are relative to the repository.
+
+    Raises:
+        UserError: something that the entry names is not there.
+    """
+    match entry.source:
+        case "bundled":
+            return [repository() / "data/bundled" / f"{name}.npz"]
+        case "torchvision" if entry.by_hand:
+            folder = _absolute(entry.by_hand.path)
+            return [
+                folder / file for file in entry.by_hand.files if (folder / file).exists()
+            ]  # the stage names the rest
+        case "folder" | "arrays" if entry.path:
+            path = _absolute(entry.path)
+            if not path.exists():
+                raise UserError(f"datasets.{name}.path: there is nothing at {path}; correct it in params.yaml")
+            return [path]
+        case "huggingface" if entry.path:
+            return _matched(name, entry)
+    return []
+
+
+def _absolute(path: str) -> Path:
+    return repository() / Path(path).expanduser()
+
+
+def _matched(name: str, entry: Dataset) -> list[Path]:
+    """Return the folder above a pattern, which may gain files; the files alone where the clone lies in that folder."""
+    pattern = str(_absolute(entry.path))
+    fixed = Path(re.split(r"[{*?\[]", pattern)[0] + "x").parent
+    patterns = [pattern.replace("{split}", split) for split in (entry.splits.train, entry.splits.test) if split]
+    files = sorted({Path(file) for one in patterns for file in glob.glob(one, recursive=True)})
+    if not files:
+        raise UserError(f"datasets.{name}.path: no file matches {pattern}; correct it in params.yaml")
+    return [fixed] if fixed not in (repository(), *repository().parents) else files
+
+
+def link_inputs(name: str, entry: Dataset, folder: Path = INPUTS) -> list[Path]:
+    """Make <folder>/<name> anew: a link to the one input of an entry, a folder of links to several, or a note of none.
+
+    Returns:
+        The inputs.
+    """
+    link, inputs = folder / name, local_inputs(name, entry)
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not inputs:
+        link.write_text(NOTHING, encoding="utf-8")
+    elif len(inputs) == 1:
+        _link(link, inputs[0])
+    else:
+        link.mkdir()
+        for number, path in enumerate(inputs):
+            _link(link / f"{number}-{path.name}", path)
+    return inputs
+
+
+def _link(link: Path, path: Path) -> None:
+    """Lead to a file of the clone by a relative link, so that a moved clone keeps it."""
+    inside = repository() in path.parents
+    link.symlink_to(os.path.relpath(path, link.parent.resolve()) if inside else path)

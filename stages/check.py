@@ -1,0 +1,18 @@
+"""Check a parameter file whole, in a second: `python -m stages.check [params.yaml]`; `make repro` begins with it.
+
+What only timm knows, the backbones' names and sizes, is left to `python -m stages.configure`, the first stage.
+"""
+
+from __future__ import annotations
+
+from pipeline.listing import open_listing
+from stages import run
+
+
+def main(params_path: str = "params.yaml") -> None:
+    listing = open_listing(params_path)
+    print(f"{params_path}: {len(listing.cells)} cells of grid {listing.grid!r} are valid")
+
+
+if __name__ == "__main__":
+    run(main)
