@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.catalogue import Dataset
 from pipeline.errors import UserError
-from pipeline.project import repository
+from pipeline.project import clone, repository
 
 INPUTS = Path("data/inputs")
 NOTHING = "no local input\n"
@@ -25,7 +25,7 @@ def local_inputs(name: str, entry: Dataset) -> list[Path]:
 
     Args:
         name: of the data set.
-        entry: its catalogue entry; paths are absolute, begin with ~, or are relative to the repository.
+        entry: its catalogue entry; paths are absolute, begin with ~, or are relative to the clone.
 
     Raises:
         UserError: something that the entry names is not there.
@@ -49,7 +49,7 @@ def local_inputs(name: str, entry: Dataset) -> list[Path]:
 
 
 def _absolute(path: str) -> Path:
-    return repository() / Path(path).expanduser()
+    return clone() / Path(path).expanduser()
 
 
 def _matched(name: str, entry: Dataset) -> list[Path]:
@@ -60,7 +60,7 @@ def _matched(name: str, entry: Dataset) -> list[Path]:
     files = sorted({Path(file) for one in patterns for file in glob.glob(one, recursive=True)})
     if not files:
         raise UserError(f"datasets.{name}.path: no file matches {pattern}; correct it in params.yaml")
-    return [fixed] if fixed not in (repository(), *repository().parents) else files
+    return [fixed] if fixed not in (clone(), *clone().parents) else files
 
 
 def link_inputs(name: str, entry: Dataset, folder: Path = INPUTS) -> list[Path]:

@@ -19,6 +19,16 @@ def repository() -> Path:
     return next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
 
 
+def clone() -> Path:
+    """Return the clone that the user sees, also to an experiment of DVC, which runs in a copy below its .dvc/tmp/exps.
+
+    MLflow's store lies there, and relative paths of the user's own files begin there.
+    """
+    here = repository()
+    copies = (folder for folder in here.parents if folder.parts[-3:] == (".dvc", "tmp", "exps"))
+    return next((folder.parents[2] for folder in copies), here)
+
+
 def root_params() -> Path:
     """Return the parameter file of the clone, with the catalogues of all projects."""
     return repository() / "params.yaml"
