@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from copy import copy
 from pathlib import Path
 
 import yaml
@@ -53,8 +54,20 @@ class Workspace:
         self.environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         self.change_params(MINIATURE)
         self.run("git", "init", "--quiet")
+        self.run("git", "config", "user.name", "test")
+        self.run("git", "config", "user.email", "test@localhost")
+        self.commit("start")
+
+    def commit(self, message: str) -> None:
+        """Commit all that git does not ignore."""
         self.run("git", "add", "--all")
-        self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "-m", "start")
+        self.run("git", "commit", "--quiet", "--allow-empty", "-m", message)
+
+    def at(self, folder: Path) -> Workspace:
+        """Return another clone as a workspace, as it is."""
+        other = copy(self)
+        other.root = folder
+        return other
 
     def run(self, *command: str, code: int | None = 0) -> str:
         """Run a command in the clone and return what it printed; its exit status must be `code` (None: not 0)."""

@@ -1,0 +1,102 @@
+"""Claims about DVC as its users know it, in a clone where the grid has run (cases B1, D1, D3 and their kind):
+
+1. `dvc status` is clean, `dvc checkout` succeeds, git sees few files, and nothing of paper/ is read.
+2. A clone elsewhere gets every result by `dvc pull`, and `dvc repro` there trains nothing.
+3. `dvc exp run -S`, in place and with --temp, and `dvc exp apply` succeed; the runs of an experiment reach MLflow beside
+   those of the workspace.
+4. Pictures that are added to a user's folder, and an array file that is replaced, are packed again and their cells run.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+from workspace import Workspace
+
+pytestmark = pytest.mark.slow
+
+CELL = "mine--test_vit--lambda0.05--seed0"
+
+
+def picture(folder, name, seed, brightness=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(brightness, brightness + 100, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / f"{name}.png")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """Return a clone whose grid is a user's folder alone, run to the end, with a remote."""
+    made = Workspace(tmp_path_factory.mktemp("dvc") / "a clone", paper=True)
+    for label in range(2):
+        for index in range(40):
+            picture(made.root / "my pictures" / f"class {label}", index, 100 * label + index, 120 * label)
+    made.change_params(
+        {
+            "datasets": {"mine": {"source": "folder", "path": "my pictures"}},
+            "grid": {"datasets": ["mine"], "backbones": ["test_vit"]},
+            "pretrain": {"batch_size": 16},
+            "density": {"sets": ["digits"], "num_images": 10},
+        }
+    )
+    made.run("dvc", "remote", "add", "--default", "store", str(tmp_path_factory.mktemp("remote")))
+    made.commit("a grid of one's own")
+    made.repro()
+    return made
+
+
+def runs(workspace):
+    client = MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+
+
+def test_after_a_run_dvc_finds_nothing_to_do(workspace):
+    assert "up to date" in workspace.run("dvc", "status")
+    assert workspace.repro() == []
+    workspace.run("dvc", "checkout")
+    changed = workspace.run("git", "status", "--short").splitlines()
+    assert {line.split()[-1] for line in changed} <= {"dvc.lock", "reports/comparison.csv", "reports/comparison.md"}
+    assert (workspace.root / "reports/index.html").is_file()
+
+
+def test_another_clone_pulls_everything(workspace, tmp_path):
+    workspace.commit("results")
+    workspace.run("dvc", "push")
+    workspace.run("git", "clone", "--quiet", str(workspace.root), str(tmp_path / "other"))
+    other = workspace.at(tmp_path / "other")
+    (other.root / "my pictures").symlink_to(workspace.root / "my pictures")
+    other.run("dvc", "pull")
+    assert (other.root / "runs/default" / CELL / "pretrain/backbone.safetensors").is_file()
+    assert other.repro() == ["configure"]  # which links the user's files
+    assert "up to date" in other.run("dvc", "status")
+
+
+def test_experiments(workspace):
+    workspace.commit("results")
+    before = {run.info.run_id for run in runs(workspace)}
+    workspace.run("dvc", "exp", "run", "--temp", "-S", "pretrain.epochs=3", "-n", "first")
+    made = [run for run in runs(workspace) if run.info.run_id not in before]
+    assert [run.data.params["epochs"] for run in made] == ["3"]
+    assert before <= {run.info.run_id for run in runs(workspace)}
+    assert "first" in workspace.run("dvc", "exp", "show", "--csv")
+    workspace.run("dvc", "exp", "apply", "first")
+    assert workspace.params()["pretrain"]["epochs"] == 3
+    assert workspace.repro() == []
+    workspace.run("git", "checkout", "--quiet", "--", ".")
+    workspace.run("dvc", "checkout")
+    assert workspace.repro() == []
+
+
+def test_changed_inputs_are_packed_again(workspace):
+    picture(workspace.root / "my pictures" / "class 0", "new", 7)
+    assert workspace.repro()[:2] == ["download@mine", "pretrain@mine-test_vit-0.05-0"]
+    arrays = {"images": np.zeros((60, 12, 12), np.uint8), "labels": np.arange(60) % 3}
+    for fill in (50, 90):
+        arrays["images"][:, 2:9, 2:9] = fill + 10 * arrays["labels"][:, None, None]
+        np.savez(workspace.root / "mine.npz", **arrays)
+        entry = {"source": "arrays", "path": "mine.npz", "images": "images", "labels": "labels"}
+        workspace.change_params({"datasets": {"arrays": entry}, "grid": {"datasets": ["arrays"]}})
+        assert "download@arrays" in workspace.repro()
+    assert workspace.repro() == []
