@@ -1,19 +1,15 @@
-"""What ails the tracking store, in one line with its remedy; and the lock under which it is opened."""
+"""What ails the tracking store, in one line with its remedy."""
 
 from __future__ import annotations
 
-import fcntl
+import re
 import sqlite3
-import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
 
-# Several processes that open a new store wait for the one that makes it, which takes a second or two.
-OPENING_S = 30.0
 # What SQLite, MLflow or the system says: what to do about it.
 REMEDIES = {
     "locked": "let the process that holds it end, or end it",
@@ -34,39 +30,42 @@ class StoreError(UserError):
     """The tracking store cannot be used; the message says why and what to do."""
 
 
-def explain(path: Path, error: BaseException) -> str:
-    """Say in one line what ails a store and what to do about it, in the words of SQLite or the system."""
+def shown(where: str | Path) -> str:
+    """Return the place of a store without the name and password that its address may hold."""
+    if isinstance(where, Path):
+        return str(where)
+    parts = urlsplit(where)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+
+def explain(where: str | Path, error: BaseException) -> str:
+    """Say in one line what ails a store and what to do about it, in the words of SQLite, the system or the server."""
+    if isinstance(where, str):
+        return _explain_server(where, error)
     cause = error
     while cause and not isinstance(cause, sqlite3.Error | OSError):
         cause = cause.__cause__ or cause.__context__
     cause = cause or error
     said = (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).splitlines()[0]
     remedy = next((remedy for words, remedy in REMEDIES.items() if words in said.lower()), REMAKE)
-    return f"{getattr(cause, 'filename', None) or path} cannot be used: {said}; {remedy}"
+    return f"{getattr(cause, 'filename', None) or where} cannot be used: {said}; {remedy}"
 
 
-def warn_untracked(cell: str, path: Path, error: Exception) -> None:
+def _explain_server(where: str, error: BaseException) -> str:
+    told = str(error).replace(where, shown(where))
+    system = re.search(r"\[Errno -?\d+\] ([^'\")]+)", told)
+    said = system[1] if system else "timed out" if "timed out" in told or "timeout" in told else told.splitlines()[0]
+    remedy = "look whether an MLflow server answers there, or unset MLFLOW_TRACKING_URI to use the clone's mlflow.db"
+    if re.search(r"\b(401|403|[Aa]uthenticat|[Pp]ermission)", told):
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    return f"{shown(where)} cannot be used: {said[:200]}; {remedy}"
+
+
+def warn_untracked(cell: str, where: str | Path, error: Exception) -> None:
     """Warn that a cell is not tracked, and say how to mend it."""
-    reason = error if isinstance(error, StoreError) else explain(path, error)
+    reason = error if isinstance(error, StoreError) else explain(where, error)
     warnings.warn(
         f"MLflow tracking stopped for {cell}: {reason}; the results are safe on disk, "
         "`python -m stages.sync` writes them to MLflow later",
         stacklevel=3,
     )
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Keep other processes from opening the store; give up on one that hangs."""
-    with Path(f"{path}.lock").open("w") as lock:
-        deadline = time.monotonic() + OPENING_S
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    message = f"locked for {OPENING_S:.0f} s by another process that opens the store"
-                    raise TimeoutError(0, message, lock.name) from None
-                time.sleep(0.05)
-        yield

@@ -1,6 +1,7 @@
-"""MLflow: one run a cell, found by its tags, continued and never doubled. Trouble here costs no training result.
+"""MLflow: one run a cell, found by its tags, continued and never doubled.
 
-The store is `sqlite:///mlflow.db` in the repository root, so a plain `mlflow ui` there shows everything.
+The store is `sqlite:///mlflow.db` in the repository root, so a plain `mlflow ui` there shows everything; or the server
+or database that MLFLOW_TRACKING_URI names.
 """
 
 from __future__ import annotations
@@ -16,24 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.agreement import Logged, all_tags, contradictions, gaps
-from pipeline.errors import NonFiniteLossError
-from pipeline.results import Record, alarm_metrics, alarm_tag, epoch_metrics
-from pipeline.store_trouble import StoreError, alone, explain, warn_untracked
+from pipeline.results import Record
+from pipeline.store_place import address, alone, artifacts, clone_store, experiment_name, place, prepare
+from pipeline.store_trouble import StoreError, explain
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+# A server that is away must not hold up training: MLflow would try for minutes, and `sync` can write all of it later.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-STORE = Path("mlflow.db")
-EXPERIMENT = "lejepa-benchmark"
 # MLflow's limits for one log_batch call.
 MAX_METRICS, MAX_PARAMS = 1000, 100
 # Creating the store is announced in dozens of lines otherwise, and its trouble with a traceback beside our message.
-for name, level in (("mlflow", "WARNING"), ("alembic", "WARNING"), ("mlflow.store.db.utils", "CRITICAL")):
+QUIET = {"mlflow": "WARNING", "alembic": "WARNING", "mlflow.store.db.utils": "CRITICAL", "urllib3": "ERROR"}
+for name, level in QUIET.items():
     logging.getLogger(name).setLevel(level)
 
 
@@ -45,7 +48,7 @@ def _explained(method: Callable) -> Callable:
         try:
             return method(self, *args, **kwargs)
         except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
-            raise StoreError(explain(self.path, error)) from error
+            raise StoreError(explain(self.place, error)) from error
 
     return call
 
@@ -57,40 +60,55 @@ def _create(path: Path) -> None:
     for file in (path, unborn):
         for journal in ("", "-wal", "-shm", "-journal"):
             Path(f"{file}{journal}").unlink(missing_ok=True)
-    MlflowClient(tracking_uri=f"sqlite:///{unborn}").create_experiment(EXPERIMENT, "mlruns")
+    MlflowClient(tracking_uri=address(unborn)).create_experiment(experiment_name(), artifacts(path))
     os.replace(unborn, path)
 
 
 class Store:
     """The tracking store; opening it creates it, once, however many processes ask at the same time."""
 
-    def __init__(self, path: Path = STORE) -> None:
+    def __init__(self, where: str | Path | None = None) -> None:
         """Open or create.
+
+        Args:
+            where: a file or an address, as `store_place.place` takes them.
 
         Raises:
             StoreError: it cannot be used; at once, or half a minute later if another process holds it.
         """
-        self.path = path
+        self.place = place(where)
         try:
-            with alone(path):
-                self._open()
+            if isinstance(self.place, Path):
+                with alone(self.place):
+                    self._open_file(self.place)
+            else:
+                beside = None if self.place.startswith("http") else artifacts(clone_store())
+                self._open(self.place, beside)
         except (OSError, MlflowException, SQLAlchemyError, sqlite3.Error) as error:
-            raise StoreError(explain(path, error)) from error
+            raise StoreError(explain(self.place, error)) from error
 
-    def _open(self) -> None:
-        if not self.path.exists():
-            _create(self.path)
-        with closing(sqlite3.connect(self.path)) as connection:
-            # Fails at once on what is no database; MLflow would try again for two minutes. WAL lets `mlflow ui` read
-            # while stages write.
-            connection.execute("PRAGMA journal_mode=WAL")
-        self.client = MlflowClient(tracking_uri=f"sqlite:///{self.path}")
-        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+    def _open_file(self, path: Path) -> None:
+        if not path.exists():
+            _create(path)
+        with closing(sqlite3.connect(path)) as connection:
+            prepare(connection, path)
+        self._open(address(path), artifacts(path))
+
+    def _open(self, uri: str, artifacts: str | None) -> None:
+        """Find or make the experiment; None lets a server choose the place of its artifacts."""
+        self.client = MlflowClient(tracking_uri=uri)
+        experiment = self.client.get_experiment_by_name(experiment_name())
         if experiment and experiment.lifecycle_stage == "deleted":
             self.client.restore_experiment(experiment.experiment_id)
-        self.experiment_id = (
-            experiment.experiment_id if experiment else self.client.create_experiment(EXPERIMENT, "mlruns")
-        )
+        self.experiment_id = experiment.experiment_id if experiment else self._new_experiment(artifacts)
+
+    def _new_experiment(self, artifacts: str | None) -> str:
+        try:
+            return self.client.create_experiment(experiment_name(), artifacts)
+        except MlflowException:
+            if (experiment := self.client.get_experiment_by_name(experiment_name())) is None:
+                raise
+            return experiment.experiment_id  # another process was first
 
     @_explained
     def runs(self, grid: str, cell: str) -> list[Run]:
@@ -225,73 +243,3 @@ class Store:
             for file in files:
                 self.client.log_artifact(run.info.run_id, str(file), folder)
         return bool(runs)
-
-
-class LiveRun:
-    """The run of a cell that trains right now.
-
-    After the first trouble of the store a warning is printed and training goes on without tracking;
-    `python -m stages.sync` writes what was missed.
-    """
-
-    def __init__(self, record: Record, *, afresh: bool, path: Path = STORE) -> None:
-        """Open the run of the record; `afresh` when training starts at its first epoch."""
-        self._record, self._path, self._store, self._rang = record, path, None, []
-        self._run_id = self._tried(lambda: self._open(afresh))
-
-    def _open(self, afresh: bool) -> str:
-        self._store = Store(self._path)
-        run_id = self._store.open_run(self._record, afresh=afresh)
-        # Asked once, since an epoch may take less time than asking.
-        self._logged = {(point.key, point.step) for point in self._store.points(self._store.client.get_run(run_id))}
-        return run_id
-
-    def log_epoch(self, row: dict[str, float]) -> None:
-        """Log one epoch: losses and learning rate as train/<name>, what was watched as health/<name>."""
-        self._tried(lambda: self._log(epoch_metrics(row)))
-
-    def _log(self, points: dict[tuple[str, int], float]) -> None:
-        new = {point: value for point, value in points.items() if point not in self._logged}
-        self._store.log_points(self._run_id, new)
-        self._logged |= new.keys()
-
-    def ring(self, alarms: Mapping[str, int]) -> None:
-        """Tag the run with the alarms that have rung so far, {name: epoch}, and log each of them once."""
-        self._tried(lambda: self._ring(dict(alarms)))
-
-    def _ring(self, alarms: dict[str, int]) -> None:
-        self._log(alarm_metrics(alarms))
-        self._store.client.set_tag(self._run_id, "alarms", alarm_tag(alarms))
-        self._rang = [alarm_tag(alarms)]
-
-    def __enter__(self) -> LiveRun:
-        """Return the run."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Mark a run that failed or was interrupted; a cell is FINISHED once it is probed."""
-        if kind is not None:
-            self._tried(lambda: self._end(kind))
-
-    def _end(self, kind: type[BaseException]) -> None:
-        client = self._store.client
-        if issubclass(kind, NonFiniteLossError):
-            client.set_tag(self._run_id, "alarms", ", ".join([*self._rang, "non_finite"]))
-        client.set_terminated(self._run_id, "FAILED" if issubclass(kind, Exception) else "KILLED")
-
-    def _tried(self, action: Callable[[], Any]) -> Any:
-        if self._store is None and hasattr(self, "_run_id"):
-            return None
-        try:
-            return action()
-        except Exception as error:  # locked, read-only or broken store, full disk: the training result counts more
-            self._store = None
-            return warn_untracked(self._record.cell, self._path, error)
-
-
-def publish_or_warn(record: Record, path: Path = STORE) -> None:
-    """Publish a finished cell; trouble of the store is a warning, since the results are safe on disk."""
-    try:
-        Store(path).publish(record)
-    except Exception as error:  # as in LiveRun
-        warn_untracked(record.cell, path, error)

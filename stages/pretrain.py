@@ -14,11 +14,11 @@ from pipeline.devices import choose_autocast, choose_device
 from pipeline.encoded import read_meta
 from pipeline.follow import Untracked, follow
 from pipeline.learner import build_learner, save_networks
+from pipeline.live_run import LiveRun
 from pipeline.order import build_shuffle
 from pipeline.ranks import process_group, rank, world_size
 from pipeline.results import opening_record, read_json, write_pretraining
 from pipeline.torchrun import started_several
-from pipeline.tracking import LiveRun
 from pipeline.views import Multicrop
 from pipeline.watch import build_watch
 from stages import run

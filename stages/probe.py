@@ -12,8 +12,8 @@ from pipeline.datasets import open_split
 from pipeline.devices import choose_autocast, choose_device
 from pipeline.encoded import read_meta
 from pipeline.files import write_json
+from pipeline.live_run import publish_or_warn
 from pipeline.results import cell_record, read_json
-from pipeline.tracking import publish_or_warn
 from pipeline.views import Multicrop
 from stages import run
 

@@ -17,8 +17,9 @@ from stores import new_store, the_run
 
 from pipeline.agreement import recorded_picks
 from pipeline.errors import Interrupted, NonFiniteLossError
+from pipeline.live_run import LiveRun
 from pipeline.results import alarm_metrics
-from pipeline.tracking import LiveRun, Store
+from pipeline.tracking import Store
 
 # SQLAlchemy on MLflow's own models.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
@@ -48,7 +49,7 @@ def store(path) -> Store:
     ],
 )
 def test_a_run_that_ended_badly_says_so(store, path, error, status):
-    with pytest.raises(type(error)), LiveRun(OPENING, afresh=True, path=path):
+    with pytest.raises(type(error)), LiveRun(OPENING, afresh=True, where=path):
         raise error
     assert the_run(store).info.status == status
     expected = "non_finite" if isinstance(error, NonFiniteLossError) else None
@@ -61,10 +62,10 @@ def test_a_run_that_ended_badly_says_so(store, path, error, status):
 
 
 def test_an_alarm_is_a_tag_and_one_point(store, path):
-    with LiveRun(OPENING, afresh=True, path=path) as live:
+    with LiveRun(OPENING, afresh=True, where=path) as live:
         live.ring({"collapse": 1})
         live.ring({"collapse": 1})
-    with LiveRun(OPENING, afresh=False, path=path) as live:
+    with LiveRun(OPENING, afresh=False, where=path) as live:
         assert "alarms" not in the_run(store).data.tags  # until it rings again
         live.ring({"collapse": 1})
         live.ring({"collapse": 1, "explosion": 2})
@@ -79,7 +80,7 @@ def test_an_alarm_is_a_tag_and_one_point(store, path):
 
 
 def test_an_alarm_that_rang_before_the_loss_was_not_finite_is_kept(store, path):
-    with pytest.raises(NonFiniteLossError), LiveRun(OPENING, afresh=True, path=path) as live:
+    with pytest.raises(NonFiniteLossError), LiveRun(OPENING, afresh=True, where=path) as live:
         live.ring({"explosion": 1})
         raise NonFiniteLossError("not finite")
     assert the_run(store).data.tags["alarms"] == "explosion@1, non_finite"

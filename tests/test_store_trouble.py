@@ -26,9 +26,10 @@ from cell_record import OPENING, ROWS, finished
 from params_file import written
 from stores import empty_store, new_store, the_run
 
-from pipeline import store_trouble, tracking
+from pipeline import store_place, tracking
+from pipeline.live_run import LiveRun, publish_or_warn
 from pipeline.store_trouble import StoreError
-from pipeline.tracking import LiveRun, Store, publish_or_warn
+from pipeline.tracking import Store
 from stages import compare, run, sync, verify
 
 # SQLAlchemy on MLflow's own models.
@@ -46,7 +47,7 @@ def train(path: Path) -> float:
     begun = time.monotonic()
     with (
         pytest.warns(UserWarning, match="(?s)^MLflow tracking stopped for digits--vit.*" + REMEDY) as caught,
-        LiveRun(OPENING, afresh=True, path=path) as live,
+        LiveRun(OPENING, afresh=True, where=path) as live,
     ):
         for row in ROWS:
             live.log_epoch(row)
@@ -193,7 +194,7 @@ def test_a_store_that_becomes_read_only(path, monkeypatch):
     def refuse(*_, **__):
         raise sqlite3.OperationalError("attempt to write a readonly database")
 
-    with LiveRun(OPENING, afresh=True, path=path) as live:
+    with LiveRun(OPENING, afresh=True, where=path) as live:
         live.log_epoch(ROWS[0])
         monkeypatch.setattr(tracking.MlflowClient, "log_batch", refuse)
         with pytest.warns(UserWarning, match="attempt to write a readonly database; make it and its .*" + REMEDY):
@@ -206,7 +207,7 @@ def test_a_store_that_becomes_read_only(path, monkeypatch):
 
 def test_a_full_disk(mounted):
     path = new_store(mounted("-t", "tmpfs", "-o", "size=2m", "tmpfs"))
-    with LiveRun(OPENING, afresh=True, path=path) as live:
+    with LiveRun(OPENING, afresh=True, where=path) as live:
         live.log_epoch(ROWS[0])
         with (
             (path.parent / "ballast").open("wb", buffering=0) as ballast,
@@ -225,7 +226,7 @@ def test_a_full_disk(mounted):
 
 
 def test_a_process_that_hangs_while_it_opens_the_store(path, monkeypatch):
-    monkeypatch.setattr(store_trouble, "OPENING_S", 0.3)
+    monkeypatch.setattr(store_place, "OPENING_S", 0.3)
     with Path(f"{path}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert 0.3 <= train(path) < 5

@@ -19,8 +19,9 @@ from cell_record import CONFIG, LOSSES, OPENING, ROWS, finished
 from mlflow.entities import Metric
 from stores import new_store, the_run
 
+from pipeline.live_run import LiveRun
 from pipeline.results import epoch_metrics
-from pipeline.tracking import LiveRun, Store
+from pipeline.tracking import Store
 
 # SQLAlchemy on MLflow's own models.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
@@ -54,7 +55,7 @@ def test_a_run_is_found_by_its_cell_and_continued(store):
 
 
 def test_what_a_run_holds(store, path):
-    with LiveRun(OPENING, afresh=True, path=path) as live:
+    with LiveRun(OPENING, afresh=True, where=path) as live:
         for row in ROWS:
             live.log_epoch(row)
     run = the_run(store)
@@ -70,13 +71,13 @@ def test_what_a_run_holds(store, path):
 
 
 def test_a_resumed_run_logs_no_point_twice(store, path):
-    with LiveRun(OPENING, afresh=True, path=path) as live:
+    with LiveRun(OPENING, afresh=True, where=path) as live:
         live.log_epoch(ROWS[0])
-    with LiveRun(OPENING, afresh=False, path=path) as live:
+    with LiveRun(OPENING, afresh=False, where=path) as live:
         for row in ROWS:
             live.log_epoch(row)
     assert steps(store) == [1, 2]
-    with LiveRun(OPENING, afresh=True, path=path) as live:
+    with LiveRun(OPENING, afresh=True, where=path) as live:
         live.log_epoch(ROWS[0])
     assert steps(store) == [1]
 
@@ -100,7 +101,7 @@ def test_publishing_is_idempotent(store):
 
 
 def test_publishing_completes_the_run_of_pretraining(store, path):
-    with LiveRun(OPENING, afresh=True, path=path) as live:
+    with LiveRun(OPENING, afresh=True, where=path) as live:
         for row in ROWS:
             live.log_epoch(row)
     run_id = the_run(store).info.run_id
@@ -234,7 +235,7 @@ def test_numbers_that_are_not_finite_agree_with_themselves(store):
 
 def test_what_was_watched_is_a_curve(store, path):
     rows = [ROWS[0] | {"embedding_rank": 5.5, "projection_norm": math.nan}, ROWS[1] | {"embedding_rank": math.inf}]
-    with LiveRun(OPENING, afresh=True, path=path) as live:
+    with LiveRun(OPENING, afresh=True, where=path) as live:
         for row in [*rows, *rows]:  # as a run that is continued does
             live.log_epoch(row)
     points = store.points(the_run(store))
