@@ -183,7 +183,7 @@ def test_batch_and_chunk_do_not_matter(encoder):
         torch.cat([jepa_score(encoder, part) for part in inputs.split(3)]),
         jepa_score(encoder, inputs, chunk=50),
     ):
-        torch.testing.assert_close(other, whole, rtol=2e-5, atol=0)
+        torch.testing.assert_close(other, whole, rtol=5e-5, atol=0)
 
 
 @pytest.mark.parametrize("mode", ["forward", "reverse"])

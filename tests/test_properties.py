@@ -137,6 +137,7 @@ def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     if path.suffix == ".npz":
         np.savez(path, **arrays)
         return
+    path.unlink(missing_ok=True)  # the exception of a refusal may keep the last one open
     with h5py.File(path, "w") as file:
         for key, value in arrays.items():
             file[key] = np.char.encode(value, "utf-8") if value.dtype.kind == "U" else value
