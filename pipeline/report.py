@@ -34,6 +34,11 @@ class Style:
         """Write a fraction as a percentage without its sign."""
         return ABSENT if fraction is None else f"{100 * fraction:.{self.decimals}f}"
 
+    @classmethod
+    def linked(cls, decimals: int, ui: str, experiment: str) -> Style:
+        """Link runs to the MLflow at the address `ui`; without an experiment's id there are no links."""
+        return cls(decimals, f"{ui.rstrip('/')}/#/experiments/{experiment}/runs/{{run_id}}" if experiment else "")
+
     def link(self, run_id: str) -> str:
         """Address of a run in the MLflow UI; empty where it is not known."""
         return self.run_url.format(run_id=run_id)
@@ -78,9 +83,15 @@ def entry(rows: Sequence[Row], row: Row, score: str, style: Style) -> Score:
         return value is not None and style.percent(value) == best
 
     learned = row.get(score)
-    values = [(label, row.get(prefix + score)) for prefix, label in BASELINES.items()]
+    measured = measured_baselines(rows)
+    values = [(label, row.get(prefix + score)) for prefix, label in BASELINES.items() if prefix in measured]
     baselines = tuple((label, value, is_best(value)) for label, value in values)
     return Score(learned, row.get(f"{score}_std"), is_best(learned), baselines, _collapse(row))
+
+
+def measured_baselines(rows: Sequence[Row]) -> list[str]:
+    """Name the baselines, by their prefix, of which any row has a number: `probe.baselines` chooses them."""
+    return [prefix for prefix in BASELINES if any(name.startswith(prefix) for row in rows for name in row)]
 
 
 def _collapse(row: Row) -> str:
@@ -145,10 +156,16 @@ def reading(rows: Sequence[Row]) -> str:
             f" {ALARM}: an alarm rang in training, named under the table. A run that collapsed has no learned number "
             "and is left out of means, gains and charts."
         )
+    told = {"random_init_": "the same backbone at random initialisation (random)", "raw_pixels_": "raw pixels (pixels)"}
+    others = " and on ".join(told[prefix] for prefix in measured_baselines(rows))
+    baselines = (
+        f"Under each number: the same probe on {others}, and how many points the learned features are above it "
+        "(differences are taken before rounding)."
+        if others
+        else "No baseline was measured (probe.baselines)."
+    )
     return (
-        "Top-1 accuracy on the test split in percent, frozen backbone. Under each number: the same probe on the same "
-        "backbone at random initialisation (random) and on raw pixels (pixels), and how many "
-        f"points the learned features are above it (differences are taken before rounding). {spread} "
+        f"Top-1 accuracy on the test split in percent, frozen backbone. {baselines} {spread} "
         f"Bold: best of its column, baselines included.{alarms}"
     )
 
@@ -163,6 +180,8 @@ def summary_line(gain: Row, style: Style) -> str:
     ]
     cells = f"{gain['num_cells']} cell{'s' * (gain['num_cells'] != 1)}"
     cells += f" ({left_out(gain)})" if gain["num_collapsed"] else ""
+    if not parts:
+        return f"{gain['dataset']}: {cells}; random initialisation was not measured (probe.baselines)"
     return f"{gain['dataset']}: learned minus random init, mean over {cells}: {', '.join(parts)}"
 
 

@@ -122,6 +122,7 @@ class Report(Strict):
     title: str = "LeJEPA benchmark"
     claim: str = Field("", description="what the paper says the table shows")
     decimals: int = Field(1, ge=0, le=4, description="of a percentage")
+    mlflow_url: str = Field("http://127.0.0.1:5000", description="where the page finds MLflow; `make ui PORT=...`")
 
 
 class Model(Strict):

@@ -57,7 +57,7 @@ def collect(
 
 def _row(cell: Cell, root: Path) -> dict[str, Any]:
     pretrain = _read_metrics(root / cell.folder, "pretrain/metrics.json", [*COUNT_COLUMNS, *LOSS_COLUMNS])
-    probe = _read_metrics(root / cell.folder, "probe/metrics.json", [*LEARNED_SCORES, *RANDOM_SCORES])
+    probe = _read_metrics(root / cell.folder, "probe/metrics.json", LEARNED_SCORES)
     names = dict(zip(CELL_COLUMNS, (cell.grid, cell.dataset, cell.backbone, cell.lamb, cell.seed), strict=True))
     scores, alarms = _scores(probe), _alarms(pretrain)
     if "collapse" in alarms:
@@ -112,10 +112,11 @@ def _score_order(name: str) -> tuple:
     return (found["baseline"] or "", found["probe"] != "linear", int(found["k"] or 0), bool(found["std"]))
 
 
-def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     present = {name for row in rows for name in row if SCORE.fullmatch(name)}
     few_shot = sorted((name for name in present if re.fullmatch(r"linear_top1_\d+shot", name)), key=_score_order)
-    front = [*CELL_COLUMNS, *COUNT_COLUMNS, *LOSS_COLUMNS, *LEARNED_SCORES, *few_shot, *RANDOM_SCORES]
+    baselines = [name for name in RANDOM_SCORES if name in present or not rows]
+    front = [*CELL_COLUMNS, *COUNT_COLUMNS, *LOSS_COLUMNS, *LEARNED_SCORES, *few_shot, *baselines]
     front += ["mlflow_run_id", "alarms"]
     return front + sorted(present - set(front), key=_score_order)
 
@@ -123,6 +124,13 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 def score_columns(frame: pd.DataFrame) -> list[str]:
     """Name the learned scores of a table: linear, k-NN, then few-shot by rising number of shots."""
     return [name for name in frame.columns if re.fullmatch(r"(linear|knn)_top1(_\d+shot)?", name)]
+
+
+def read_run_ids(table: Path) -> dict[str, str]:
+    """Return {cell: MLflow run} of a comparison.csv; a cell is named as in runs/."""
+    rows = pd.read_csv(table, dtype=str, keep_default_na=False, usecols=["dataset", *CELL_COLUMNS[2:], "mlflow_run_id"])
+    names = "--".join(["{dataset}", "{backbone}", "lambda{lambda}", "seed{seed}"])
+    return {names.format_map(row): row["mlflow_run_id"] for row in rows.to_dict("records")}
 
 
 def to_csv(frame: pd.DataFrame) -> str:

@@ -1,58 +1,47 @@
-"""Compare the cells of a grid: `python -m stages.compare [params.yaml]` writes tables, figures and the page.
+"""Compare the cells of a grid: `python -m stages.compare [params.yaml]` writes the tables and their figures.
 
-Runs on whatever is there; cells without results are named on stderr and in the reports.
+Runs on whatever is there; cells without results are named on stderr and in the tables. `stages.page` shows them.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline import figures, report, sections, tables, tracking
+from pipeline import figures, report, tables, tracking
 from pipeline.cells import Cell
-from pipeline.diagnostics import page as diagnosis
 from pipeline.files import write_text
-from pipeline.gallery import page as gallery
 from pipeline.listing import open_listing
-from pipeline.page import page
 from pipeline.params import reports_folder
-from pipeline.project import REPORTS, repro_command
-from pipeline.published.overview import paper_section
+from pipeline.project import repro_command
 from pipeline.results import ResultError, cell_record
-from pipeline.typicality import page as typicality
 from stages import run
-
-RUN_URL = "http://127.0.0.1:5000/#/experiments/{experiment}/runs/{{run_id}}"  # where `make ui` serves
-FOOTER = "The same numbers stand beside this page in comparison.csv and comparison.md."
 
 
 def main(params_path: str = "params.yaml") -> int:
     listing = open_listing(params_path)
     params, grid, cells = listing.params, listing.grid, listing.cells
-    command = repro_command(params_path)
-    out, (experiment, run_ids) = reports_folder(grid), tracked(grid, cells)
+    command, out = repro_command(params_path), reports_folder(grid)
+    experiment, run_ids = tracked(grid, cells)
     frame, missing = tables.collect(cells, Path(), run_ids=run_ids, command=command)
     if frame.empty:
+        print("".join(f"missing: {line}\n" for line in missing), end="", file=sys.stderr)
         print(f"no cell of grid {grid!r} has results under runs/{grid}; run: {command}", file=sys.stderr)
         return 1
     curves, damaged = tables.histories(cells, Path(), command=command)
     missing += damaged
-    style = report.Style(params.report.decimals, RUN_URL.format(experiment=experiment) if experiment else "")
     rows, gains, scores = tables.summarise(frame), tables.improvements(frame), tables.score_columns(frame)
     charts = figures.comparison(rows, curves, {score: report.score_label(score) for score in scores})
-    subtitle = f"Grid {grid}: {report.counted(gains, len(cells))}."
-    shown = sections.comparison(rows, gains, scores, charts, missing, style)
-    shown += diagnosis.section(REPORTS / "diagnosis" / grid)
-    shown += typicality.section(out / "density") + gallery.section(out / "pictures") + paper_section(out / "paper.csv")
+    style = report.Style.linked(params.report.decimals, params.report.mlflow_url, experiment)
     write_text(out / "comparison.csv", tables.to_csv(frame))
     write_text(out / "comparison.md", report.markdown(params.report.title, rows, gains, scores, missing, style))
-    write_text(out / "index.html", page(params.report.title, subtitle, shown, FOOTER))
-    for old in (out / "figures").glob("*.svg"):
-        old.unlink()
+    shutil.rmtree(out / "figures", ignore_errors=True)
     for name, svg in charts.items():
         write_text(out / "figures" / f"{name}.svg", svg)
-    print("\n".join([*(report.summary_line(gain, style) for gain in gains), f"{subtitle} See {out}/index.html"]))
+    counted = f"Grid {grid}: {report.counted(gains, len(cells))}."
+    print("\n".join([*(report.summary_line(gain, style) for gain in gains), f"{counted} See {out}/comparison.md"]))
     print("".join(f"missing: {line}\n" for line in missing), end="", file=sys.stderr)
     return 0
 

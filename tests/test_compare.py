@@ -1,11 +1,12 @@
-"""Claims about stages.compare.
+"""Claims about stages.compare and stages.page.
 
-1. From finished cells it writes comparison.csv, comparison.md, index.html and figures, with the run ids of MLflow.
+1. From finished cells they write comparison.csv, comparison.md, figures and index.html, with the run ids of MLflow.
 2. Run twice it writes the same bytes, and figures of data sets that left the grid are removed.
 3. With cells missing it exits with 0 and names them on stderr; without MLflow it warns and leaves the ids empty.
 4. With no result at all it fails, writes nothing and names the command.
-5. A cell that collapsed is counted on the page, and its row has the alarm and no learned scores.
-6. The page has the sections of diagnosis, density and pictures; folders that are not there are named as gaps.
+5. Without baselines, or with one of them, there is a table without their columns (case A3).
+6. A cell that collapsed is counted on the page, and its row has the alarm and no learned scores.
+7. The page has the sections of diagnosis, density and pictures; folders that are not there are named as gaps.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pipeline.diagnostics.selection import select
 from pipeline.diagnostics.verdicts import sentences
 from pipeline.files import write_json, write_text
 from pipeline.params import load_params
-from stages import compare
+from stages import compare, page
 
 
 @pytest.fixture
@@ -42,6 +43,12 @@ def cells(tmp_path, monkeypatch):
     return found
 
 
+def tables_and_page():
+    """Run both stages, as DVC does."""
+    assert compare.main() == 0
+    page.main()
+
+
 def rows():
     with Path("reports/comparison.csv").open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -53,11 +60,11 @@ def files():
 
 def test_all_reports_are_written(cells, tmp_path, capsys):
     write_grid(tmp_path, cells)
-    assert compare.main() == 0
+    tables_and_page()
     assert [row["mlflow_run_id"] for row in rows()] == ["run-of-test_vit", "run-of-test_byobnet"]
-    page = Path("reports/index.html").read_text(encoding="utf-8")
-    assert "2 of 2 cells have results" in page and page.count("<svg") == 2
-    assert "http://127.0.0.1:5000/#/experiments/7/runs/run-of-test_vit" in page
+    shown = Path("reports/index.html").read_text(encoding="utf-8")
+    assert "2 of 2 cells have results" in shown and shown.count("<svg") == 2
+    assert "http://127.0.0.1:5000/#/experiments/7/runs/run-of-test_vit" in shown
     assert "http://127.0.0.1:5000/#/experiments/7/runs/run-of-test_vit" in Path("reports/comparison.md").read_text()
     said = capsys.readouterr()
     assert "digits: learned minus random init, mean over 2 cells: linear" in said.out and said.err == ""
@@ -65,11 +72,11 @@ def test_all_reports_are_written(cells, tmp_path, capsys):
 
 def test_repeats_to_the_byte_and_removes_old_figures(cells, tmp_path):
     write_grid(tmp_path, cells)
-    compare.main()
+    tables_and_page()
     first = files()
     assert len(first) == 5
     Path("reports/figures/accuracy-gone.svg").write_text("<svg/>")
-    compare.main()
+    tables_and_page()
     assert files() == first
 
 
@@ -80,7 +87,7 @@ def test_partial_results(cells, tmp_path, monkeypatch, capsys):
         raise OSError("database is locked")
 
     monkeypatch.setattr(compare.tracking, "Store", unreachable)
-    assert compare.main() == 0
+    tables_and_page()
     assert [(row["backbone"], row["mlflow_run_id"]) for row in rows()] == [("test_vit", "")]
     said = capsys.readouterr().err
     assert "no run ids, MLflow is out of reach: OSError: database is locked" in said
@@ -92,7 +99,7 @@ def test_partial_results(cells, tmp_path, monkeypatch, capsys):
 def test_a_collapsed_cell(cells, tmp_path, capsys):
     write_grid(tmp_path, cells)
     write_cell(tmp_path, cells[1], pretrain_metrics(alarms={"collapse": 3}), probe_metrics())
-    assert compare.main() == 0
+    tables_and_page()
     sound, collapsed = rows()
     assert (sound["alarms"], collapsed["alarms"], collapsed["linear_top1"]) == ("", "collapse@3", "")
     assert sound["linear_top1"] and collapsed["random_init_linear_top1"] == "0.76"
@@ -105,22 +112,39 @@ def test_a_collapsed_cell(cells, tmp_path, capsys):
 
 def test_no_result_is_an_error(cells, capsys):
     assert compare.main() == 1
-    assert capsys.readouterr().err == "no cell of grid 'default' has results under runs/default; run: dvc repro\n"
+    said = capsys.readouterr().err
+    assert said.endswith("no cell of grid 'default' has results under runs/default; run: dvc repro\n")
     assert not Path("reports").exists()
 
 
 def test_further_sections(cells, tmp_path):
     write_grid(tmp_path, cells)
-    compare.main()
-    page = Path("reports/index.html").read_text(encoding="utf-8")
-    assert "reports/diagnosis/default is not there; run <code>python -m stages.diagnose</code>" in page
-    assert "python -m stages.density" in page and "dvc repro pictures" in page
+    tables_and_page()
+    shown = Path("reports/index.html").read_text(encoding="utf-8")
+    assert "reports/diagnosis/default is not there; run <code>python -m stages.diagnose</code>" in shown
+    assert "python -m stages.density" in shown and "dvc repro pictures" in shown
     run = Run("digits--a", "digits", "a", 0.1, 0.9, None, {"train_loss": 1.0})
     entries, out = select([run], exponent=0.4, num_draws=100), Path("reports/diagnosis/default")
     write_text(out / "table.csv", table_csv(entries))
     write_json(out / "summary.json", {"exponent": 0.4, "sentences": sentences(entries, 0.4, "linear_top1")})
     write_text(out / "criteria.svg", "<svg/>")
-    compare.main()
-    page = Path("reports/index.html").read_text(encoding="utf-8")
-    assert "digits: take digits--a (lowest train_loss/lambda^0.4 of 1 run)" in page and page.count("<svg") == 3
-    assert "diagnosis/default is not there" not in page
+    tables_and_page()
+    shown = Path("reports/index.html").read_text(encoding="utf-8")
+    assert "digits: take digits--a (lowest train_loss/lambda^0.4 of 1 run)" in shown and shown.count("<svg") == 3
+    assert "diagnosis/default is not there" not in shown
+
+
+@pytest.mark.parametrize("kept", [[], ["raw_pixels"], ["random_init"]])
+def test_baselines_that_were_not_asked_for(cells, tmp_path, capsys, kept):
+    """A3: `probe.baselines` chooses the columns; the table is there in any case."""
+    for cell in cells:
+        scores = probe_metrics() | {"raw_pixels_linear_top1": 0.7, "raw_pixels_knn_top1": 0.7}
+        others = {name: scores[name] for name in scores if name.startswith(("random_init", "raw_pixels"))}
+        chosen = {name: value for name, value in others.items() if name.startswith(tuple(kept) or ("none",))}
+        write_cell(tmp_path, cell, pretrain_metrics(), {n: v for n, v in scores.items() if n not in others} | chosen)
+    tables_and_page()
+    (first, _) = rows()
+    assert first["linear_top1"] and {name for name in first if name.startswith(("random_init", "raw"))} == set(chosen)
+    told = Path("reports/comparison.md").read_text(encoding="utf-8")
+    assert ("No baseline was measured (probe.baselines)" in told) == (not kept)
+    assert ("random initialisation was not measured" in capsys.readouterr().out) == ("random_init" not in kept)
