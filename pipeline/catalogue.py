@@ -20,7 +20,7 @@ UNVERIFIED = "unverified"
 """The word to write in place of a sha256 when a URL is trusted without one; every use of it is warned about."""
 
 SPLITS = ("train", "test")
-RESERVED_NAMES = ("bundled", "by-hand")  # folders of data/ that are not packed data sets
+RESERVED_NAMES = ("bundled", "by-hand", "foreign", "inputs")  # folders of data/ that are not packed data sets
 # No dot (DVC reads it as nesting in a params path), no slash or space (paths, stage names), no '--' (joins cell keys).
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*(-[A-Za-z0-9_]+)*")
 _SECRET = re.compile(r"token|secret|password|passwd|signature|credential|api_?key|^(key|sig|auth)$", re.IGNORECASE)
@@ -194,7 +194,9 @@ class Folder(_File):
     """Pictures in one folder per class, in a local folder or in an archive (zip, tar, tar.gz, ...)."""
 
     source: Literal["folder"]
-    train: _NonEmpty = Field(".", description="Subfolder that holds the class folders to train on")
+    train: _NonEmpty = Field(
+        ".", description="Subfolder that holds the class folders to train on; left out: found by its name"
+    )
     test: _NonEmpty | None = Field(
         None, description="Subfolder that holds the class folders to test on; null: split `train`"
     )
@@ -223,9 +225,11 @@ class Arrays(_File):
     test_images: _NonEmpty | None = Field(None, description="Key of the test pictures; null: split `images`")
     test_labels: _NonEmpty | None = Field(None, description="Key of their labels")
     classes: list[_NonEmpty] | None = Field(None, min_length=2, description="Class names of the labels 0, 1, ...")
-    channels_first: bool = Field(False, description="true if pictures are (N, C, H, W)")
-    max_value: float = Field(
-        255, gt=0, description="Value that stands for white; 0 is black. 1 for floats in [0, 1], 65535 for 16 bits"
+    channels_first: bool | None = Field(
+        None, description="true: (N, C, H, W), false: (N, H, W, C); null: what the shape says if it says one"
+    )
+    max_value: float | None = Field(
+        None, gt=0, description="Value that stands for white; 0 is black. null: as type and range say, which is printed"
     )
 
     @model_validator(mode="after")

@@ -10,10 +10,13 @@ import glob
 import os
 import re
 import shutil
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.catalogue import Dataset
 from pipeline.errors import UserError
+from pipeline.files import write_text
 from pipeline.project import clone, repository
 
 INPUTS = Path("data/inputs")
@@ -34,12 +37,12 @@ def local_inputs(name: str, entry: Dataset) -> list[Path]:
         case "bundled":
             return [repository() / "data/bundled" / f"{name}.npz"]
         case "torchvision" if entry.by_hand:
-            folder = _absolute(entry.by_hand.path)
+            folder = user_path(entry.by_hand.path)
             return [
                 folder / file for file in entry.by_hand.files if (folder / file).exists()
             ]  # the stage names the rest
         case "folder" | "arrays" if entry.path:
-            path = _absolute(entry.path)
+            path = user_path(entry.path)
             if not path.exists():
                 raise UserError(f"datasets.{name}.path: there is nothing at {path}; correct it in params.yaml")
             return [path]
@@ -48,19 +51,41 @@ def local_inputs(name: str, entry: Dataset) -> list[Path]:
     return []
 
 
-def _absolute(path: str) -> Path:
+def user_path(path: str) -> Path:
+    """Return where a path of an entry leads: it is absolute, begins with ~, or is relative to the clone."""
     return clone() / Path(path).expanduser()
+
+
+def matched_files(pattern: str, split: str) -> list[Path]:
+    """Return the files that match the `path` of local parquet files, in which {split} stands for the split's name."""
+    wanted = os.path.expanduser(pattern.replace("{split}", split))
+    return [clone() / path for path in sorted(glob.glob(wanted, root_dir=clone(), recursive=True))]
 
 
 def _matched(name: str, entry: Dataset) -> list[Path]:
     """Return the folder above a pattern, which may gain files; the files alone where the clone lies in that folder."""
-    pattern = str(_absolute(entry.path))
-    fixed = Path(re.split(r"[{*?\[]", pattern)[0] + "x").parent
-    patterns = [pattern.replace("{split}", split) for split in (entry.splits.train, entry.splits.test) if split]
-    files = sorted({Path(file) for one in patterns for file in glob.glob(one, recursive=True)})
+    pattern = user_path(entry.path)
+    fixed = user_path(re.split(r"[{*?\[]", entry.path)[0] + "x").parent
+    splits = [split for split in (entry.splits.train, entry.splits.test) if split]
+    files = sorted({file for split in splits for file in matched_files(entry.path, split)})
     if not files:
         raise UserError(f"datasets.{name}.path: no file matches {pattern}; correct it in params.yaml")
     return [fixed] if fixed not in (clone(), *clone().parents) else files
+
+
+def link_foreign(sets: Mapping[str, Dataset]) -> dict[str, list[Path]]:
+    """Make data/inputs/foreign anew, for sets beside the grid; one that is not there costs an analysis and no more.
+
+    DVC sees changes of a file there. It does not follow links to folders in a folder: a set whose folder changes belongs
+    into the grid, or is packed again by `dvc repro --force foreign`.
+    """
+    folder, found = INPUTS / "foreign", {}
+    shutil.rmtree(folder, ignore_errors=True)
+    write_text(folder / "sets.txt", "".join(f"{name}\n" for name in sets))
+    for name, entry in sets.items():
+        with suppress(UserError):  # the stage foreign says it
+            found[f"foreign/{name}"] = link_inputs(name, entry, folder)
+    return found
 
 
 def link_inputs(name: str, entry: Dataset, folder: Path = INPUTS) -> list[Path]:

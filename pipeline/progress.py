@@ -1,0 +1,37 @@
+"""Bars of what takes time, and the cores that this process may use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def bar(what: str, total: int | None, *, unit: str = "image", delay_s: float = 1.0, **options: Any) -> tqdm:
+    """Return a bar on stderr that appears after `delay_s`; a log file gets a line every 30 s.
+
+    Args:
+        what: is being done, to which data set.
+        total: number of units; None if unknown.
+        unit: what is counted; "B" for bytes.
+        delay_s: what is done before needs no bar.
+        options: of tqdm.
+    """
+    quiet_s = 0.5 if sys.stderr.isatty() else 30.0
+    scaled = {"unit_scale": True} if unit == "B" else {}
+    return tqdm(desc=what, total=total, unit=unit, mininterval=quiet_s, delay=delay_s, **scaled, **options)
+
+
+def num_cpus() -> int:
+    """Return how many cores this process may use: its affinity and the quota of its container."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    try:
+        quota, period = _CGROUP_QUOTA.read_text(encoding="ascii").split()
+        return max(1, min(allowed, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup, or "max": no quota
+        return allowed
