@@ -76,7 +76,7 @@ def _matched(name: str, entry: Dataset) -> list[Path]:
 def link_foreign(sets: Mapping[str, Dataset]) -> dict[str, list[Path]]:
     """Make data/inputs/foreign anew, for sets beside the grid; one that is not there costs an analysis and no more.
 
-    DVC sees changes of a file there. It does not follow links to folders in a folder: a set whose folder changes belongs
+    DVC sees changes of a file there. It follows no link to a folder inside a folder: a set whose folder changes belongs
     into the grid, or is packed again by `dvc repro --force foreign`.
     """
     folder, found = INPUTS / "foreign", {}

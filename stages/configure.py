@@ -7,7 +7,8 @@ from pathlib import Path
 from pipeline.configs import resolve_listing
 from pipeline.files import write_json, write_text
 from pipeline.graph import checksums
-from pipeline.listing import open_listing
+from pipeline.inputs import INPUTS, link_foreign, link_inputs
+from pipeline.listing import Listing, open_listing
 from pipeline.validation import ParamsError
 from stages import run
 
@@ -22,10 +23,25 @@ def main(params_path: str = "params.yaml") -> None:
             write_json(cell.configs / "pretrain.json", config.pretrain)
         write_json(cell.configs / "probe.json", config.probe)
         write_json(cell.configs / "execution.json", config.execution)
-    if listing.grid != "default":  # the root's stages name their files one by one
+    if listing.grid == "default":
+        write_sections(listing)
+    else:  # the root's stages name their files one by one
         for program in ("pretrain", "probe"):
             write_text(Path("runs") / listing.grid / "configs" / f"code-{program}.txt", checksums(program))
     print(f"{params_path}: {len(configs)} cells of grid {listing.grid!r} are valid")
+
+
+def write_sections(listing: Listing) -> None:
+    """Write what the stages read that are no cells: analyses, the page, data sets; link the user's own files."""
+    params, folder = listing.params, Path("runs") / listing.grid / "configs"
+    for name in ("diagnose", "density", "pictures", "report"):
+        write_json(folder / f"{name}.json", getattr(params, name).model_dump(mode="json"))
+    own = {name: params.datasets[name] for name in params.grid.datasets}
+    foreign = {name: params.datasets[name] for name in params.density.sets if name not in own}
+    for name, entry in (own | foreign).items():
+        write_json(folder / "sets" / f"{name}.json", entry.model_dump(mode="json", by_alias=True))
+    listed = {name: link_inputs(name, entry) for name, entry in own.items()} | link_foreign(foreign)
+    write_json(INPUTS / "listed.json", {name: [str(path) for path in paths] for name, paths in listed.items()})
 
 
 if __name__ == "__main__":
