@@ -6,12 +6,15 @@ export DO_NOT_TRACK := 1
 
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: repro test test-unit lint ui clean
+.PHONY: repro test test-all test-unit lint ui clean
 
 repro: .venv/installed
 	dvc repro
 
 test: .venv/installed lint
+	pytest $(PARALLEL) -m "not slow or core"
+
+test-all: .venv/installed lint
 	pytest $(PARALLEL)
 
 test-unit: .venv/installed

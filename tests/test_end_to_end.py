@@ -85,6 +85,7 @@ def workspace(tmp_path_factory) -> Workspace:
     return made
 
 
+@pytest.mark.core
 def test_tables_and_runs(workspace):
     rows = table(workspace)
     assert list(rows[0])[: len(COLUMNS)] == COLUMNS
@@ -140,6 +141,7 @@ def test_weights_load_into_plain_timm_and_give_the_same_results(workspace):
         assert found == {name: reported[name] for name in found}
 
 
+@pytest.mark.core
 def test_added_data_sets_run_their_cells_alone(workspace):
     random = np.random.default_rng(0)
     arrays = {"images": random.integers(0, 255, (600, 20, 24), dtype=np.uint8), "labels": np.arange(600) % 3}

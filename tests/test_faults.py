@@ -124,6 +124,7 @@ def test_no_room_for_a_state(workspace, whole, tmp_path):
     assert taken(workspace) == whole
 
 
+@pytest.mark.core
 def test_execution_may_change_between_two_parts(workspace, whole, states):
     before = done(workspace)
     execute(workspace, minutes=30)

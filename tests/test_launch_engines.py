@@ -17,6 +17,7 @@ from small_pipeline import COMMAND, SmallPipeline
 
 
 @pytest.mark.slow
+@pytest.mark.core
 def test_local_gives_what_a_serial_run_gives(tmp_path):
     serial, launched = tmp_path / "serial", tmp_path / "launched"
     for folder in (serial, launched):

@@ -22,6 +22,7 @@ from pipeline.listing import is_about, open_listing, published_rows
 
 PIPELINES = sorted(path.parent.name for path in (ROOT / "paper").glob("*/params.yaml"))
 GRIDS = [name for name in PIPELINES if "grid" in yaml.safe_load((ROOT / "paper" / name / "params.yaml").read_text())]
+CORE = "table4", "figure6"  # one of each kind, with and without cells
 SMALL = [name for name in PIPELINES if not name.endswith("_laptop")]
 # No weights of this model are public, so its published rows stay "not run".
 WITHOUT_WEIGHTS = {"ijepa-vit-h14-stop"}
@@ -132,7 +133,9 @@ def workspace(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.core) if name in CORE else name for name in SMALL]
+)
 def test_miniature(workspace, name):
     ran = workspace.repro(f"{name}/dvc.yaml", project="miniature")
     assert any(stage.startswith(f"{name}/dvc.yaml:") for stage in ran)

@@ -85,7 +85,7 @@ def read_back(path: Path) -> object:
     return params
 
 
-@settings(max_examples=100, **SAME)
+@settings(max_examples=40, **SAME)
 @given(change=st.data())
 def test_any_junk_anywhere_is_valid_or_a_params_error(tmp_path, change):
     document = replaced(WHOLE, change.draw(st.sampled_from(places(WHOLE))), change.draw(JUNK))
@@ -94,7 +94,7 @@ def test_any_junk_anywhere_is_valid_or_a_params_error(tmp_path, change):
     read_back(path)
 
 
-@settings(max_examples=80, **SAME)
+@settings(max_examples=40, **SAME)
 @given(text=st.text(max_size=40) | st.text("[]{}:,-&*!|>'\"# \n0ae.", max_size=30) | JUNK.map(yaml.safe_dump))
 def test_any_text_is_valid_or_a_params_error(tmp_path, text):
     path = tmp_path / "params.yaml"
@@ -197,7 +197,7 @@ def test_arrays_come_back_equal_or_are_refused(tmp_path, suffix):
     assert min(counts.values()) >= 20, counts
 
 
-@settings(max_examples=90, **SAME)
+@settings(max_examples=40, **SAME)
 @given(suffix=st.sampled_from([".npz", ".h5", ".parquet"]), where=st.floats(0, 1, exclude_max=True), data=st.binary())
 def test_damaged_files_are_read_or_refused(tmp_path, suffix, where, data):
     path = tmp_path / f"arrays{suffix}"
@@ -236,7 +236,7 @@ def archives() -> list[bytes]:
     return made
 
 
-@settings(max_examples=80, **SAME)
+@settings(max_examples=40, **SAME)
 @given(raw=st.sampled_from(archives()), where=st.floats(0, 1, exclude_max=True), data=st.binary(max_size=8))
 def test_damaged_archives_are_unpacked_or_refused(tmp_path_factory, raw, where, data):
     folder = tmp_path_factory.mktemp("archive")

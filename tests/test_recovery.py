@@ -105,6 +105,7 @@ def repro_at_once(workspace: Workspace, stages: list[str]) -> int:
         return sum(together.map(repro, stages))
 
 
+@pytest.mark.core
 def test_four_cells_at_once_on_a_fresh_database(workspace):
     workspace.repro("download@digits", "configure")
     assert not (workspace.root / "mlflow.db").exists()
@@ -115,6 +116,7 @@ def test_four_cells_at_once_on_a_fresh_database(workspace):
     assert len(held(workspace)) == 4 and verify(workspace) == []
 
 
+@pytest.mark.core
 def test_a_lost_store_is_restored(workspace):
     before = held(workspace)
     (workspace.root / "mlflow.db").unlink()  # its journal stays

@@ -133,7 +133,7 @@ def assert_same(found: dict, want: dict) -> None:
         assert mine == pytest.approx(theirs, rel=1e-5)
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.core), 4])
 def test_several_processes_are_one(tmp_path, alone, world_size):
     first, *others = on_ranks(world_size, tmp_path, "trained", folder=str(tmp_path / "states"))
     assert len(first["history"]) * 6 == 54
