@@ -45,7 +45,8 @@ def recorded_picks(folder: Path) -> dict[str, str]:
     Raises:
         ResultError: one of them is broken.
     """
-    return {pick["cell"]: pick["criterion"] for pick in map(read_json, sorted(folder.glob("*.json")))}
+    picks = map(read_json, sorted(folder.glob("*.json")))
+    return {pick["cell"]: pick["criterion"] for pick in picks if "absent" not in pick}
 
 
 def contradictions(logged: Logged, record: Record) -> Iterator[str]:

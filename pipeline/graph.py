@@ -1,8 +1,8 @@
 """The DVC graph of a pipeline under paper/: cells.yaml, which DVC loops over, and dvc.yaml, equal for all but the name.
 
-Both are written, never edited; params.yaml is the source. paper/ is a DVC project, in which paths begin. Stages depend on the import closure of their programs. Those
-of the cells do so through one file of checksums that configure writes: hundreds of cells with thirty files each would
-cost every dvc command seconds.
+Both are written, never edited; params.yaml is the source. Paths begin in the DVC project, paper/. Stages depend on the
+import closure of their programs. Those of the cells do so through one file of checksums that configure writes: hundreds
+of cells with thirty files each would cost every dvc command seconds.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cells import Cell, grid_cells, identity
+from pipeline.cells import Cell, Resolver, grid_cells, identity
 from pipeline.params import grid_name, load_params
 from pipeline.project import shown
 from pipeline.schema import Params
@@ -71,7 +71,8 @@ def open_listing(path: str | Path = "params.yaml", *, whole: bool = False) -> Li
     cells = possible_cells(path, params, grid)
     listing = path.with_name(LISTING)
     if not listing.exists() and (grid != "default" and not whole):
-        raise ParamsError(str(path), [f"there is no {listing} beside it; run: python -m stages.expand {shown(path.parent)}"])
+        remedy = f"run: python -m stages.expand {shown(path.parent)}"
+        raise ParamsError(str(path), [f"there is no {listing} beside it; {remedy}"])
     if whole or not listing.exists():
         return Listing(path, params, grid, cells, _owners(path, params, cells))
     listed = (read_yaml(listing).get("cells") or {}).get("probe") or {}
@@ -134,7 +135,8 @@ def _owners(path: Path, params: Params, cells: list[Cell]) -> dict[Cell, Cell]:
     trainers: dict[str, Cell] = {}
     for name in params.shares:
         other = open_listing(path.parent.parent / name / path.name)
+        resolver = Resolver(other.params)
         for cell in other.trained:
-            trainers.setdefault(identity(other.params, cell), cell)
-    trained = [cell for cell in cells if not cell.frozen]
-    return {cell: trainers.setdefault(identity(params, cell), cell) for cell in trained}
+            trainers.setdefault(identity(resolver, cell), cell)
+    trained, resolver = [cell for cell in cells if not cell.frozen], Resolver(params)
+    return {cell: trainers.setdefault(identity(resolver, cell), cell) for cell in trained}

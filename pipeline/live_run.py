@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import NonFiniteLossError
+from pipeline.errors import NonFiniteLossError, UserError
 from pipeline.results import Record, alarm_metrics, alarm_tag, epoch_metrics
 from pipeline.store_trouble import warn_untracked
 from pipeline.tracking import Store
@@ -80,3 +82,27 @@ def publish_or_warn(record: Record, where: str | Path | None = None) -> None:
         Store(where).publish(record)
     except Exception as error:  # as in LiveRun
         warn_untracked(record.cell, where or "MLflow", error)
+
+
+def attach_or_warn(grid: str, files: Mapping[str, Iterable[Path]], folder: str) -> None:
+    """Put files, {cell: paths}, in a folder of the artifacts of the cells' runs; trouble of the store is a warning."""
+    with _warned("no artifacts in MLflow"):
+        store = Store()
+        for cell, paths in files.items():
+            if not store.attach(grid, cell, paths, folder):
+                raise UserError(f"{cell} has no run; `python -m stages.sync` writes it")
+
+
+def tag_or_warn(grid: str, picked: Mapping[str, str]) -> None:
+    """Tag the picked runs, {cell: what picked it}; trouble of the store is a warning."""
+    with _warned("no tags in MLflow"):
+        for cell in Store().tag_picks(grid, picked):
+            print(f"warning: {cell} has no MLflow run to tag; run: python -m stages.sync", file=sys.stderr)
+
+
+@contextmanager
+def _warned(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # locked, read-only or broken store: what the files hold counts more
+        print(f"warning: {what}: {type(error).__name__}: {error}", file=sys.stderr)

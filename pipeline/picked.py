@@ -21,7 +21,7 @@ def read_pick(dataset: str, params_path: str | Path) -> dict[str, Any]:
     """Return the pick for a data set: cell, seed, weights, their sha256, and by_backbone the same for each backbone.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none; the message says why.
     """
     path = pick_path(dataset, params_path)
     if not path.is_file():
@@ -29,7 +29,10 @@ def read_pick(dataset: str, params_path: str | Path) -> dict[str, Any]:
             f"there is no {path}, which names the runs picked for {dataset}; make it with: "
             f"python -m stages.diagnose {params_path}"
         )
-    return read_json(path)
+    pick = read_json(path)
+    if "absent" in pick:
+        raise UserError(f"no run is picked for {dataset}: {pick['absent']}")
+    return pick
 
 
 def picked_weights(pick: dict[str, Any], remedy: str) -> Path:

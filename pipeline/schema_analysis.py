@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.schema_types import Fraction
+from pipeline.schema_types import Fraction, Positive
 from pipeline.validation import Strict
 
 
@@ -21,13 +21,22 @@ class Diagnose(Strict):
 class Density(Strict):
     """JEPA-SCORE: which images a picked run finds typical, and whether foreign images score lower."""
 
-    sets: list[str] = Field([], description="data sets that every picked run scores, names from `datasets`")
+    sets: list[str] = Field(
+        [], description="data sets that every picked run scores beside its own, names from `datasets`; []: no analysis"
+    )
     num_images: int = Field(
         150, ge=10, description="of each set's test split, drawn at random; a smaller split gives all"
     )
     num_sketches: int = Field(16, ge=1, description="rows of the Jacobian that the fast estimate takes")
+    max_tflop: Positive = Field(
+        10.0,
+        description="1e12 operations that the exact score of one set by one run may take (minutes of a laptop's core); "
+        "beyond it the sketch stands in, and beyond that fewer images are scored",
+    )
     num_shown: int = Field(6, ge=1, le=50, description="most and least typical images of a class on a sheet")
-    k: int = Field(20, ge=1, description="the distance to the k-th nearest training image is a baseline")
+    k: int = Field(
+        20, ge=1, description="the distance to the k-th nearest training image is a baseline; at most all of them"
+    )
 
 
 class Pictures(Strict):

@@ -1,34 +1,42 @@
 """Compare the scores of `stages.score`: `python -m stages.density [params.yaml]` writes reports/density/.
 
 Frozen models that were scored by hand (`python -m stages.score MODEL SET`) are compared as well. Runs on whatever is
-there; scores that are missing are named on stderr and in the report.
+there; scores that are missing are named on stderr and in the report. Where there is nothing to compare it says why.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
-from pipeline import tracking
+from pipeline.absent import attempt
 from pipeline.errors import UserError
 from pipeline.files import write_atomically, write_text
+from pipeline.live_run import attach_or_warn
 from pipeline.params import grid_name, load_params, reports_folder
 from pipeline.published.claims import csv_text, rounded
+from pipeline.schema import Params
 from pipeline.typicality import figures_typicality, report, separation
-from pipeline.typicality.encoders import Encoder, find_encoder
-from pipeline.typicality.methods import CORRELATIONS, TABLE
+from pipeline.typicality.encoders import Encoder, find_encoder, set_folder
+from pipeline.typicality.methods import CORRELATIONS, NOTES, TABLE
 from pipeline.typicality.sheet import typical_sheet
 from stages import run
 
 
-def main(params_path: str = "params.yaml") -> int:
-    params, grid = load_params(params_path), grid_name(params_path)
+def main(params_path: str = "params.yaml") -> None:
+    params, out = load_params(params_path), reports_folder(grid_name(params_path)) / "density"
+    attempt(
+        "density", out, partial(compare, params, params_path, out), command=f"python -m stages.density {params_path}"
+    )
+
+
+def compare(params: Params, params_path: str, out: Path) -> None:
     found, missing = separation.read_all(params, params_path)
-    print("".join(f"missing: {line}\n" for line in missing), end="", file=sys.stderr)
+    print("".join(f"note: {line}\n" for line in missing), end="", file=sys.stderr)
     if not found:
-        print("no scores; run: dvc repro", file=sys.stderr)
-        return 1
+        raise UserError(f"no run has scored its own set and others ({'; '.join(missing)}); make the scores: dvc repro")
     encoders = [find_encoder(name, params, params_path) for name in dict.fromkeys(name for name, _ in found)]
     table = separation.auroc_table(found, {encoder.name: encoder.home for encoder in encoders})
     correlations = separation.correlation_table(found)
@@ -37,8 +45,7 @@ def main(params_path: str = "params.yaml") -> int:
     for name, home in ((encoder.name, encoder.home) for encoder in encoders):
         own = {scored: scores for (of, scored), scores in found.items() if of == name}
         charts[f"histogram-{name}"] = figures_typicality.histograms(name, home, own)
-        sheets[f"sheet-{name}"] = typical_sheet(home, own[home], params.density.num_shown)
-    out = reports_folder(grid) / "density"
+        sheets[f"sheet-{name}"] = typical_sheet(set_folder(home, params), own[home], params.density.num_shown)
     shutil.rmtree(out, ignore_errors=True)
     write_text(out / "table.csv", csv_text(TABLE, map(rounded, table)))
     write_text(out / "correlations.csv", csv_text(CORRELATIONS, map(rounded, correlations)))
@@ -48,21 +55,12 @@ def main(params_path: str = "params.yaml") -> int:
         write_atomically(out / f"{name}.png", lambda file, png=png: file.write(png))
     pictures = [*(f"{name}.svg" for name in charts), *(f"{name}.png" for name in sheets)]
     write_text(out / "report.md", report.markdown(table, correlations, encoders, pictures, missing, params_path))
-    attach(grid, encoders, out)
+    cells = {
+        encoder.cell: [out / "table.csv", out / f"sheet-{encoder.name}.png"] for encoder in encoders if encoder.cell
+    }
+    attach_or_warn(grid_name(params_path), cells, "density")
+    write_text(out / NOTES, "".join(f"{line}\n" for line in missing))
     print("\n".join(report.summary(table)))
-    return 0
-
-
-def attach(grid: str, encoders: list[Encoder], out: Path) -> None:
-    """Put table and sheet among the artifacts of each picked run; trouble of the store costs no report."""
-    try:
-        store = tracking.Store()
-        for encoder in (encoder for encoder in encoders if encoder.cell):
-            files = [out / "table.csv", out / f"sheet-{encoder.name}.png"]
-            if not store.attach(grid, encoder.cell, files, "density"):
-                raise UserError(f"{encoder.cell} has no run; `python -m stages.sync` writes it")
-    except Exception as error:  # locked, read-only or broken store
-        print(f"warning: no artifacts in MLflow: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,33 +8,43 @@ from __future__ import annotations
 
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
+from pipeline.absent import attempt, reason
 from pipeline.diagnostics import figures_health, figures_selection, picks, verdicts
 from pipeline.diagnostics.criteria import RULE, Criterion
 from pipeline.diagnostics.reading import incomparable_axes, read_runs
 from pipeline.diagnostics.report import Diagnosis, markdown, read_paper, read_table, table_csv
 from pipeline.diagnostics.selection import select
+from pipeline.errors import UserError
 from pipeline.files import write_json, write_text
-from pipeline.listing import open_listing
-from pipeline.project import REPORTS, repro_command
+from pipeline.listing import Listing, open_listing
+from pipeline.live_run import tag_or_warn
+from pipeline.project import REPORTS, repro_command, shown
 from pipeline.report import score_label
-from pipeline.tracking import Store
 from stages import run
 
 PAPER = Path(__file__).parents[1] / "pipeline/diagnostics/published_correlations.csv"
 
 
-def main(params_path: str = "params.yaml") -> int:
+def main(params_path: str = "params.yaml") -> None:
     listing = open_listing(params_path)
+    out = REPORTS / "diagnosis" / listing.grid
+    again = f"python -m stages.diagnose {shown(params_path)}"
+    attempt("diagnosis", out, partial(diagnose, listing, params_path, out), command=again)
+    for name in listing.params.grid.targets or listing.params.grid.datasets:
+        if not (pick := out / "picks" / f"{name}.json").exists():  # what depends on it has to be told why
+            write_json(pick, {"absent": reason(out) or "no run of this data set has results"})
+
+
+def diagnose(listing: Listing, params_path: str, out: Path) -> None:
     grid, settings = listing.grid, listing.params.diagnose
-    command = repro_command(params_path)
-    out, rule = REPORTS / "diagnosis" / grid, Criterion(RULE, settings.exponent).label
+    command, rule = repro_command(params_path), Criterion(RULE, settings.exponent).label
     found, paper = read_runs(listing, command), read_paper(PAPER)
     print("".join(f"missing: {line}\n" for line in found.problems), end="", file=sys.stderr)
     if not found.runs:
-        print(f"no cell of grid {grid!r} has results under runs/{grid}; run: {command}", file=sys.stderr)
-        return 1
+        raise UserError(f"no cell of grid {grid!r} has results under runs/{grid}; make them with: {command}")
     shutil.rmtree(out, ignore_errors=True)
     runs = list(found.runs.values())
     write_text(out / "table.csv", table_csv(select(runs, exponent=settings.exponent, num_draws=settings.num_draws)))
@@ -54,18 +64,7 @@ def main(params_path: str = "params.yaml") -> int:
     print("\n".join(said.values()))
     for name, document in picks.documents(listing, found.runs, entries, settings.exponent).items():
         write_json(out / "picks" / f"{name}.json", document)
-    tag(grid, dict.fromkeys(picks.picked(entries, settings.exponent).values(), rule))
-    return 0
-
-
-def tag(grid: str, picked: dict[str, str]) -> None:
-    try:
-        untracked = Store().tag_picks(grid, picked)
-    except Exception as error:  # whatever ails the store, the picks are on disk
-        print(f"warning: no tags, MLflow is out of reach: {type(error).__name__}: {error}", file=sys.stderr)
-        return
-    for cell in untracked:
-        print(f"warning: {cell} has no MLflow run to tag; run: python -m stages.sync", file=sys.stderr)
+    tag_or_warn(grid, dict.fromkeys(picks.picked(entries, settings.exponent).values(), rule))
 
 
 if __name__ == "__main__":

@@ -7,22 +7,30 @@ from __future__ import annotations
 
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
-from pipeline import tracking
+from pipeline.absent import attempt
 from pipeline.errors import UserError
 from pipeline.files import write_atomically, write_json
 from pipeline.gallery.exhibit import Exhibit, exhibits
 from pipeline.gallery.facts import FACTS, shares
 from pipeline.gallery.picks import picked_runs
-from pipeline.listing import open_listing
+from pipeline.listing import Listing, open_listing
+from pipeline.live_run import attach_or_warn
 from pipeline.params import reports_folder
 from stages import run
 
 
 def main(dataset: str, params_path: str = "params.yaml") -> None:
     listing = open_listing(params_path)
-    settings, out = listing.params.pictures, reports_folder(listing.grid) / "pictures" / dataset
+    out = reports_folder(listing.grid) / "pictures" / dataset
+    again = f"python -m stages.pictures {dataset} {params_path}"
+    attempt(f"pictures of {dataset}", out, partial(draw, listing, dataset, out), command=again)
+
+
+def draw(listing: Listing, dataset: str, out: Path) -> None:
+    settings = listing.params.pictures
     made = exhibits(picked_runs(listing, dataset), settings)
     shutil.rmtree(out, ignore_errors=True)
     for name, exhibit in made.items():
@@ -31,19 +39,8 @@ def main(dataset: str, params_path: str = "params.yaml") -> None:
         print(f"{dataset}, {name}: nearest training images of the right class: {shares(exhibit.facts)}")
     facts = {name: exhibit.facts for name, exhibit in made.items()}
     write_json(out / FACTS, {"dataset": dataset, "settings": settings.model_dump(), "backbones": facts})
-    attach(listing.grid, made, out)
-
-
-def attach(grid: str, made: dict[str, Exhibit], out: Path) -> None:
-    """Put the pictures among the artifacts of their runs; trouble of the store costs no picture."""
-    try:
-        store = tracking.Store()
-        for exhibit in made.values():
-            cell = exhibit.facts["cell"]
-            if not store.attach(grid, cell, [out / file for file in exhibit.files], "pictures"):
-                raise UserError(f"{cell} has no run; `python -m stages.sync` writes it")
-    except Exception as error:  # locked, read-only or broken store
-        print(f"warning: no artifacts in MLflow: {type(error).__name__}: {error}", file=sys.stderr)
+    files = {exhibit.facts["cell"]: [out / file for file in exhibit.files] for exhibit in made.values()}
+    attach_or_warn(listing.grid, files, "pictures")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,61 @@
-"""Score test images by JEPA-SCORE and its rivals: `python -m stages.score TRAINED SCORED [params.yaml]`.
+"""Score test images by JEPA-SCORE and its baselines: `python -m stages.score TRAINED SCORED [params.yaml]`.
 
 TRAINED is a data set of the grid, for the run that `stages.diagnose` picked for it, or a frozen model of the catalogue,
-which is compared with the training images of the first set in density.sets. SCORED is any data set of the catalogue.
+which is compared with the training images of the first set in density.sets. SCORED is a data set of the grid, one of
+density.sets, or `foreign`: all of density.sets that are not in the grid, packed by `stages.foreign`.
 """
 
 from __future__ import annotations
 
-from pipeline.devices import choose_device
+import shutil
+from functools import partial
+from pathlib import Path
+
+from pipeline.absent import NOTE, NotAskedFor, attempt
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.params import load_params
-from pipeline.typicality.encoders import find_encoder, scores_path
-from pipeline.typicality.methods import scores_text
-from pipeline.typicality.scores import Reading, score_images
+from pipeline.results import read_json
+from pipeline.schema import Params
+from pipeline.typicality.encoders import find_encoder, scored_sets, scores_path, set_folder
 from pipeline.validation import did_you_mean
 from stages import run
+
+REFUSED = Path("data/foreign/absent.json")
 
 
 def main(trained: str, scored: str, params_path: str = "params.yaml") -> None:
     params = load_params(params_path)
-    if scored not in params.datasets:
-        raise UserError(f"unknown data set {scored!r}{did_you_mean(scored, params.datasets)}; add it under datasets:")
+    if scored != "foreign":
+        if scored not in params.datasets:
+            raise UserError(f"unknown data set {scored!r}{did_you_mean(scored, params.datasets)}")
+        score(trained, scored, params, params_path)
+        return
+    others = [name for name in params.density.sets if name not in params.grid.datasets]
+    folder = scores_path(trained, "foreign", params, params_path).parent
+    shutil.rmtree(folder, ignore_errors=True)
+    if not others:
+        write_text(folder / NOTE, "not asked for: density.sets names no set that is not in the grid\n")
+    for name in others:
+        score(trained, name, params, params_path)
+
+
+def score(trained: str, scored: str, params: Params, params_path: str) -> None:
+    out = scores_path(trained, scored, params, params_path)
+    work = partial(_score, trained, scored, params, params_path, out)
+    attempt(f"scores of {scored} by {trained}", out, work, command=f"python -m stages.score {trained} {scored}")
+
+
+def _score(trained: str, scored: str, params: Params, params_path: str, out: Path) -> None:
+    if scored not in scored_sets(trained, params):
+        raise NotAskedFor(f"density.sets does not name {scored}")
+    if why := (read_json(REFUSED) if REFUSED.exists() else {}).get(scored):
+        raise UserError(f"the set is not there: {why}")
     encoder = find_encoder(trained, params, params_path)
+    from pipeline.devices import choose_device  # torch takes seconds, which what is not asked for need not cost
+    from pipeline.typicality.methods import scores_text
+    from pipeline.typicality.scores import Reading, score_images
+
     pretrain = params.pretrain
     reading = Reading(
         load_px=pretrain.load_px,
@@ -30,9 +64,9 @@ def main(trained: str, scored: str, params_path: str = "params.yaml") -> None:
         batch_size=params.probe.batch_size,
         device=choose_device(pretrain.device),
     )
-    rows = score_images(encoder, scored, params.density, reading)
-    out = scores_path(trained, scored, params_path)
-    write_text(out, scores_text(rows))
+    folders = (set_folder(name, params) for name in (encoder.home, scored))
+    rows, notes = score_images(encoder, *folders, params.density, reading)
+    write_text(out, scores_text(rows, notes))
     print(f"{len(rows)} test images of {scored} scored by {encoder.cell or encoder.name}: {out}")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from pipeline.absent import reason
 from pipeline.diagnostics.report import criteria_table, read_table
 from pipeline.diagnostics.selection import ALL, Entry, of_group
 from pipeline.diagnostics.verdicts import groups
@@ -48,6 +49,8 @@ def section(folder: Path) -> list[tuple[str, str]]:
     Raises:
         UserError: summary.json or table.csv is broken.
     """
+    if why := reason(folder):
+        return [(SELECTION, f'<p class="note">{escape(why)}</p>')]
     if not (folder / "summary.json").exists():
         gap = f"<p>Not measured: {escape(str(folder))} is not there; run <code>python -m stages.diagnose</code>.</p>"
         return [(SELECTION, gap)]

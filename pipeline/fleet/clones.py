@@ -66,7 +66,8 @@ def snapshot(root: Path, project: str = ".") -> Snapshot:
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as tar:
         for name in kept:
             tar.add(root / name, name)
-    return Snapshot(_git(root, "rev-parse", "HEAD").decode().strip(), packed.getvalue(), tuple(sorted(removed)), project)
+    commit = _git(root, "rev-parse", "HEAD").decode().strip()
+    return Snapshot(commit, packed.getvalue(), tuple(sorted(removed)), project)
 
 
 def _names(root: Path, kind: str) -> set[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline.absent import reason
 from pipeline.gallery.facts import FACTS, shares
 from pipeline.results import read_json
 
@@ -55,9 +56,11 @@ def section(folder: Path) -> list[tuple[str, str]]:
         A section that names the gap, if there is nothing.
     """
     found = sorted(folder.glob(f"*/{FACTS}"))
-    if not found:
+    absent = {path.name: why for path in sorted(folder.glob("*")) if (why := reason(path))}
+    told = [(f"Pictures: {name}", f'<p class="note">{escape(why)}</p>') for name, why in absent.items()]
+    if not found and not told:
         return [("Pictures", "<p>There are no pictures yet; make them with <code>dvc repro pictures</code>.</p>")]
-    return [_dataset(path.parent, read_json(path)) for path in found]
+    return [_dataset(path.parent, read_json(path)) for path in found] + told
 
 
 def _dataset(folder: Path, facts: Mapping[str, Any]) -> tuple[str, str]:

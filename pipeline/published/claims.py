@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal, get_args
@@ -117,15 +118,21 @@ def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     return buffer.getvalue()
 
 
+def read_comments(path: Path) -> tuple[str, ...]:
+    """Return the lines in front of a CSV file's columns that begin with #, without it."""
+    with path.open(encoding="utf-8") as file:
+        return tuple(line[1:].strip() for line in takewhile(lambda line: line.startswith("#"), file))
+
+
 def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """Read a CSV file that must have exactly these columns.
+    """Read a CSV file that must have exactly these columns; lines in front of them that begin with # are comments.
 
     Raises:
         UserError: the file is absent, or has other columns or a short row.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, restval=None)
+            reader = csv.DictReader(dropwhile(lambda line: line.startswith("#"), file), restval=None)
             rows, found = list(reader), tuple(reader.fieldnames or ())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run the pipeline that writes it") from None

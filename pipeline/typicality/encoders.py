@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.absent import NotAskedFor
 from pipeline.errors import UserError
 from pipeline.params import grid_name, reports_folder
 from pipeline.picked import picked_weights, read_pick, stale
+from pipeline.project import remake
 from pipeline.schema import Params
 from pipeline.validation import did_you_mean
 
@@ -36,6 +38,23 @@ def encoder_names(params: Params, params_path: str) -> list[str]:
     folder = scores_folder(params_path)
     frozen = [name for name in params.models if any(folder.glob(f"{name}--*.csv"))]
     return [*(params.grid.datasets if params.grid.backbones else ()), *frozen]
+
+
+def scored_sets(name: str, params: Params) -> list[str]:
+    """Return the data sets whose images an encoder scores: its own, then those of density.sets.
+
+    Raises:
+        NotAskedFor: if density.sets is empty.
+    """
+    if not params.density.sets:
+        raise NotAskedFor("density.sets names no data set")
+    own = [name] if name in params.grid.datasets else []
+    return list(dict.fromkeys([*own, *params.density.sets]))
+
+
+def set_folder(name: str, params: Params) -> Path:
+    """Return where a set is packed: data/<name> if the grid trains on it, else data/foreign/<name>."""
+    return Path("data") / name if name in params.grid.datasets else Path("data/foreign") / name
 
 
 def home_of(name: str, params: Params) -> str:
@@ -72,7 +91,7 @@ def find_encoder(name: str, params: Params, params_path: str) -> Encoder:
         raise UserError(f"unknown encoder {name!r}{did_you_mean(name, known)}; a data set of the grid, or of models:")
     weights = Path("models") / name / "backbone.safetensors"
     if not weights.is_file():
-        raise UserError(f"there is no {weights}; make it with: dvc repro models/dvc.yaml:model@{name}")
+        raise UserError(f"there is no {weights}; make it with: {remake(Path('models') / name)}")
     return Encoder(name, home_of(name, params), weights, seed=0, cell="")
 
 
@@ -81,6 +100,8 @@ def scores_folder(params_path: str) -> Path:
     return reports_folder(grid_name(params_path)) / "scores"
 
 
-def scores_path(name: str, scored: str, params_path: str) -> Path:
+def scores_path(name: str, scored: str, params: Params, params_path: str) -> Path:
     """Where the scores lie that an encoder gave to a data set."""
+    if name in params.grid.datasets and scored not in params.grid.datasets:
+        return scores_folder(params_path) / f"{name}--foreign" / f"{scored}.csv"
     return scores_folder(params_path) / f"{name}--{scored}.csv"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.published.claims import csv_text, read_rows, rounded
+from pipeline.published.claims import csv_text, read_comments, read_rows, rounded
 
 
 class Method(NamedTuple):
@@ -36,6 +36,7 @@ METHODS = {
 COLUMNS = ("image", "label", "class", *METHODS, "pixel_mean")
 TABLE = ("trained", "foreign", "method", "auroc", "low", "high", "num_in", "num_out")  # of table.csv
 CORRELATIONS = ("trained", "scored", "other", "spearman", "num_images")  # of correlations.csv
+NOTES = "notes.txt"  # what is missing or was made otherwise than asked for, a line each
 DIGITS = 9  # that float32 needs to be read back exactly
 
 
@@ -43,22 +44,23 @@ class Scores(NamedTuple):
     """What one encoder says of N images of a data set.
 
     images: (N,) int64 indices in the test split. labels: (N,) int64. classes: (N,) their names. values: by column of
-    METHODS and `pixel_mean`, (N,) float64.
+    METHODS and `pixel_mean`, (N,) float64. notes: in what they were made otherwise than asked for.
     """
 
     images: np.ndarray
     labels: np.ndarray
     classes: list[str]
     values: dict[str, np.ndarray]
+    notes: tuple[str, ...] = ()
 
     def typicality(self, method: str) -> np.ndarray:
         """Return the score with the sign that makes high typical."""
         return METHODS[method].sign * self.values[method]
 
 
-def scores_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Write rows of COLUMNS as CSV text."""
-    return csv_text(COLUMNS, (rounded(row, DIGITS) for row in rows))
+def scores_text(rows: Iterable[Mapping[str, Any]], notes: Iterable[str] = ()) -> str:
+    """Write rows of COLUMNS as CSV text, notes as comments in front of it."""
+    return "".join(f"# {note}\n" for note in notes) + csv_text(COLUMNS, (rounded(row, DIGITS) for row in rows))
 
 
 def read_scores(path: Path) -> Scores:
@@ -67,7 +69,7 @@ def read_scores(path: Path) -> Scores:
     Raises:
         UserError: if the file is absent, has other columns, no rows, or a score that is no finite number.
     """
-    rows = read_rows(path, COLUMNS)
+    rows, notes = read_rows(path, COLUMNS), read_comments(path)
     try:
         values = {name: np.array([float(row[name]) for row in rows]) for name in (*METHODS, "pixel_mean")}
         images, labels = (np.array([int(row[name]) for row in rows]) for name in ("image", "label"))
@@ -75,4 +77,4 @@ def read_scores(path: Path) -> Scores:
         raise UserError(f"{path} is broken ({error}); remove it and score again") from None
     if not rows or not all(np.isfinite(column).all() for column in values.values()):
         raise UserError(f"{path} must have rows of finite scores; remove it and score again")
-    return Scores(images, labels, [row["class"] for row in rows], values)
+    return Scores(images, labels, [row["class"] for row in rows], values, notes)

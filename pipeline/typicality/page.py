@@ -9,9 +9,10 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline.absent import reason
 from pipeline.errors import UserError
 from pipeline.published.claims import read_rows
-from pipeline.typicality.methods import CORRELATIONS, METHODS, TABLE
+from pipeline.typicality.methods import CORRELATIONS, METHODS, NOTES, TABLE
 from pipeline.typicality.report import (
     CORRELATION_NOTE,
     ELSEWHERE,
@@ -39,6 +40,8 @@ def section(folder: Path) -> list[tuple[str, str]]:
     Returns:
         two sections; a single one that names the gap where the folder has no table or a broken one.
     """
+    if why := reason(folder):
+        return [(HEADINGS[0], f'<p class="note">{escape(why)}</p>')]
     try:
         table = [_numbers(row) for row in read_rows(folder / "table.csv", TABLE)]
         correlations = [_numbers(row) for row in read_rows(folder / "correlations.csv", CORRELATIONS)]
@@ -52,12 +55,18 @@ def section(folder: Path) -> list[tuple[str, str]]:
         + "".join(_area_table(table, name) for name in dict.fromkeys(row["trained"] for row in table))
         + f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in each)}</ul>"
         + f'<p class="note">{escape(ELSEWHERE)}</p>'
+        + _notes(folder / NOTES)
         + _charts(folder, "auroc")
         + _charts(folder, "histogram")
         + f"<h3>Rank correlations</h3><p>{escape(CORRELATION_NOTE)}</p>"
         + _plain_table(*correlation_grid(correlations))
     )
     return [(HEADINGS[0], foreign), (HEADINGS[1], _sheets(folder))]
+
+
+def _notes(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def _numbers(row: dict[str, str]) -> dict[str, Any]:

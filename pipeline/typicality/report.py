@@ -103,7 +103,7 @@ def markdown(
     lines += ["## Rank correlations of JEPA-SCORE", "", CORRELATION_NOTE, "", correlation_markdown(correlations)]
     lines += ["## Pictures", "", *(f"![{picture}]({picture})\n" for picture in pictures)]
     if missing:
-        lines += ["## Missing", "", *(f"- {line}" for line in missing), ""]
+        lines += ["## Missing, or made otherwise than asked for", "", *(f"- {line}" for line in missing), ""]
     return "\n".join([*lines, _made_by(params_path), ""])
 
 

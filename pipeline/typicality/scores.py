@@ -5,14 +5,16 @@ Legend: N scored images, R training images of the encoder's home, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.backbones import create_backbone, initial_backbone
 from pipeline.checkpoint import load_weights, read_description
@@ -21,12 +23,15 @@ from pipeline.density import jepa_score, jepa_score_sketch
 from pipeline.devices import choose_autocast
 from pipeline.encoded import EncodedImages, ImageBatch, read_meta
 from pipeline.features import RAW_PIXELS_PX, embeddings
+from pipeline.progress import bar
 from pipeline.schema_analysis import Density
 from pipeline.seeds import generator
 from pipeline.typicality import novelty
 from pipeline.typicality.encoders import Encoder
 from pipeline.views import evaluation_view
 
+FEWEST = 10  # images that are scored however much they cost: an area under a curve needs some
+AT_A_TIME = 16  # images between two movements of the bar
 SEED = 0  # of the drawing of images and of the sketch: every encoder scores the same images of a set
 
 
@@ -48,44 +53,99 @@ class Reading:
     batch_size: int
     device: torch.device
 
-    def split(self, dataset: str, split: str) -> ImageBatch | EncodedImages:
-        """Open a split of data/<dataset>."""
-        return open_split(Path("data") / dataset, split, load_px=self.load_px, memory_gb=self.memory_gb)
+    def split(self, folder: Path, split: str) -> ImageBatch | EncodedImages:
+        """Open a split of a packed data set."""
+        return open_split(folder, split, load_px=self.load_px, memory_gb=self.memory_gb)
 
 
-def score_images(encoder: Encoder, scored: str, settings: Density, reading: Reading) -> list[dict[str, Any]]:
+def score_images(
+    encoder: Encoder, home: Path, scored: Path, settings: Density, reading: Reading
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Score random images of a test split, in float32.
 
     Args:
         encoder: found by `encoders.find_encoder`.
-        scored: data set whose test images are scored.
+        home: the packed set whose training images distances are taken to.
+        scored: the packed set whose test images are scored.
         settings: section `density` of params.yaml.
         reading: how and where.
 
     Returns:
-        A row of `methods.COLUMNS` for each image, in the order of the split.
+        A row of `methods.COLUMNS` for each image, in the order of the split; what was made otherwise than asked for.
 
     Raises:
-        UserError: k above the number of training images, or a collapsed encoder.
+        UserError: a collapsed encoder.
     """
     told = read_description(encoder.weights, remedy="run the pipeline that trains it, or dvc repro models/dvc.yaml")
     architecture = told["backbone"], told["kwargs"]
     trained, untrained = create_backbone(*architecture), initial_backbone(*architecture, seed=encoder.seed)
     load_weights(encoder.weights, trained)
     view = {"size_px": told["img_size_px"], "mean": told["mean"], "std": told["std"]}
-    images, reference = reading.split(scored, "test"), reading.split(encoder.home, "train")
-    chosen = draw(len(images.labels), settings.num_images)
+    images, reference = reading.split(scored, "test"), reading.split(home, "train")
+    num_wanted, k = min(settings.num_images, len(images.labels)), min(settings.k, len(reference.labels))
+    one = evaluation_view(*_first(images), **view).to(reading.device)
+    plan = affordable(trained.to(reading.device).eval().requires_grad_(False), one, num_wanted, settings)
+    notes = [*plan.notes, *([f"k = {k}, of all training images, in place of {settings.k}"] * (k < settings.k))]
+    for note in notes:
+        print(f"{encoder.name} on {scored.name}: {note}", file=sys.stderr)
+    chosen = draw(len(images.labels), plan.num_images)
     columns = {
-        **jepa_scores(trained, untrained, images, chosen, view, reading, settings.num_sketches),
-        **embedding_scores(trained, images, chosen, reference, view, reading, settings.k),
-        **pixel_scores(images, chosen, reference, told["img_size_px"], reading, settings.k),
+        **jepa_scores(trained, untrained, images, chosen, view, reading, settings.num_sketches, exact=plan.exact),
+        **embedding_scores(trained, images, chosen, reference, view, reading, k),
+        **pixel_scores(images, chosen, reference, told["img_size_px"], reading, k),
     }
-    classes = read_meta(Path("data") / scored)["classes"]
-    return [
+    classes = read_meta(scored)["classes"]
+    rows = [
         {"image": index, "label": label, "class": classes[label]}
         | {name: float(values[i]) for name, values in columns.items()}
         for i, (index, label) in enumerate(zip(chosen.tolist(), images.labels[chosen].tolist(), strict=True))
     ]
+    return rows, notes
+
+
+class Affordable(NamedTuple):
+    """What the budget allows: the exact score or its sketch, of how many images, and what to say of it."""
+
+    exact: bool
+    num_images: int
+    notes: tuple[str, ...]
+
+
+def affordable(encoder: nn.Module, image: Tensor, num_images: int, settings: Density) -> Affordable:
+    """Weigh the exact score of the trained and the untrained encoder against `density.max_tflop`.
+
+    The operations are counted, on one image, not timed: the same settings give the same scores on every machine.
+
+    Args:
+        encoder: in evaluation mode.
+        image: (1, 3, H, W), normalised.
+        num_images: as many as are wanted.
+        settings: section `density` of params.yaml.
+    """
+    exact, sketch = (
+        2 * count_flop(partial(score, encoder), image) / 1e12
+        for score in (jepa_score, partial(jepa_score_sketch, num_sketches=settings.num_sketches, seed=SEED))
+    )
+    if num_images * (exact + sketch / 2) <= settings.max_tflop:
+        return Affordable(True, num_images, ())
+    told = f"the sketch of {settings.num_sketches} rows stands in for the exact score, which would take "
+    told += f"{num_images * exact:,.0f} TFLOP (density.max_tflop = {settings.max_tflop:g})"
+    if num_images * sketch <= settings.max_tflop:
+        return Affordable(False, num_images, (told,))
+    num_fewer = min(num_images, max(FEWEST, int(settings.max_tflop / sketch)))
+    return Affordable(False, num_fewer, (told, f"{num_fewer} images are scored in place of {num_images}"))
+
+
+def count_flop(score: Callable[[Tensor], Tensor], image: Tensor) -> int:
+    """Count the multiplications and additions of a score of one image."""
+    with FlopCounterMode(display=False) as counter:
+        score(image)
+    return counter.get_total_flops()
+
+
+def _first(images: ImageBatch | EncodedImages) -> tuple[Tensor, Tensor]:
+    batch = next(batches(images, torch.zeros(1, dtype=torch.long), 1, num_workers=0))
+    return batch.pixels, batch.aspect
 
 
 def draw(num_images: int, num_wanted: int) -> Tensor:
@@ -101,20 +161,29 @@ def jepa_scores(
     view: dict[str, Any],
     reading: Reading,
     num_sketches: int,
+    *,
+    exact: bool = True,
 ) -> dict[str, Tensor]:
-    """Return the exact JEPA-SCORE (N,) of the chosen images and its sketch, and the exact one before training."""
+    """Return JEPA-SCORE (N,) of the chosen images, its sketch, and JEPA-SCORE before training.
+
+    Without `exact` the sketch stands in for all three.
+    """
     for network in (trained, untrained):
         network.to(reading.device).eval().requires_grad_(False)
+    sketch = partial(jepa_score_sketch, num_sketches=num_sketches, seed=SEED)
     scorers = {
-        "jepa_score": partial(jepa_score, trained),
-        "jepa_score_sketch": partial(jepa_score_sketch, trained, num_sketches=num_sketches, seed=SEED),
-        "random_init_jepa_score": partial(jepa_score, untrained),
+        "jepa_score": partial(jepa_score if exact else sketch, trained),
+        "jepa_score_sketch": partial(sketch, trained),
+        "random_init_jepa_score": partial(jepa_score if exact else sketch, untrained),
     }
     found: dict[str, list[Tensor]] = {name: [] for name in scorers}
-    for batch in batches(images, chosen, reading.batch_size, num_workers=reading.num_workers, device=reading.device):
-        views = evaluation_view(batch.pixels, batch.aspect, **view)
-        for name, score in scorers.items():
-            found[name].append(score(views).cpu())
+    size = min(reading.batch_size, AT_A_TIME)
+    with bar("JEPA-SCORE", len(chosen)) as shown:
+        for batch in batches(images, chosen, size, num_workers=reading.num_workers, device=reading.device):
+            views = evaluation_view(batch.pixels, batch.aspect, **view)
+            for name, score in scorers.items():
+                found[name].append(score(views).cpu())
+            shown.update(len(views))
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 

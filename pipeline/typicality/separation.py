@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from pipeline.absent import reason
 from pipeline.errors import UserError
 from pipeline.schema import Params
 from pipeline.typicality.auroc import auroc
-from pipeline.typicality.encoders import encoder_names, home_of, scores_path
+from pipeline.typicality.encoders import encoder_names, home_of, scored_sets, scores_path
 from pipeline.typicality.methods import CORRELATIONS, METHODS, Scores, read_scores
 
 Found = Mapping[tuple[str, str], Scores]
@@ -20,30 +21,35 @@ OTHERS = (*(name for name in METHODS if name != "jepa_score"), "pixel_mean")
 
 
 def read_all(params: Params, params_path: str) -> tuple[dict[tuple[str, str], Scores], list[str]]:
-    """Read the scores that every encoder of a grid gave to each of density.sets.
+    """Read the scores that every encoder of a grid gave to its own set and to each of density.sets.
 
     Args:
         params: the validated parameter file.
         params_path: where it lies.
 
     Returns:
-        {(encoder, data set): scores}, and a line for every file that is absent or broken. An encoder without scores of
-        its own set has none at all: there is nothing to compare with.
+        {(encoder, data set): scores}, and a line for everything that is absent, broken or scored otherwise than asked
+        for. An encoder without scores of its own set has none at all: there is nothing to compare with.
+
+    Raises:
+        NotAskedFor: if density.sets is empty.
     """
-    found, missing = {}, []
+    found, told = {}, []
     for name in encoder_names(params, params_path):
-        home = home_of(name, params)
-        if home not in params.density.sets:
-            missing.append(f"{name}: its own set is not in density.sets; add {home}")
-            continue
         own: dict[tuple[str, str], Scores] = {}
-        for scored in params.density.sets:
+        for scored in scored_sets(name, params):
+            path = scores_path(name, scored, params, params_path)
+            if why := reason(path) or reason(path.parent):
+                told.append(f"{name} on {scored}: {why}")
+                continue
             try:
-                own[name, scored] = read_scores(scores_path(name, scored, params_path))
+                own[name, scored] = read_scores(path)
             except UserError as error:
-                missing.append(f"{name} on {scored}: {error}; make it with: python -m stages.score {name} {scored}")
-        found |= own if (name, home) in own else {}
-    return found, missing
+                told.append(f"{name} on {scored}: {error}; make it with: python -m stages.score {name} {scored}")
+                continue
+            told += [f"{name} on {scored}: {note}" for note in own[name, scored].notes]
+        found |= own if (name, home_of(name, params)) in own else {}
+    return found, told
 
 
 def auroc_table(found: Found, homes: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -83,8 +89,8 @@ def _between_encoders(found: Found) -> Iterator[dict[str, Any]]:
     for scored in dict.fromkeys(scored for _, scored in found):
         by_encoder = {name: scores for (name, of), scores in found.items() if of == scored}
         for (first, one), (second, other) in combinations(by_encoder.items(), 2):
-            if not np.array_equal(one.images, other.images):
-                raise UserError(f"{first} and {second} scored other images of {scored}; score again with one setting")
+            if not np.array_equal(one.images, other.images):  # the budget let one of them score fewer
+                continue
             rho = spearman(one.values["jepa_score"], other.values["jepa_score"])
             yield _correlation(first, scored, f"jepa_score of {second}", rho, len(one.images))
 

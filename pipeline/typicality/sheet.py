@@ -42,11 +42,11 @@ def extremes(values: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
     return order[:num], order[max(num, len(order) - num) :]
 
 
-def typical_sheet(dataset: str, scores: Scores, num: int) -> bytes:
+def typical_sheet(folder: Path, scores: Scores, num: int) -> bytes:
     """Draw the most and least typical scored test images of each class of a data set, by JEPA-SCORE.
 
     Args:
-        dataset: name of a folder of data/.
+        folder: of the packed set.
         scores: of its test images.
         num: images of each kind, for every class; of the first NUM_CLASSES classes that have any.
 
@@ -59,14 +59,14 @@ def typical_sheet(dataset: str, scores: Scores, num: int) -> bytes:
     for name in list(classes)[:NUM_CLASSES]:
         members = np.flatnonzero(np.array(scores.classes) == name)
         most, least = (members[found] for found in extremes(values[members], num))
-        pictures = _pictures(dataset, scores.images[np.concatenate([most, least])])
+        pictures = _pictures(folder, scores.images[np.concatenate([most, least])])
         shown = [Shown(p, values[i]) for p, i in zip(pictures, [*most, *least], strict=True)]
         rows[name] = shown[: len(most)], shown[len(most) :]
     return draw(rows, num)
 
 
-def _pictures(dataset: str, members: np.ndarray) -> Tensor:
-    images = EncodedImages(Path("data") / dataset, "test", load_px=MOST_SIDE_PX)
+def _pictures(folder: Path, members: np.ndarray) -> Tensor:
+    images = EncodedImages(folder, "test", load_px=MOST_SIDE_PX)
     batch = next(batches(images, torch.from_numpy(members), len(members)))
     return thumbnails(batch, min(*images.size_px, 2 * CELL_PX))
 
