@@ -13,8 +13,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.cells import grid_cells, merge, resolve
+from pipeline.cells import Resolver, grid_cells, merge
 from pipeline.project import REPORTS, root_params, shown
+from pipeline.relations import broken_relations
 from pipeline.schema import BackboneRule, Params, Pretrain, Probe
 from pipeline.validation import ParamsError, Strict, did_you_mean, explain, read_yaml
 
@@ -67,6 +68,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     problems += [*_unknown_names(raw), *_bad_overrides(raw), *_idle_axes(raw)]
     if not problems:
         problems += _bad_combinations(params)
+    if not problems:
+        problems += broken_relations(params, root=Path(path).resolve().parent == Path.cwd())
     if problems:
         raise ParamsError(str(path), problems)
     return params
@@ -78,12 +81,17 @@ def read_sections(path: str | Path) -> dict[str, Any]:
     Raises:
         ParamsError: if a file is absent, not YAML, or based on one that is itself based on another in a circle.
     """
-    raw = _with_base(read_yaml(path), Path(path), ())
+    raw = _with_base(_told(path), Path(path), ())
     missing = [name for name in ("datasets", "models") if name not in raw]
     if not missing or Path(path).resolve() == root_params() or not root_params().exists():
         return raw
-    root = read_yaml(root_params())
+    root = _told(root_params())
     return {**raw, **{name: root[name] for name in missing if name in root}}
+
+
+def _told(path: str | Path) -> dict[str, Any]:
+    """Read a file's sections; one with nothing under its name is one that is not there."""
+    return {name: section for name, section in read_yaml(path).items() if section is not None}
 
 
 def bases(path: str | Path) -> list[Path]:
@@ -102,7 +110,7 @@ def _with_base(raw: dict, path: Path, seen: tuple[Path, ...]) -> dict:
     above = path.parent.parent / base / "params.yaml"
     if above in seen:
         raise ParamsError(str(path), [f"based_on goes in a circle: {' -> '.join(map(str, (*seen, above)))}"])
-    whole = _with_base(read_yaml(above), above, (*seen, path))
+    whole = _with_base(_told(above), above, (*seen, path))
     inherited = {name: whole[name] for name in ("pretrain", "probe", "overrides") if name in whole}
     return merge(inherited, raw)
 
@@ -137,7 +145,8 @@ def _list_backbones(raw: dict, path: Path) -> list[str]:
     raw["grid"] = {**raw["grid"], "backbones": names}
     if names:
         return []
-    return [f"grid.backbones is a rule and {listing} does not list it yet; run: python -m stages.expand {shown(path.parent)}"]
+    remedy = f"run: python -m stages.expand {shown(path.parent)}"
+    return [f"grid.backbones is a rule and {listing} does not list it yet; {remedy}"]
 
 
 def _section(raw: dict, name: str, kind: type) -> Any:
@@ -194,9 +203,12 @@ def _bad_combinations(params: Params) -> list[str]:
     found = [
         f"grid has {num} cells of the name {key}; remove what is there twice" for key, num in times.items() if num > 1
     ]
+    resolver, first = Resolver(params), {}
     for cell in cells:
+        first.setdefault(resolver.pattern(cell), cell)
+    for cell in first.values():
         try:
-            resolve(params, cell)
+            resolver(cell)
         except ValidationError as error:
             with_axes = " and ".join(f"{axis} {value}" for axis, value in cell.choices)
             where = f"overrides of {cell.dataset} with {' and '.join(filter(None, [cell.backbone, with_axes]))}"
