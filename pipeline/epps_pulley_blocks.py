@@ -66,7 +66,7 @@ class SlicedMean(torch.autograd.Function):
 
         totals = _sweep(shape, read, write if wants_z or wants_a else None, grid, z, _inner_of_all)
         ctx.save_for_backward(grad_z.view(projections.shape) if wants_z else None, grad_a.t() if wants_a else None)
-        return (reduce(torch.add, totals) * share).to(projections.dtype)
+        return (reduce(torch.add, totals) * share).to(projections)
 
     @staticmethod
     def backward(ctx, grad_output: Tensor):
@@ -96,7 +96,7 @@ class PerColumn(torch.autograd.Function):
         shape = x.shape[0], num_samples, num_slices
         values = _sweep(shape, read, write if wants else None, grid, x, torch.linalg.vecdot)
         ctx.save_for_backward(slopes_of_all.view(samples.shape) if wants else None)
-        return torch.cat(values).view(*views, num_slices).to(samples.dtype)
+        return torch.cat(values).view(*views, num_slices).to(samples)
 
     @staticmethod
     def backward(ctx, grad_output: Tensor):

@@ -28,6 +28,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from pipeline.float64 import doubled
+
 # Called with the rows and the columns of a block, and their angles (or derivatives by them), (B, R).
 Visit = Callable[[slice, slice, Tensor], None]
 
@@ -155,7 +157,7 @@ class FactoredBlock:
         """Sum cos(k theta), then sin(k theta), over the rows of the loaded block: (B, 2 H) float64."""
         torch.bmm(self._coarse, self._fine_t, out=self._matrices)
         # Every entry of this product adds at most two terms times powers of two: one rounding, as storing it costs.
-        return torch.mm(self._pairs, self._harmonics).double()
+        return doubled(torch.mm(self._pairs, self._harmonics))
 
     def derivative(self, weights: Tensor) -> Tensor:
         """Differentiate a weighted sum of harmonics per column by the loaded angles.
@@ -166,7 +168,7 @@ class FactoredBlock:
         Returns:
             (B, R); overwritten by the next block.
         """
-        torch.mm(weights.to(self._pairs.dtype), self._derivatives, out=self._pairs)
+        torch.mm(weights.to(self._pairs), self._derivatives, out=self._pairs)
         torch.bmm(self._matrices_t, self._coarse, out=self._product_of_block)
         total, *terms = self._terms
         for term, factor in zip(terms, self._factors[-1], strict=True):

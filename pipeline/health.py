@@ -23,6 +23,7 @@ from pipeline.checkpoint import load_weights, read_description
 from pipeline.datasets import batches
 from pipeline.encoded import EncodedImages, ImageBatch
 from pipeline.features import embeddings
+from pipeline.float64 import doubled
 from pipeline.learner import project_views
 from pipeline.losses import LeJEPALoss, epps_pulley, random_directions
 from pipeline.seeds import generator
@@ -267,7 +268,7 @@ def heldout_losses(
         views = trained.make_views(batch.pixels, batch.aspect, generator=draws)
         with reading["autocast"]:
             projections = project_views(*modules, [group for group in views if group is not None])
-        losses.append(torch.stack(trained.objective(projections, index)).double())
+        losses.append(doubled(torch.stack(trained.objective(projections, index))))
     return dict(zip(LeJEPALoss._fields, torch.stack(losses).mean(0).tolist(), strict=True)) if losses else {}
 
 

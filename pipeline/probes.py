@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.errors import UserError
+from pipeline.float64 import doubled
 from pipeline.schedule import lr_factor
 from pipeline.seeds import generator
 
@@ -152,7 +153,7 @@ def _fit_and_score(
             gradient = (error.flatten(1).T @ batch).div_(len(batch)).view_as(weights)
             adamw.update(gradient, rates * factor, decays)
     logits = (x_test @ weights.flatten(0, 1).T).view(len(x_test), *weights.shape[:2])
-    return (logits.argmax(2) == test.labels[:, None]).double().mean(0)
+    return doubled(logits.argmax(2) == test.labels[:, None]).mean(0)
 
 
 class AdamW:
@@ -241,7 +242,7 @@ def few_shot_probe(
         members = few_shot_members(train.labels, shots, seed=seed, draw=draw).to(x.device)
         targets = functional.one_hot(train.labels[members], num_classes).to(x.dtype) - 1 / num_classes
         logits = x_test @ ridge_weights(x[members], targets, penalty)
-        accuracies.append(float((logits.argmax(1) == test.labels).double().mean()))
+        accuracies.append(float(doubled(logits.argmax(1) == test.labels).mean()))
     spread = torch.tensor(accuracies, dtype=torch.float64)
     return FewShotResult(float(spread.mean()), float(spread.std(correction=0)), len(members))
 

@@ -10,9 +10,12 @@ loss, which DDP assumes as well. Ranks may hold different numbers of samples.
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -21,6 +24,10 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 
+JOINING = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells a process of the others
+TOGETHER = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # of srun and mpirun: tasks of one start
+WAIT_MIN = 10.0  # for the other processes; torch's own limits are 10 minutes for NCCL, 30 for gloo
+TOLD_AFTER_S = 5.0
 # What gloo and NCCL say when a process is gone.
 LOST = ("closed by peer", "reset by peer", "Connection refused", "remote process exited", "Broken pipe")
 
@@ -89,6 +96,43 @@ def from_first_rank(value: Any) -> Any:
     return held[0]
 
 
+def started() -> int:
+    """Return how many processes work on this run by the environment: WORLD_SIZE, 1 without it.
+
+    Raises:
+        UserError: WORLD_SIZE does not fit what else the environment says of the other processes.
+    """
+    said = {name: os.environ.get(name, "") for name in JOINING}
+    told = " ".join(f"{name}={value}" for name, value in said.items() if value)
+    remedy = "unset WORLD_SIZE and set pretrain.layout.processes, which starts them, or start them with torchrun"
+    if not said["WORLD_SIZE"]:
+        return 1
+    numbers = [said[name] or "0" for name in ("WORLD_SIZE", "RANK")]
+    if not all(number.isdecimal() for number in numbers) or not int(numbers[1]) < int(numbers[0]):
+        raise UserError(f"the environment has {told}; WORLD_SIZE must be >= 1 and RANK from 0 to below it; {remedy}")
+    missing = [name for name, value in said.items() if not value]
+    if missing and int(numbers[0]) > 1:
+        raise UserError(
+            f"the environment has {told}, so this is one of several processes, but not {', '.join(missing)}, "
+            f"by which they find each other; {remedy}"
+        )
+    return int(numbers[0])
+
+
+def refuse_strangers() -> None:
+    """Refuse to be one of several processes that srun or mpirun started and that know nothing of each other.
+
+    Raises:
+        UserError: they would all write the same files.
+    """
+    for name in () if os.environ.get("WORLD_SIZE") else TOGETHER:
+        if (number := os.environ.get(name, "1")) != "1":
+            raise UserError(
+                f"{name}={number} says that this is one of {number} processes, which would all do the same work; start "
+                f"one, with pretrain.layout.processes: {number}, or set {', '.join(JOINING)} and LOCAL_RANK for each"
+            )
+
+
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the processes that torchrun started (WORLD_SIZE of the environment); alone without it.
@@ -96,12 +140,12 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     NCCL on CUDA, gloo on the CPU.
 
     Raises:
-        UserError: another process died; this one has noticed at its next message.
+        UserError: the others did not come; or another process died, and this one has noticed at its next message.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if started() == 1 or dist.is_initialized():
         yield device
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    _join("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
     except RuntimeError as error:
@@ -112,6 +156,26 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
             f"rank {dist.get_rank()}: another process of this run ended ({told}); the last state is kept, run it again"
         ) from error
     dist.destroy_process_group()  # after a failure it would wait for processes that are gone
+
+
+def _join(backend: str) -> None:
+    """Meet the other processes; whoever waits for long says for what."""
+    number, size, host, port = (os.environ[name] for name in JOINING)
+    where = f"rank {number} of {size} at MASTER_ADDR={host} MASTER_PORT={port}"
+    waiting = f"{where}: waits for the other processes of the run, for up to {WAIT_MIN:g} minutes"
+    timer = threading.Timer(TOLD_AFTER_S, print, [waiting], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        dist.init_process_group(backend, timeout=timedelta(minutes=WAIT_MIN))
+    except (dist.DistError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        remedy = "start all of them within that time, or unset WORLD_SIZE to work alone"
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error):
+            reason, remedy = "another program has that port", "set MASTER_PORT to a free one"
+        raise UserError(f"{where}: the processes of the run did not meet ({reason}); {remedy}") from error
+    finally:
+        timer.cancel()
 
 
 def sum_over_ranks(sums: Tensor, num_samples: int) -> Tensor:

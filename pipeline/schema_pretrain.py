@@ -174,7 +174,7 @@ class Pretrain(Strict):
         description="larger sets are shuffled within a moving window of so many 1e9 bytes of encoded images",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where CUDA has it")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     channels_last: bool = Field(
         True, description="memory format of backbone and views; 1.05 to 1.2 times faster: reports/benchmarks/step.md"
     )
@@ -199,5 +199,16 @@ class Pretrain(Strict):
         if self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs must be < epochs, got {self.schedule.warmup_epochs:g} of {self.epochs}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _images_are_no_smaller_than_views(self) -> Pretrain:
+        sides = {"global_px": self.views.global_px} | ({"local_px": self.views.local_px} if self.views.num_local else {})
+        largest = max(sides, key=lambda name: sides[name])
+        if self.load_px < sides[largest]:
+            raise ValueError(
+                f"load_px must be >= views.{largest}, got {self.load_px} for views of {sides[largest]} px, which would "
+                f"be enlarged; write load_px: {sides[largest]}"
             )
         return self

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+from pipeline import ranks
 from pipeline.errors import Interrupted
 from pipeline.interrupts import held_back
 
@@ -23,14 +24,19 @@ def started_several(module: str, argument: str, processes: int) -> int | None:
 
     Returns:
         The exit status; None, at once, if one process is enough or if this is one of several already: started here, or
-        by torchrun, srun or whoever sets WORLD_SIZE.
+        by torchrun, srun or whoever sets WORLD_SIZE to more than 1.
 
     Raises:
+        UserError: what the environment says of other processes cannot be.
         Interrupted: after SIGTERM or Ctrl-C, once all processes have kept their state and ended.
     """
     across = "PET_NNODES" in os.environ
-    if (processes == 1 and not across) or "WORLD_SIZE" in os.environ:
+    if (processes == 1 and not across) or ranks.started() > 1:
+        ranks.refuse_strangers()
         return None
+    if "WORLD_SIZE" in os.environ:
+        said = f"WORLD_SIZE={os.environ['WORLD_SIZE']} of the environment is passed over"
+        print(f"{said}: pretrain.layout.processes is {processes}", file=sys.stderr, flush=True)
     launcher = [sys.executable, "-m", "pipeline.torchrun", *([] if across else ["--standalone"])]
     command = [*launcher, f"--nproc-per-node={processes}", "-m", module, argument]
     with held_back() as request:

@@ -18,7 +18,7 @@ from pipeline.crops import centre_boxes, crop_resize, random_boxes
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Float32 images processed at once: what stays in a core's cache (measured: benchmarks.views); bounded memory on a GPU.
-CHUNK_BYTES = {"cpu": 3 * 2**19, "cuda": 2**28}
+CHUNK_BYTES = {"cpu": 3 * 2**19, "cuda": 2**28, "mps": 2**28}
 
 
 class Draws(NamedTuple):

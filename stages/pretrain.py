@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 
-from pipeline import preflight, provenance, training
+from pipeline import devices, preflight, provenance, training
 from pipeline.checkpoint import Checkpoints, checkpoints_folder
 from pipeline.datasets import open_split
-from pipeline.devices import choose_autocast, choose_device
 from pipeline.encoded import read_meta
 from pipeline.follow import Untracked, follow
 from pipeline.learner import build_learner, save_networks
@@ -30,7 +29,7 @@ def main(config_path: str) -> int | None:
     probe = read_json(path.with_name("probe.json"))  # read so that nothing it would refuse shows after the training
     status = started_several("stages.pretrain", config_path, execution["layout"]["processes"])
     if status is None:
-        with process_group(choose_device(config["pretrain"]["device"])) as device:
+        with process_group(devices.choose_device(config["pretrain"]["device"])) as device:
             train(config, execution, probe, device)
     return status
 
@@ -38,7 +37,7 @@ def main(config_path: str) -> int | None:
 def train(config: dict, execution: dict, probe: dict, device: torch.device) -> None:
     started = time.monotonic()
     settings, out, loader = config["pretrain"], Path(config["out"]), execution["loader"]
-    autocast, meta = choose_autocast(settings["precision"], device), read_meta(config["data"])
+    autocast, meta = devices.announced(settings["precision"], device), read_meta(config["data"])
     preflight.check(config, probe, meta, meta if probe["data"] == config["data"] else None)
     images = open_split(config["data"], "train", load_px=settings["load_px"], memory_gb=loader["memory_gb"])
     learner = build_learner(config, device, micro_batch_size=execution["layout"]["micro_batch_size"])
@@ -67,8 +66,9 @@ def train(config: dict, execution: dict, probe: dict, device: torch.device) -> N
         return
     save_networks(out, learner, config)
     numbers = training.summary(learner.backbone, config["embed_dim"], len(images.labels), settings, history)
-    where = provenance.describe(str(device), world_size()) | {"wall_s": round(time.monotonic() - started, 1)}
-    write_pretraining(out, history, numbers | story, where | times | {"config": config})
+    where = provenance.describe(str(device), world_size(), **devices.found(device, autocast))
+    where |= {"wall_s": round(time.monotonic() - started, 1), **times, "config": config}
+    write_pretraining(out, history, numbers | story, where)
 
 
 if __name__ == "__main__":

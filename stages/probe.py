@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline import backbones, features, finetune, health, preflight, probes, provenance
 from pipeline.checkpoint import Checkpoints, checkpoints_folder, load_weights
 from pipeline.datasets import open_split
-from pipeline.devices import choose_autocast, choose_device
+from pipeline.devices import announced, choose_device
 from pipeline.encoded import read_meta
 from pipeline.files import write_json
 from pipeline.live_run import publish_or_warn
@@ -31,7 +31,7 @@ def main(config_path: str) -> None:
     device, meta = choose_device(config["device"]), read_meta(config["data"])
     preflight.check_probe(config, meta)
     loading = {name: files[name] for name in ("size_px", "batch_size", "num_workers")}
-    autocast = choose_autocast(config["precision"], device)
+    autocast = announced(config["precision"], device)
     reading = {**loading, "mean": files["mean"], "std": files["std"], "device": device, "autocast": autocast}
     task = {"num_classes": len(meta["classes"]), "settings": settings, "seed": seed}
     opening = {name: files[name] for name in ("load_px", "memory_gb")}

@@ -149,6 +149,7 @@ def save_for_harm(path: Path) -> None:
     if path.suffix == ".npz":
         np.savez_compressed(path, x_train=pixels, y_train=labels)
     elif path.suffix == ".h5":
+        path.unlink(missing_ok=True)
         with h5py.File(path, "w") as file:
             file.create_dataset("x_train", data=pixels, compression="gzip")
             file.create_dataset("y_train", data=labels, compression="gzip", fletcher32=True)

@@ -217,4 +217,4 @@ def test_weights_that_say_nothing_are_refused(place):
 
 def test_settings_have_a_document_for_every_key():
     assert set(SETTINGS) == set(Settings.__dataclass_fields__)
-    assert all(f"        {name}: " in Settings.__doc__ for name in SETTINGS)
+    assert all(f" {name}: " in Settings.__doc__.replace("\n", " ") for name in SETTINGS)
