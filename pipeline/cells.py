@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.schema import Grid, Override, Params, Pretrain, Probe
 
@@ -108,16 +108,56 @@ def merge(base: dict, change: dict) -> dict:
     return out
 
 
+class Settings(NamedTuple):
+    """The settings of some cells, and as text what of them determines the weights."""
+
+    pretrain: Pretrain
+    probe: Probe
+    identity: str
+
+
 def resolve(params: Params, cell: Cell) -> tuple[Pretrain, Probe]:
     """Settings of one cell: the sections of params.yaml, then every matching override in order, then the axes."""
-    settings = {"pretrain": params.pretrain.model_dump(), "probe": params.probe.model_dump()}
-    for override in params.overrides:
-        if selects(override, cell):
-            settings = merge(settings, {"pretrain": override.pretrain, "probe": override.probe})
-    for name, value in cell.choices:
-        for path in params.grid.axes[name].sets:
-            settings = merge(settings, _nested(path.split("."), value))
-    return Pretrain.model_validate(settings["pretrain"]), Probe.model_validate(settings["probe"])
+    return Resolver(params)(cell)[:2]
+
+
+class Resolver:
+    """The settings of every cell of a grid, worked out once for all cells that have the same overrides and choices."""
+
+    def __init__(self, params: Params) -> None:
+        """Take the validated parameter file."""
+        self.params = params
+        self._base = {"pretrain": params.pretrain.model_dump(), "probe": params.probe.model_dump()}
+        self._found: dict[tuple, Settings] = {}
+
+    def pattern(self, cell: Cell) -> tuple:
+        """Return what tells a cell's settings from those of others: its overrides and its choices."""
+        selected = (index for index, override in enumerate(self.params.overrides) if selects(override, cell))
+        # With the types: 1 == 1.0 == True
+        return (*selected, *((name, type(value), value) for name, value in cell.choices))
+
+    def __call__(self, cell: Cell) -> Settings:
+        """Return the settings of a cell.
+
+        Raises:
+            ValidationError: overrides and choices that do not fit together.
+        """
+        pattern = self.pattern(cell)
+        if pattern not in self._found:
+            self._found[pattern] = self._settings(cell)
+        return self._found[pattern]
+
+    def _settings(self, cell: Cell) -> Settings:
+        settings = self._base
+        for override in self.params.overrides:
+            if selects(override, cell):
+                settings = merge(settings, {"pretrain": override.pretrain, "probe": override.probe})
+        for name, value in cell.choices:
+            for path in self.params.grid.axes[name].sets:
+                settings = merge(settings, _nested(path.split("."), value))
+        pretrain, probe = Pretrain.model_validate(settings["pretrain"]), Probe.model_validate(settings["probe"])
+        decisive = pretrain.model_dump(mode="json", exclude={"loader", "health", "checkpoint", "layout"})
+        return Settings(pretrain, probe, json.dumps(decisive, sort_keys=True))
 
 
 def selects(override: Override, cell: Cell) -> bool:
@@ -131,10 +171,9 @@ def _nested(path: list[str], value: Any) -> dict:
     return {path[0]: _nested(path[1:], value) if path[1:] else value}
 
 
-def identity(params: Params, cell: Cell) -> str:
+def identity(resolver: Resolver, cell: Cell) -> str:
     """Return what determines a cell's pretraining, as text: equal text, equal weights.
 
     Where images are kept, how many processes decode them and what is watched meanwhile is no part of it.
     """
-    pretrain = resolve(params, cell)[0].model_dump(mode="json", exclude={"loader", "health", "checkpoint", "layout"})
-    return json.dumps([cell.dataset, cell.backbone, cell.lamb, cell.seed, pretrain], sort_keys=True)
+    return json.dumps([cell.dataset, cell.backbone, cell.lamb, cell.seed, resolver(cell).identity])

@@ -14,7 +14,7 @@ from pipeline.catalogue import Dataset, DatasetName
 from pipeline.schema_analysis import Density, Diagnose, Pictures
 from pipeline.schema_pretrain import Pretrain
 from pipeline.schema_probe import Probe
-from pipeline.schema_types import Lambda, Plain, Rgb, SafeName, Value
+from pipeline.schema_types import Architecture, Lambda, Plain, Rgb, SafeName, Value
 from pipeline.validation import ParamsError, Strict, explain, read_yaml
 
 FIXED_AXES = ("dataset", "backbone", "lambda", "seed", "target")
@@ -70,7 +70,7 @@ class Grid(Strict):
     """
 
     datasets: list[str] = Field(min_length=1, description="names from `datasets`")
-    backbones: list[SafeName] = Field([], description="timm model names")
+    backbones: list[Architecture] = Field([], description="timm model names")
     lambdas: list[Lambda] = Field(min_length=1, description="weight of SIGReg; the prediction loss has 1 - lambda")
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(min_length=1)
     axes: dict[AxisName, Axis] = Field({}, description="further axes, by name")

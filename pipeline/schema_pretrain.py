@@ -204,11 +204,12 @@ class Pretrain(Strict):
 
     @model_validator(mode="after")
     def _images_are_no_smaller_than_views(self) -> Pretrain:
-        sides = {"global_px": self.views.global_px} | ({"local_px": self.views.local_px} if self.views.num_local else {})
-        largest = max(sides, key=lambda name: sides[name])
-        if self.load_px < sides[largest]:
+        views = self.views
+        local = views.num_local > 0 and views.local_px > views.global_px
+        name, side = ("local_px", views.local_px) if local else ("global_px", views.global_px)
+        if self.load_px < side:
             raise ValueError(
-                f"load_px must be >= views.{largest}, got {self.load_px} for views of {sides[largest]} px, which would "
-                f"be enlarged; write load_px: {sides[largest]}"
+                f"load_px must be >= views.{name}, got {self.load_px} for views of {side} px, to which images would be "
+                f"enlarged; write load_px: {side}"
             )
         return self

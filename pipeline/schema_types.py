@@ -34,11 +34,23 @@ def _safe(text: str) -> str:
     return text
 
 
+def _without_weights(name: str) -> str:
+    """Refuse the name of published weights, which a backbone that is pretrained here would not have."""
+    architecture, _, tag = name.partition(".")
+    if tag:
+        raise ValueError(
+            f"must be an architecture, got {name!r}, which names published weights; pretraining starts from random "
+            f"ones: write {architecture}. What is published is probed under models: and grid.models"
+        )
+    return name
+
+
 def _safe_value(value: Any) -> Any:
     return _safe(value) if isinstance(value, str) else value
 
 
 SafeName = Annotated[str, AfterValidator(_safe)]
+Architecture = Annotated[SafeName, AfterValidator(_without_weights)]
 Lambda = Annotated[float, Field(ge=0, le=1), WrapValidator(_as_written)]
 Plain = Annotated[bool | int | float | str | None, WrapValidator(_plain)]
 Value = Annotated[bool | int | float | str, WrapValidator(_plain), AfterValidator(_safe_value)]

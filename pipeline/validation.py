@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.error import MarkedYAMLError
 
@@ -18,6 +18,19 @@ class Strict(BaseModel):
     """A section of params.yaml: unknown keys are errors, `"5"` and `true` are no numbers, and nothing changes later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_left_out(cls, raw: Any) -> Any:
+        """Take a section with nothing under its name for one that is not there."""
+        if not isinstance(raw, dict):
+            return raw
+        return {key: value for key, value in raw.items() if value is not None or not cls._is_section(key)}
+
+    @classmethod
+    def _is_section(cls, key: str) -> bool:
+        kind = cls.model_fields[key].annotation if key in cls.model_fields else None
+        return isinstance(kind, type) and issubclass(kind, Strict)
 
 
 class ParamsError(UserError):
@@ -80,12 +93,35 @@ def _line(item: dict, model: Any, prefix: tuple) -> str:
         return f"{where}.source: unknown source {given!r}{did_you_mean(given, _tags(item['ctx']['expected_tags']))}"
     if kind == "union_tag_not_found":
         return f"{where}.source is required; add one of the sources the README lists"
+    if kind in ("list_type", "model_type", "dict_type"):
+        return f"{where} must be {_container(kind, str(loc[-1]), item['input'])}"
     rule = item["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("List ")
     rule = rule.replace("should", "must")
     value = "" if kind == "value_error" or isinstance(item["input"], dict) else f", got {item['input']!r}"
+    if kind in ("int_type", "float_type") and _is_number(item["input"]):
+        value += "; write it without quotes"
     # A rule over several keys of a section starts with the path, from there, of the one to change.
     joint = "." if rule.split()[0].partition(".")[0] in _fields_at(model, loc) else " "
     return f"{where}{joint}{rule}{value}" if where else f"{rule}{value}"
+
+
+def _container(kind: str, key: str, value: Any) -> str:
+    """Say what belongs in place of a value that is no list or no section, with how to write it."""
+    if kind != "list_type":
+        got = "a list" if isinstance(value, list) else repr(value)
+        return f"a section, keys with values under it, got {got}; write one key a line, indented, under {key}:"
+    if value is None:
+        return f"a list, got nothing; write {key}: [...] with values in it, or leave {key} out where it has a default"
+    if isinstance(value, dict):
+        return f"a list, got a section; write {key}: [...], or its entries as lines that begin with '-'"
+    return f"a list, got {value!r}; write {key}: [{value}]"
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and float(value) is not None
+    except ValueError:
+        return False
 
 
 def _tags(text: str) -> list[str]:
