@@ -33,7 +33,7 @@ def main(params_path: str = "params.yaml") -> None:
     out = REPORTS / "diagnosis" / listing.grid
     again = f"python -m stages.diagnose {shown(params_path)}"
     attempt("diagnosis", out, partial(diagnose, listing, params_path, out), command=again)
-    for name in listing.params.grid.targets or listing.params.grid.datasets:
+    for name in listing.params.grid.datasets if listing.grid == "default" else ():
         if not (pick := out / "picks" / f"{name}.json").exists():  # what depends on it has to be told why
             write_json(pick, {"absent": reason(out) or "no run of this data set has results"})
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from params_file import BASE
 
+from pipeline import live_run
 from pipeline.cells import merge
 from pipeline.diagnostics import report
 from pipeline.diagnostics.selection import entry_of, of_group
@@ -35,7 +36,7 @@ class Untracked:
 def enter(folder, monkeypatch, *, drawn=False):
     """Work in a repository of its own, without a store, and without charts, which take a second, if not `drawn`."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(diagnose, "Store", Untracked)
+    monkeypatch.setattr(live_run, "Store", Untracked)
     if not drawn:
         monkeypatch.setattr(diagnose.figures_selection, "charts", lambda *_, **__: {"criteria": "<svg/>"})
         monkeypatch.setattr(diagnose.figures_health, "charts", lambda cells: {"spectra-digits": "<svg/>"})

@@ -12,21 +12,25 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from typical_scores import CLASSES, write_params, write_pick, write_set
+from typical_scores import CLASSES, path_of, write_params, write_pick, write_set
 
+from pipeline.absent import reason
 from pipeline.backbones import create_backbone, initial_backbone
 from pipeline.checkpoint import save_weights
 from pipeline.density import jepa_score
 from pipeline.encoded import EncodedImages
 from pipeline.errors import UserError
+from pipeline.files import write_text
 from pipeline.typicality import scores
 from pipeline.typicality.encoders import encoder_names, find_encoder
-from pipeline.typicality.methods import COLUMNS
+from pipeline.typicality.methods import COLUMNS, read_scores
 from pipeline.views import evaluation_view
 from stages import score
 
@@ -49,14 +53,14 @@ def network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_params()
     write_set("home", high=128)
-    write_set("foreign", low=128)
+    write_set("abroad", low=128)
     network = save_network(WEIGHTS)
     write_pick("home", WEIGHTS, hashlib.sha256(WEIGHTS.read_bytes()).hexdigest(), seed=3)
     return network
 
 
 def rows_of(scored: str, name: str = "home") -> list[dict[str, str]]:
-    with Path(f"reports/scores/{name}--{scored}.csv").open(encoding="utf-8") as file:
+    with path_of(name, scored).open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -65,7 +69,7 @@ def column(rows: list[dict[str, str]], name: str) -> np.ndarray:
 
 
 def views_of(dataset: str, split: str, members=None, *, mean=MEAN, std=STD) -> torch.Tensor:
-    images = EncodedImages(f"data/{dataset}", split, load_px=256)
+    images = EncodedImages({"home": "data/home"}.get(dataset, f"data/foreign/{dataset}"), split, load_px=256)
     chosen = range(len(images)) if members is None else members
     pixels = torch.stack([images[i][0] for i in chosen])
     return evaluation_view(pixels, torch.ones(len(pixels)), 16, mean=mean, std=std)
@@ -74,7 +78,7 @@ def views_of(dataset: str, split: str, members=None, *, mean=MEAN, std=STD) -> t
 # 1. Scores
 
 
-@pytest.mark.parametrize("scored", ["home", "foreign"])
+@pytest.mark.parametrize("scored", ["home", "abroad"])
 def test_every_column_is_what_it_says(network, scored):
     score.main("home", scored)
     rows = rows_of(scored)
@@ -105,17 +109,17 @@ def test_every_column_is_what_it_says(network, scored):
 
 
 def test_foreign_images_are_far_from_the_training_images(network):
-    for scored in ("home", "foreign"):
+    for scored in ("home", "abroad"):
         score.main("home", scored)
     for name in ("knn_distance", "mahalanobis", "relative_mahalanobis", "pixel_mean_distance", "pixel_knn_distance"):
-        assert column(rows_of("home"), name).max() < column(rows_of("foreign"), name).min(), name
+        assert column(rows_of("home"), name).max() < column(rows_of("abroad"), name).min(), name
 
 
 def test_equal_inputs_give_equal_bytes(network):
-    path = Path("reports/scores/home--foreign.csv")
-    score.main("home", "foreign")
+    path = path_of("home", "abroad")
+    score.main("home", "abroad")
     before = path.read_bytes()
-    score.main("home", "foreign")
+    score.main("home", "abroad")
     assert path.read_bytes() == before
 
 
@@ -132,66 +136,103 @@ def test_every_encoder_scores_the_same_images():
 
 def test_frozen_model_is_at_home_in_the_first_set(network):
     models = {name: {"backbone": "test_vit"} for name in ("idle", "mine")}
-    write_params({"density": {"sets": ["foreign", "home"]}, "models": models})
+    write_params({"density": {"sets": ["abroad", "home"]}, "models": models})
     save_network(Path("models/mine/backbone.safetensors"))
-    for scored in ("home", "foreign"):
+    for scored in ("home", "abroad"):
         score.main("mine", scored)
-    home, foreign = (column(rows_of(scored, "mine"), "pixel_mean_distance") for scored in ("home", "foreign"))
+    home, foreign = (column(rows_of(scored, "mine"), "pixel_mean_distance") for scored in ("home", "abroad"))
     assert foreign.max() < home.min()
     params = score.load_params()
-    assert find_encoder("mine", params, "params.yaml").home == "foreign"
+    assert find_encoder("mine", params, "params.yaml").home == "abroad"
     assert encoder_names(params, "params.yaml") == ["home", "mine"]
 
 
 def test_a_frozen_model_needs_a_set(network):
     write_params({"density": {"sets": []}, "models": {"mine": {"backbone": "test_vit"}}})
     save_network(Path("models/mine/backbone.safetensors"))
-    with pytest.raises(UserError, match=r"density.sets must name at least one data set, got none"):
-        score.main("mine", "home")
+    score.main("mine", "home")
+    assert reason(path_of("mine", "home")) == "not asked for: density.sets names no data set"
 
 
 @pytest.mark.parametrize(
     ("name", "scored", "message"),
     [
         ("hoem", "home", r"unknown encoder 'hoem'; did you mean 'home'\? known: home, mine"),
-        ("home", "foregin", "unknown data set 'foregin'; did you mean 'foreign'"),
+        ("home", "abraod", "unknown data set 'abraod'; did you mean 'abroad'"),
         ("mine", "home", r"there is no models/mine/backbone.safetensors; make it with: dvc repro .*:model@mine"),
     ],
 )
 def test_unknown_names_are_refused(network, name, scored, message):
     write_params({"models": {"mine": {"backbone": "test_vit"}}})
-    with pytest.raises(UserError, match=message):
+    if scored == "abraod":
+        with pytest.raises(UserError, match=message):
+            score.main(name, scored)
+    else:
         score.main(name, scored)
+        assert re.search(message, reason(path_of(name, scored)))
 
 
 def test_an_absent_pick_is_named(network):
     path = Path("reports/diagnosis/default/picks/home.json")
     path.unlink()
-    with pytest.raises(UserError, match=rf"there is no {path}, .* make it with: python -m stages.diagnose params.yaml"):
-        score.main("home", "foreign")
+    score.main("home", "abroad")
+    told = rf"there is no {path}, .* make it with: python -m stages.diagnose params.yaml"
+    assert re.search(told, reason(path_of("home", "abroad")))
 
 
 def test_other_weights_than_the_picked_ones_are_refused(network):
     save_network(WEIGHTS, seed=8)
-    with pytest.raises(UserError, match=r"has sha256 [0-9a-f]{64} and not the picked .* python -m stages.diagnose"):
-        score.main("home", "foreign")
+    score.main("home", "abroad")
+    told = r"has sha256 [0-9a-f]{64} and not the picked .* python -m stages.diagnose"
+    assert re.search(told, reason(path_of("home", "abroad")))
     WEIGHTS.unlink()
-    with pytest.raises(UserError, match=r"there are no picked weights runs/.*; run: dvc repro"):
-        score.main("home", "foreign")
+    score.main("home", "abroad")
+    assert re.search(r"there are no picked weights runs/.*; run: dvc repro", reason(path_of("home", "abroad")))
 
 
-def test_k_beyond_the_training_images_is_named(network):
+def test_k_beyond_the_training_images_is_capped_and_told(network, capsys):
+    """A4: fewer training images than density.k."""
     write_params({"density": {"k": 41}})
-    with pytest.raises(UserError, match=r"density.k must be <= 40, the number of training images, got 41"):
-        score.main("home", "foreign")
+    score.main("home", "abroad")
+    note = "k = 40, of all training images, in place of 41"
+    assert note in capsys.readouterr().err
+    assert read_scores(path_of("home", "abroad")).notes == (note,)
+
+
+def test_the_exact_score_has_a_budget(network, capsys):
+    """A5: beyond density.max_tflop the sketch stands in, beyond that fewer images; both are told."""
+    score.main("home", "home")
+    exact = read_scores(path_of("home", "home"))
+    image = views_of("home", "test")[:1]
+    settings = score.load_params().density
+    passes, forward = scores.num_passes(network, image)
+    one = 4 * passes * forward / 1e12
+    write_params({"density": {"max_tflop": 6 * one}})
+    score.main("home", "home")
+    found = read_scores(path_of("home", "home"))
+    assert "stands in for the exact score, which would take" in capsys.readouterr().err and len(found.notes) == 1
+    assert np.array_equal(found.values["jepa_score"], exact.values["jepa_score_sketch"])
+    few = scores.affordable(network, image, 1000, settings.model_copy(update={"max_tflop": one}))
+    assert not few.exact and scores.FEWEST <= few.num_images < 1000 and "in place of 1000" in few.notes[1]
+
+
+def test_foreign_sets_are_scored_together_and_the_reason_of_an_absent_one_is_passed_on(network, capsys):
+    write_params({"density": {"sets": ["abroad", "far"]}})
+    write_text(Path("data/foreign/absent.json"), json.dumps({"far": "no such address"}))
+    score.main("home", "foreign")
+    assert len(rows_of("abroad")) == 12
+    assert "the set is not there: no such address" in reason(path_of("home", "far"))
+    write_params({"density": {"sets": ["home"]}})
+    score.main("home", "foreign")
+    assert "names no set that is not in the grid" in reason(Path("reports/scores/home--foreign"))
 
 
 def test_scores_of_another_grid_lie_apart(network):
     path = write_params(path="paper/mine/params.yaml")
     Path("reports/diagnosis/mine/picks").mkdir(parents=True)
     Path("reports/diagnosis/default/picks/home.json").rename("reports/diagnosis/mine/picks/home.json")
-    score.main("home", "foreign", path)
-    assert Path("reports/mine/scores/home--foreign.csv").exists()
+    score.main("home", "abroad", path)
+    assert Path("reports/mine/scores/home--foreign/abroad.csv").exists()
 
 
 # 3. Reading
@@ -200,10 +241,11 @@ def test_scores_of_another_grid_lie_apart(network):
 def test_sizes_of_batches_are_no_part_of_a_score(network):
     params = score.load_params()
     encoder = find_encoder("home", params, "params.yaml")
+    folders = Path("data/home"), Path("data/foreign/abroad")
     reading = scores.Reading(load_px=256, memory_gb=1, num_workers=0, batch_size=256, device=torch.device("cpu"))
-    expected = scores.score_images(encoder, "foreign", params.density, reading)
+    expected = scores.score_images(encoder, *folders, params.density, reading)[0]
     small = scores.Reading(load_px=256, memory_gb=0, num_workers=0, batch_size=7, device=torch.device("cpu"))
-    found = scores.score_images(encoder, "foreign", params.density, small)
+    found = scores.score_images(encoder, *folders, params.density, small)[0]
     for name in set(COLUMNS) - {"class"}:
         values = [[row[name] for row in rows] for rows in (found, expected)]
         np.testing.assert_allclose(*values, rtol=1e-4, err_msg=name)

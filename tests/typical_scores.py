@@ -10,15 +10,16 @@ import yaml
 
 from pipeline.files import write_text
 from pipeline.packing import pack
+from pipeline.params import load_params
 from pipeline.pictures import Picture
 from pipeline.typicality.encoders import scores_path
 from pipeline.typicality.methods import METHODS, scores_text
 
 PARAMS = {
     "grid": {"datasets": ["home"], "backbones": ["test_vit"], "lambdas": [0.05], "seeds": [0]},
-    "datasets": {name: {"source": "bundled"} for name in ("home", "foreign", "far")},
+    "datasets": {name: {"source": "bundled"} for name in ("home", "abroad", "far")},
     "pretrain": {"epochs": 20, "batch_size": 64},
-    "density": {"sets": ["home", "foreign"], "num_images": 12, "num_sketches": 4, "num_shown": 2, "k": 3},
+    "density": {"sets": ["home", "abroad"], "num_images": 12, "num_sketches": 4, "num_shown": 2, "k": 3},
 }
 CLASSES = ["a & b", "c"]
 
@@ -37,7 +38,8 @@ def write_set(name: str, *, low: int = 0, high: int = 256, num: int = 20) -> Non
         split: [Picture(image, i % 2, str(i)) for i, image in enumerate(images)]
         for split, images in zip(("train", "test"), noise, strict=True)
     }
-    pack(Path("data") / name, name, {"source": "bundled"}, CLASSES, splits)
+    folder = Path("data") / name if name in PARAMS["grid"]["datasets"] else Path("data/foreign") / name
+    pack(folder, name, {"source": "bundled"}, CLASSES, splits)
 
 
 def write_pick(name: str, weights: Path, sha256: str, seed: int = 0) -> None:
@@ -54,4 +56,8 @@ def write_scores(name: str, scored: str, *, shift: float = 0.0, num: int = 40, s
         | {method: told.sign * float(generator.normal(shift)) for method, told in METHODS.items()}
         for i in range(num)
     ]
-    write_text(scores_path(name, scored, "params.yaml"), scores_text(rows))
+    write_text(path_of(name, scored), scores_text(rows))
+
+
+def path_of(name: str, scored: str) -> Path:
+    return scores_path(name, scored, load_params(), "params.yaml")
