@@ -1,20 +1,24 @@
 # Two commands: `make repro` reruns the benchmark, `make test` checks the code.
 PYTHON ?= python3
+PORT ?= 5000
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
+# DVC runs the commands of stages in the user's login shell, whatever that is.
+SHELL := /bin/sh
+export SHELL
 
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# The programs in .venv/bin begin with the path that the clone had when it was made.
+MOVED := $(shell test ! -e $(BIN)/dvc || grep -qF "$(CURDIR)/$(BIN)" $(BIN)/dvc || echo moved)
 
-.PHONY: repro test test-all test-unit lint ui clean
+.PHONY: repro test test-unit lint ui clean ready moved
 
 repro: .venv/installed
+	@python -m stages.check
 	dvc repro
 
 test: .venv/installed lint
-	pytest $(PARALLEL) -m "not slow or core"
-
-test-all: .venv/installed lint
 	pytest $(PARALLEL)
 
 test-unit: .venv/installed
@@ -25,13 +29,26 @@ lint: .venv/installed
 	ruff format --check .
 
 ui: .venv/installed
-	@echo 'the runs: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning'
-	mlflow ui --backend-store-uri sqlite:///mlflow.db
+	@python -m stages.ui $(PORT)
 
 clean:
 	rm -rf runs .scratch mlruns mlflow.db*
 
-.venv/installed: pyproject.toml constraints.txt
+# What would end in an error of pip or DVC after minutes is said at once.
+ready:
+	@command -v git >/dev/null || { echo 'ERROR: git is not installed, and DVC needs it' >&2; exit 1; }
+	@git rev-parse --git-dir >/dev/null || { if test -e .git; then \
+	  echo 'ERROR: git cannot use this clone; see the line above' >&2; else \
+	  echo 'ERROR: this copy has no git repository, which DVC needs; clone it with git, or make one here and call make again:' >&2; \
+	  echo '  git init && git add --all && git -c user.name=me -c user.email=me@localhost commit --quiet -m start' >&2; fi; exit 1; }
+
+moved:
+	@echo 'The clone was moved or copied since .venv was made: it is made again here.'
+
+.venv/installed: pyproject.toml constraints.txt $(MOVED) | ready
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v < (3, 11) and sys.exit("ERROR: Python %d.%d is too old, 3.11 or newer is needed; name another one: make PYTHON=python3.12" % v)'
+	@echo 'Installing into .venv what constraints.txt lists, PyTorch among it: about 6 GB, 3 to 10 minutes, this once.'
+	$(if $(MOVED),rm -rf .venv)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@

@@ -76,7 +76,7 @@ def artifacts(file: Path) -> str:
 @contextmanager
 def alone(file: Path) -> Iterator[None]:
     """Keep other processes from opening the store; give up on one that hangs, go on where the disk has no locks."""
-    with Path(f"{file}.lock").open("w") as lock:
+    with Path(f"{file}.lock").open("w", encoding="utf-8") as lock:
         deadline = time.monotonic() + OPENING_S
         while True:
             try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -32,19 +34,33 @@ def run(main: Callable[..., int | None]) -> None:
     """Call a stage with the command line's arguments; what a person can mend is shown without a traceback.
 
     The exit status is 1 for such an error and 128 + the signal's number after an interruption, as in a shell. Any other
-    exception is a mistake of the program and keeps its traceback.
+    exception is a mistake of the program and keeps its traceback. A terminal that lacks a character gets its
+    escape, and who closes a pipe early (`| head`) has seen enough.
     """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
     try:
         code = main(*enter(sys.argv[1:]))
+        sys.stdout.flush()
     except KeyboardInterrupt as request:
         print(request if isinstance(request, Interrupted) else "interrupted", file=sys.stderr)
         code = 128 + getattr(request, "signum", signal.SIGINT)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            os._exit(128 + signal.SIGPIPE)  # at its end Python would print again
         if not (told := _mendable(error)):
             raise
         print(f"ERROR: {told}", file=sys.stderr)
         code = 1
     sys.exit(code or 0)
+
+
+def _nobody_reads() -> bool:
+    """Whether the other end of the pipe that we print to is closed."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        poll.register(stream.fileno(), 0)
+    return bool(poll.poll(0))
 
 
 def _mendable(error: Exception) -> str:

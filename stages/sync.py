@@ -14,6 +14,7 @@ from pipeline.agreement import recorded_picks
 from pipeline.cells import Cell
 from pipeline.listing import open_listing
 from pipeline.params import reports_folder
+from pipeline.progress import bar
 from pipeline.project import REPORTS
 from pipeline.results import ResultError, cell_record
 from pipeline.tracking import Store
@@ -23,7 +24,8 @@ from stages import run
 def main(params_path: str = "params.yaml") -> int:
     listing, store, missing = open_listing(params_path), Store(), []
     grid, cells = listing.grid, listing.cells
-    for cell in cells:
+    shown = bar("cells in MLflow", len(cells), unit="cell", iterable=cells)
+    for cell in shown:
         try:
             record = cell_record(cell.configs)
         except ResultError as error:
@@ -32,7 +34,7 @@ def main(params_path: str = "params.yaml") -> int:
         mended = store.disagreements(record)
         if mended:
             run_id = store.publish(record)
-            print(f"{cell.key}: run {run_id} written ({len(mended)} differences, first: {mended[0]})")
+            shown.write(f"{cell.key}: run {run_id} written ({len(mended)} differences, first: {mended[0]})")
     picks = recorded_picks(REPORTS / "diagnosis" / grid / "picks")
     for wrong, tagged, picked in store.wrong_picks(grid, picks):
         print(f"{wrong.data.tags.get('cell')}: tag picked_by set to {picked or 'nothing'}, was {tagged or 'nothing'}")

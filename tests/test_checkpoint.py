@@ -168,7 +168,7 @@ def test_a_crash_at_any_call_to_the_disk_loses_no_whole_state(states, monkeypatc
 
 def test_a_failed_save_keeps_the_last_state(states):
     saved(states, 1)
-    with pytest.raises(Exception, match="pickle|local object"):
+    with pytest.raises(Exception, match=r"pickle|local object"):
         states.save({"step": lambda: None}, step=2)
     assert files(states) == ["1"] and number(states) == 1
 

@@ -1,0 +1,63 @@
+"""Show the runs in MLflow's own pages: `python -m stages.ui [PORT]`, which `make ui PORT=5001` calls.
+
+With MLFLOW_TRACKING_URI set to a server the runs are shown there; nothing is started then.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+
+from pipeline.errors import UserError
+from pipeline.project import clone
+from pipeline.store_place import address, place
+from pipeline.store_trouble import shown
+from pipeline.tracking import Store
+from stages import run
+
+HOST, DEFAULT = "127.0.0.1", "5000"
+
+
+def main(port: str = DEFAULT) -> None:
+    store = Store()
+    runs = f"#/experiments/{store.experiment_id}/runs?workflowType=machine_learning"
+    if isinstance(where := place(), str) and where.startswith("http"):
+        print(f"MLFLOW_TRACKING_URI names a server, which shows the runs: {shown(where).rstrip('/')}/{runs}")
+        return
+    check_free(port)
+    print(f"the runs: http://{HOST}:{port}/{runs} (Ctrl-C ends it)", flush=True)
+    if port != DEFAULT:
+        print(f"reports/index.html links here with report.mlflow_url: http://{HOST}:{port} in params.yaml", flush=True)
+    os.chdir(clone())
+    uri = where if isinstance(where, str) else address(where)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", HOST, "--port", port]
+    os.execv(command[0], command)
+
+
+def check_free(port: str) -> None:
+    """Refuse a port that MLflow could not take: it would end with a traceback, or another program answers there."""
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"PORT must be a number from 1 to 65535, got {port!r}; e.g. make ui PORT=5001")
+    if trouble := taken(int(port)):
+        free = next(other for other in range(5001, 65536) if not taken(other))
+        raise UserError(f"port {port} cannot be used: {trouble}; take another one: make ui PORT={free}")
+
+
+def taken(port: int) -> str:
+    """Return what keeps us from a port, "" for none."""
+    with socket.socket() as asked, socket.socket() as own:
+        asked.settimeout(1)
+        if asked.connect_ex((HOST, port)) == 0:
+            return "another program answers there (on a Mac, AirPlay takes 5000)"
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as MLflow does: its last use may linger
+        try:
+            own.bind((HOST, port))
+        except OSError as error:
+            return "another program has it" if error.errno == errno.EADDRINUSE else str(error.strerror)
+    return ""
+
+
+if __name__ == "__main__":
+    run(main)
