@@ -28,18 +28,18 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def describe(device_name: str, num_processes: int = 1, **computed: Any) -> dict[str, Any]:
+def describe(device: str, num_processes: int = 1, **computed: Any) -> dict[str, Any]:
     """Return commit, versions and hardware, to be stored beside the weights.
 
     Args:
-        device_name: as torch has it.
+        device: as torch has it.
         num_processes: that shared the work.
         computed: what else is to be known of the device, `devices.found`.
     """
     return {
         "commit": commit(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        "hardware": {"device": device_name, **computed, "cpu": cpu_name(), "num_cpus": os.cpu_count()},
+        "hardware": {"device": device, **computed, "cpu": cpu_name(), "num_cpus": os.cpu_count()},
         "num_processes": num_processes,
     }
 
