@@ -100,9 +100,11 @@ def _choices(grid: Grid, *, probe_only: bool = False) -> Iterator[tuple]:
 
 
 def merge(base: dict, change: dict) -> dict:
-    """Return `base` with the nested keys of `change` replaced."""
+    """Return `base` with the nested keys of `change` replaced; a section with nothing under its name changes nothing."""
     out = dict(base)
     for key, value in change.items():
+        if value is None and isinstance(out.get(key), dict):
+            continue
         nested = isinstance(value, dict) and isinstance(out.get(key), dict)
         out[key] = merge(out[key], value) if nested else value
     return out

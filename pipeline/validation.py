@@ -109,7 +109,7 @@ def _container(kind: str, key: str, value: Any) -> str:
     """Say what belongs in place of a value that is no list or no section, with how to write it."""
     if kind != "list_type":
         got = "a list" if isinstance(value, list) else repr(value)
-        return f"a section, keys with values under it, got {got}; write one key a line, indented, under {key}:"
+        return f"a section, keys with values under it, got {got}; write one key a line, indented under it"
     if value is None:
         return f"a list, got nothing; write {key}: [...] with values in it, or leave {key} out where it has a default"
     if isinstance(value, dict):

@@ -68,7 +68,7 @@ CHANGES: dict[str, tuple[dict, tuple[str, ...]]] = {
         nested("pretrain.schedule.warmup_epochs", 9),
         ("warmup_epochs must be < epochs, got 9",),
     ),
-    "list where a section belongs": ({"probe": [1]}, ("probe must be a valid dictionary",)),
+    "list where a section belongs": ({"probe": [1]}, ("probe must be a section",)),
     "unknown precision": (nested("pretrain.precision", "float16"), ("pretrain.precision", "'bfloat16'", "'float16'")),
     "unknown alarm action": (
         nested("pretrain.alarms.action", "panic"),

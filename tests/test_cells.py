@@ -33,7 +33,7 @@ def test_overrides_apply_in_order_to_the_cells_they_match(tmp_path):
                 {"when": {"backbone": "*vit*"}, "pretrain": {"batch_size": 8, "views": {"num_local": 0}}},
                 {"when": {"dataset": "digits", "backbone": "*vit"}, "pretrain": {"batch_size": 16}},
                 {"when": {"dataset": "d[ti]*"}, "probe": {"knn": {"k": 3}}},
-                {"when": {"dataset": "DIGITS"}, "probe": {"knn": {"k": 99}}},
+                {"when": {"dataset": "DIGIT*"}, "probe": {"knn": {"k": 99}}},
             ],
         },
     )
@@ -66,9 +66,9 @@ def test_overrides_apply_in_order_to_the_cells_they_match(tmp_path):
             {"when": {}, "pretrain": {"epochs": 5}},
             "overrides.0.pretrain.schedule.warmup_epochs must be < epochs, got 10 of 5",
         ),
-        ({"when": {}, "pretrain": {"views": 3}}, "overrides.0.pretrain.views must be a valid dictionary"),
-        ({"when": {}, "pretrain": [1]}, "overrides.0.pretrain must be a valid dictionary"),
-        ("all", "overrides.0 must be a valid dictionary"),
+        ({"when": {}, "pretrain": {"views": 3}}, "overrides.0.pretrain.views must be a section"),
+        ({"when": {}, "pretrain": [1]}, "overrides.0.pretrain must be a section"),
+        ("all", "overrides.0 must be a section"),
     ],
 )
 def test_broken_override(tmp_path, override, message):

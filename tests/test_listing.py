@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cells import grid_cells, identity, merge, resolve
+from pipeline.cells import Resolver, grid_cells, identity, merge, resolve
 from pipeline.graph import cells_text, checksums
 from pipeline.listing import is_about, open_listing, possible_cells
 from pipeline.params import grid_name, load_params
@@ -151,8 +151,8 @@ def test_pipelines_share_what_is_equal_to_the_last_setting():
 
 def test_identity_knows_data_backbone_lambda_and_seed():
     params = load_params(pipeline(grid={"datasets": ["digits", "dtd"], "lambdas": [0.05, 0.1], "seeds": [0, 1]}))
-    cells = grid_cells(params, "one")
-    assert len({identity(params, cell) for cell in cells}) == len(cells) == 8
+    cells, resolver = grid_cells(params, "one"), Resolver(params)
+    assert len({identity(resolver, cell) for cell in cells}) == len(cells) == 8
 
 
 # 4. Published and listed cells
