@@ -29,6 +29,16 @@ def clone() -> Path:
     return next((folder.parents[2] for folder in copies), here)
 
 
+def tracked_grid(grid: str) -> str:
+    """Return the name under which MLflow has the runs of a grid: in a copy, with the name of DVC's experiment after it.
+
+    So an experiment's runs stand beside those of the workspace; `dvc exp apply` and `python -m stages.sync` replace these.
+    """
+    if repository() == clone() or "@" in grid:
+        return grid
+    return f"{grid}@{os.environ.get('DVC_EXP_NAME') or repository().name}"
+
+
 def root_params() -> Path:
     """Return the parameter file of the clone, with the catalogues of all projects."""
     return repository() / "params.yaml"

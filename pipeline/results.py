@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import write_json, write_text
+from pipeline.project import tracked_grid
 
 # Columns of history.csv; each is logged as train/<name> with the epoch as step. Further columns are what was watched
 # (pipeline/watch.py); they are logged as health/<name>.
@@ -50,12 +51,12 @@ def opening_record(config: dict[str, Any], commit: str) -> Record:
     axes = _axes(config)
     settings = {name: config[name] for name in ("pretrain", "backbone_kwargs")}
     artifacts = {"pretrain.json": config}
-    return Record(config["grid"], config["cell"], commit, axes | flatten(settings), {}, artifacts, tuple(axes))
+    return Record(axes["grid"], config["cell"], commit, axes | flatten(settings), {}, artifacts, tuple(axes))
 
 
 def _axes(config: dict[str, Any]) -> dict[str, str]:
     """Return the values that tell a cell from the others of its grid."""
-    axes = {name: str(config[name]) for name in AXES}
+    axes = {name: str(config[name]) for name in AXES} | {"grid": tracked_grid(config["grid"])}
     if config["target"] != config["dataset"]:
         axes["target"] = config["target"]
     return axes | {name: json.dumps(value).strip('"') for name, value in config["choices"].items()}
@@ -65,7 +66,7 @@ def _frozen_record(probe: dict[str, Any]) -> Record:
     """Return what the run of a frozen model holds before its scores: no losses, and the origin of its weights."""
     model, axes = read_json(Path(probe["model"])), _axes(probe)
     params = axes | flatten({"model": model})
-    return Record(probe["grid"], probe["cell"], "", params, {}, {"model.json": model}, tuple(axes))
+    return Record(axes["grid"], probe["cell"], "", params, {}, {"model.json": model}, tuple(axes))
 
 
 def cell_record(configs: Path) -> Record:

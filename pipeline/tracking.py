@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.agreement import Logged, all_tags, contradictions, gaps
+from pipeline.project import tracked_grid
 from pipeline.results import Record
 from pipeline.store_place import address, alone, artifacts, clone_store, experiment_name, place, prepare
 from pipeline.store_trouble import StoreError, explain
@@ -113,7 +114,7 @@ class Store:
     @_explained
     def runs(self, grid: str, cell: str) -> list[Run]:
         """Return the active runs of a cell, newest first."""
-        query = f"tags.cell = '{cell}' and tags.grid = '{grid}'"
+        query = f"tags.cell = '{cell}' and tags.grid = '{tracked_grid(grid)}'"
         return list(self.client.search_runs([self.experiment_id], query, order_by=["attributes.start_time DESC"]))
 
     @_explained
@@ -168,7 +169,7 @@ class Store:
     @_explained
     def finished_runs(self, grid: str) -> dict[str, str]:
         """Return {cell: id of its FINISHED run} of one grid."""
-        query = f"tags.grid = '{grid}' and attributes.status = 'FINISHED'"
+        query = f"tags.grid = '{tracked_grid(grid)}' and attributes.status = 'FINISHED'"
         runs = self.client.search_runs([self.experiment_id], query, order_by=["start_time ASC"], max_results=50_000)
         return {run.data.tags.get("cell", ""): run.info.run_id for run in runs}
 
@@ -209,7 +210,7 @@ class Store:
     @_explained
     def wrong_picks(self, grid: str, picks: Mapping[str, str]) -> list[tuple[Run, str, str]]:
         """Return the runs of a grid whose tag `picked_by` is not what `picks` says: run, its tag, what it should be."""
-        runs = self.client.search_runs([self.experiment_id], f"tags.grid = '{grid}'", max_results=50_000)
+        runs = self.client.search_runs([self.experiment_id], f"tags.grid = '{tracked_grid(grid)}'", max_results=50_000)
         found = [(run, run.data.tags.get("picked_by", ""), picks.get(run.data.tags.get("cell"), "")) for run in runs]
         return [(run, tagged, wanted) for run, tagged, wanted in found if tagged != wanted]
 
