@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 
 from pipeline import backbones
-from pipeline.cells import Cell, resolve
+from pipeline.cells import Cell, Resolver
 from pipeline.errors import UserError
 from pipeline.features import check_site
 from pipeline.listing import Listing
+from pipeline.progress import bar
 from pipeline.schema import Pretrain, Probe
 from pipeline.statistics import STATISTICS
 from pipeline.validation import did_you_mean
@@ -40,8 +41,9 @@ def resolve_listing(listing: Listing) -> tuple[dict[Cell, CellConfigs], list[str
     ]
     configs: dict[Cell, CellConfigs] = {}
     checked: dict[str, Any] = {}
-    for cell in listing.cells if not problems else []:
-        pretrain, probe = resolve(listing.params, cell)
+    resolver, cells = Resolver(listing.params), [] if problems else listing.cells
+    for cell in bar("try settings", len(cells), unit="cell", delay_s=2.0, iterable=cells):
+        pretrain, probe, _ = resolver(cell)
         if cell.frozen:
             configs[cell] = CellConfigs(None, _frozen_config(cell, listing, pretrain, probe), _execution(pretrain))
             continue

@@ -35,7 +35,12 @@ def local_inputs(name: str, entry: Dataset) -> list[Path]:
     """
     match entry.source:
         case "bundled":
-            return [repository() / "data/bundled" / f"{name}.npz"]
+            file = repository() / "data/bundled" / f"{name}.npz"
+            if not file.exists():
+                raise UserError(
+                    f"datasets.{name}: there is no {file}; put it there, or take source: arrays with a path"
+                )
+            return [file]
         case "torchvision" if entry.by_hand:
             folder = user_path(entry.by_hand.path)
             return [
@@ -49,6 +54,17 @@ def local_inputs(name: str, entry: Dataset) -> list[Path]:
         case "huggingface" if entry.path:
             return _matched(name, entry)
     return []
+
+
+def absent_inputs(sets: Mapping[str, Dataset]) -> list[str]:
+    """Return a line for each set of which something that it reads on this machine is not there."""
+    problems = []
+    for name, entry in sets.items():
+        try:
+            local_inputs(name, entry)
+        except UserError as error:
+            problems.append(str(error))
+    return problems
 
 
 def user_path(path: str) -> Path:

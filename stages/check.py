@@ -5,12 +5,17 @@ What only timm knows, the backbones' names and sizes, is left to `python -m stag
 
 from __future__ import annotations
 
+from pipeline.inputs import absent_inputs
 from pipeline.listing import open_listing
+from pipeline.validation import ParamsError
 from stages import run
 
 
 def main(params_path: str = "params.yaml") -> None:
     listing = open_listing(params_path)
+    params = listing.params
+    if problems := absent_inputs({name: params.datasets[name] for name in params.grid.datasets}):
+        raise ParamsError(params_path, problems)
     print(f"{params_path}: {len(listing.cells)} cells of grid {listing.grid!r} are valid")
 
 

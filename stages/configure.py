@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from pipeline.configs import resolve_listing
 from pipeline.files import write_json, write_text
 from pipeline.graph import checksums
-from pipeline.inputs import INPUTS, link_foreign, link_inputs
+from pipeline.inputs import INPUTS, absent_inputs, link_foreign, link_inputs
 from pipeline.listing import Listing, open_listing
+from pipeline.progress import bar
 from pipeline.validation import ParamsError
 from stages import run
 
@@ -16,19 +19,26 @@ from stages import run
 def main(params_path: str = "params.yaml") -> None:
     listing = open_listing(params_path)
     configs, problems = resolve_listing(listing)
-    if problems:
+    own = {name: listing.params.datasets[name] for name in listing.params.grid.datasets}
+    if problems := problems + absent_inputs(own):
         raise ParamsError(params_path, problems)
-    for cell, config in configs.items():
-        if config.pretrain:
-            write_json(cell.configs / "pretrain.json", config.pretrain)
-        write_json(cell.configs / "probe.json", config.probe)
-        write_json(cell.configs / "execution.json", config.execution)
+    for cell, config in bar("write settings", len(configs), unit="cell", delay_s=2.0, iterable=configs.items()):
+        write_settings(cell.configs, config._asdict())
     if listing.grid == "default":
         write_sections(listing)
     else:  # the root's stages name their files one by one
         for program in ("pretrain", "probe"):
             write_text(Path("runs") / listing.grid / "configs" / f"code-{program}.txt", checksums(program))
     print(f"{params_path}: {len(configs)} cells of grid {listing.grid!r} are valid")
+
+
+def write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write a file for each kind, without fsync, which costs a large grid half a minute: a crash repeats all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in settings.items():
+        if value is not None:
+            text = json.dumps(value, indent=2, ensure_ascii=False)
+            (folder / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 def write_sections(listing: Listing) -> None:
