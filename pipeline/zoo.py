@@ -13,6 +13,7 @@ from typing import NamedTuple
 from pipeline.backbones import TIMM_VERSION, count_params, known_backbones
 from pipeline.errors import UserError
 from pipeline.files import write_text
+from pipeline.progress import bar
 from pipeline.validation import did_you_mean
 
 # A name belongs to the family whose prefix it has: version and block variants (convnextv2, resnetblur, maxxvitv2) do,
@@ -55,8 +56,9 @@ def expand(families: Sequence[str], max_params: float) -> list[ZooEntry]:
     for family in families:
         if family not in FAMILIES:
             raise UserError(f"unknown family {family!r} in grid.backbones.families{did_you_mean(family, FAMILIES)}")
-    named = [(name, family_of(name)) for name in known_backbones()]
-    found = [ZooEntry(name, family, count_params(name)) for name, family in named if family in families]
+    named = [(name, family_of(name)) for name in known_backbones() if family_of(name) in families]
+    shown = bar("counting parameters", len(named), unit="architecture", iterable=named)
+    found = [ZooEntry(name, family, count_params(name)) for name, family in shown]
     small = sorted((entry for entry in found if entry.num_params <= max_params), key=lambda e: (e.family, e.name))
     if not small:
         smallest = min(found, key=lambda entry: entry.num_params)

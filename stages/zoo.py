@@ -10,10 +10,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.conformance import conformance, facts, isolated, read_rows, report_text, untried, write_rows
+from pipeline.conformance import Conformance, conformance, facts, isolated, read_rows, report_text, untried, write_rows
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.params import backbone_rule, load_params, read_backbones
+from pipeline.progress import bar
 from pipeline.zoo import FAMILIES, expand
 from stages import run
 
@@ -29,20 +30,22 @@ def main(*arguments: str) -> int:
         raise UserError(f"there are no names in {', '.join(options.files)}")
     sizes, table = (options.global_px, options.local_px), options.reports / "zoo.csv"
     rows = read_rows(table)
-    for index, name in enumerate(names, 1):
-        blank = untried(name, *sizes)
-        known = rows.get(name)
-        if known and (known.timm, known.global_px, known.local_px) == (blank.timm, *sizes):
-            continue
+    left = [name for name in names if not (name in rows and is_about(rows[name], untried(name, *sizes)))]
+    shown = bar("trying", len(left), unit="architecture", iterable=left)
+    for name in shown:
         try:
             rows[name] = isolated(conformance, name, *sizes, limit_s=options.limit_s)
         except UserError as error:
-            rows[name] = blank._replace(at_global=str(error))
+            rows[name] = untried(name, *sizes, at_global=str(error))
         write_rows(table, rows.values())
-        print(f"{index}/{len(names)} {name}: {rows[name].at_global}, {rows[name].at_local}", flush=True)
+        shown.write(f"{name}: {rows[name].at_global}, {rows[name].at_local}")
     command = " ".join(["python -m stages.zoo", *arguments])
     write_text(options.reports / "zoo.md", report_text([rows[name] for name in names], facts(command)))
     return 0
+
+
+def is_about(row: Conformance, other: Conformance) -> bool:
+    return (row.timm, row.global_px, row.local_px) == (other.timm, other.global_px, other.local_px)
 
 
 def parse(arguments: tuple[str, ...]) -> argparse.Namespace:
