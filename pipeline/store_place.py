@@ -51,7 +51,7 @@ def place(asked: str | Path | None = None) -> str | Path:
     scheme, _, rest = asked.partition(":")
     if scheme == "sqlite" and (file := rest.removeprefix("///")) not in (rest, "", ":memory:"):
         return clone() / unquote(file)
-    if not rest or scheme in ("file", "sqlite"):
+    if (not rest and asked != "databricks") or scheme in ("file", "sqlite"):
         raise StoreError(
             f"MLFLOW_TRACKING_URI is {asked!r}, where MLflow keeps no runs; set it to the address of a server "
             "(http://HOST:PORT) or of a database (sqlite:///FILE), or unset it to use the clone's mlflow.db"

@@ -54,10 +54,15 @@ def explain(where: str | Path, error: BaseException) -> str:
 def _explain_server(where: str, error: BaseException) -> str:
     told = str(error).replace(where, shown(where))
     system = re.search(r"\[Errno -?\d+\] ([^'\")]+)", told)
-    said = system[1] if system else "timed out" if "timed out" in told or "timeout" in told else told.splitlines()[0]
+    status = re.search(r"error code (\d+)", told)
+    said = system[1] if system else f"it answers with HTTP status {status[1]}" if status else told.splitlines()[0]
+    if "timed out" in told or "timeout" in told:
+        said = "timed out"
     remedy = "look whether an MLflow server answers there, or unset MLFLOW_TRACKING_URI to use the clone's mlflow.db"
     if re.search(r"\b(401|403|[Aa]uthenticat|[Pp]ermission)", told):
         remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    if isinstance(error, ImportError):
+        remedy = "install it into .venv with pip"
     return f"{shown(where)} cannot be used: {said[:200]}; {remedy}"
 
 

@@ -27,6 +27,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 # A server that is away must not hold up training: MLflow would try for minutes, and `sync` can write all of it later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -85,7 +86,7 @@ class Store:
             else:
                 beside = None if self.place.startswith("http") else artifacts(clone_store())
                 self._open(self.place, beside)
-        except (OSError, MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        except (OSError, ImportError, MlflowException, SQLAlchemyError, sqlite3.Error) as error:
             raise StoreError(explain(self.place, error)) from error
 
     def _open_file(self, path: Path) -> None:

@@ -46,7 +46,8 @@ def main(*arguments: str) -> int:
     if exchange:
         check_remote(asked.remote, asked.engine)
     tasks = plan(read_graph(asked.pipeline), exchange=exchange)
-    print(f"{asked.pipeline}: {len(tasks)} tasks, {sum(task.here for task in tasks)} of them here", flush=True)
+    here = sum(task.here for task in tasks)
+    print(f"{asked.pipeline}: {len(tasks)} tasks, {here} of them here; the others by {asked.engine}", flush=True)
     if tasks:
         resources = {"gpus": asked.gpus_per_cell, "cpus": asked.cpus_per_cell, "retries": asked.retries}
         where = {"address": asked.address, "workdir": asked.workdir if exchange else None, "slurm": asked.slurm}
@@ -62,6 +63,7 @@ def main(*arguments: str) -> int:
     params = Path(asked.pipeline).with_name("params.yaml")
     if exchange and params.exists() and "grid" in read_sections(params):  # MLflow of the nodes stayed there
         subprocess.run([sys.executable, "-m", "stages.sync", str(params)], check=True)
+    print(f"dvc repro {asked.pipeline}: looks whether anything is left", file=sys.stderr, flush=True)
     done = subprocess.run([sys.executable, "-m", "dvc", "repro", asked.pipeline], stdout=subprocess.PIPE, text=True)
     last = "".join(done.stdout.strip().splitlines()[-1:])
     print(f"dvc repro {asked.pipeline}: {last}")

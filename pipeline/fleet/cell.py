@@ -5,6 +5,7 @@ Only the standard library is used: a machine without a copy of this code is sent
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -29,6 +30,7 @@ GRACE_S = 60.0  # to finish a step and keep its state
 POLL_S = 0.1
 SHOWN_LINES = 12
 LOGS = Path(".scratch/launch")
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}  # what such a disk says
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -181,13 +183,28 @@ def only_one(path: Path) -> Iterator[int]:
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock_alone(handle, path.stem)
         os.ftruncate(handle, 0)
         os.write(handle, str(os.getpid()).encode())
         yield handle
         os.ftruncate(handle, 0)
     finally:
         os.close(handle)
+
+
+def lock_alone(handle: int, what: str) -> None:
+    """Take a lock once nobody else has it, and say what is waited for; go on without it where the disk has no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(handle, 20, 0).decode().strip() or "another one"
+        print(f"waits for process {owner} of this machine, which still works at {what}", flush=True)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        told = "nothing keeps a second launch from the same work"
+        print(f"this disk has no file locks ({error.strerror}): {told}", flush=True)
 
 
 def stop(name: str, root: Path = Path()) -> None:

@@ -7,7 +7,6 @@ Only the standard library is used: a machine without a copy of this code is sent
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import os
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.fleet.cell import LOGS, Outcome, run_through, slug
+from pipeline.fleet.cell import LOGS, Outcome, lock_alone, run_through, slug
 from pipeline.fleet.tasks import Task
 
 COMMIT = ".git/launch-commit"
@@ -102,8 +101,8 @@ def clone(history: bytes, state: Snapshot, name: str, folder: Path) -> Iterator[
     """
     root = folder / slug(name)
     root.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{slug(name)}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # an orphan of a killed worker ends first
+    with (folder / f"{slug(name)}.lock").open("w+", encoding="utf-8") as lock:
+        lock_alone(lock.fileno(), name)  # an orphan of a killed worker ends first
         _check_out(history, state, root)
         config = CONFIG.format(cache=folder / "cache")
         (root / state.project / ".dvc/config.local").write_text(config, encoding="utf-8")

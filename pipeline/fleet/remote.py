@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.fleet.clones import Snapshot, snapshot
+from pipeline.fleet.repository import locked_repository
 from pipeline.project import repository
 
 
@@ -39,7 +40,5 @@ def check_remote(name: str, engine: str) -> None:
 
 def locked_snapshot() -> Snapshot:
     """Return the repository's state at a moment when no DVC process writes in it."""
-    from dvc.repo import Repo
-
-    with Repo(_wait_for_lock=True) as repo, repo.lock:
+    with locked_repository():
         return snapshot(repository(), os.path.relpath(Path.cwd(), repository()))

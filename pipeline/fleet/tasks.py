@@ -15,6 +15,7 @@ from typing import NamedTuple
 import networkx as nx
 
 from pipeline.errors import UserError
+from pipeline.fleet.repository import locked_repository, refuse_company
 
 Key = tuple[str, str]  # path of a dvc.yaml, what stands after the @
 
@@ -72,12 +73,12 @@ def read_graph(pipeline: str) -> nx.DiGraph:
         UserError: there is no such pipeline in a DVC repository here.
     """
     from dvc.exceptions import DvcException  # a second, which whoever only reads the tasks does not need
-    from dvc.repo import Repo
 
     if not Path(".dvc").is_dir():
         raise UserError(f"{Path.cwd()} is not the root of a DVC repository; change to the folder that holds .dvc")
     try:
-        with Repo(_wait_for_lock=True) as repo, repo.lock:
+        with locked_repository() as repo:
+            refuse_company()
             graph = repo.index.graph.reverse()
             asked = repo.stage.collect(pipeline)
             wanted = set(asked).union(*(nx.ancestors(graph, stage) for stage in asked))
@@ -91,8 +92,10 @@ def _clean(graph: nx.DiGraph) -> set:
     """Return the stages that have nothing to do, whatever the others do."""
     from dvc.lock import LockError
 
+    from pipeline.progress import bar  # not of the standard library, as what nodes are sent must be
+
     clean: set = set()
-    for stage in nx.topological_sort(graph):
+    for stage in bar("stages compared with dvc.lock", len(graph), unit="stage", iterable=nx.topological_sort(graph)):
         with suppress(LockError):  # in use by a process that an earlier launch left: its task waits for it
             if clean.issuperset(graph.predecessors(stage)) and not stage.changed():
                 clean.add(stage)
