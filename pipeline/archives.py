@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import lzma
+import shlex
 import shutil
 import stat
 import struct
@@ -14,10 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from pipeline.fetch import CHUNK_BYTES, FetchError
+from pipeline.fetch import CHUNK_BYTES, FetchError, fetch_anew
+from pipeline.file_kinds import check_readable, mistaken, no_permission
+from pipeline.progress import bar
 
 MAX_EXPANSION = 100  # pictures are compressed already; archives of them expand less than 2 times
 SMALL_BYTES = 1 << 30  # below this an archive of any ratio is harmless
+_METHODS = {9: "Deflate64", 93: "Zstandard", 95: "XZ", 98: "PPMd"}  # of zip archives, not of Python
+_READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
 # What Python's readers raise for damaged files: their own errors, and whatever the damage makes them trip over.
@@ -34,7 +39,21 @@ class _Member(NamedTuple):
     is_plain: bool  # neither a link nor a device
 
 
-def extract(archive: Path, into: Path) -> Path:
+def check_members(archive: Path, members: list[zipfile.ZipInfo]) -> None:
+    """Refuse a zip archive that is whole but needs a password or another program.
+
+    Raises:
+        FetchError: with the reason and a remedy.
+    """
+    by_hand = f"unpack it by hand (7z x {shlex.quote(str(archive))}) and give the path of what comes out"
+    if any(info.flag_bits & 1 for info in members):
+        raise FetchError(f"{archive}: encrypted, a password is needed; {by_hand}")
+    if odd := sorted({info.compress_type for info in members} - set(_READABLE)):
+        method = _METHODS.get(odd[0], f"method {odd[0]}")
+        raise FetchError(f"{archive}: compressed with {method}, which is not supported here; {by_hand}")
+
+
+def extract(archive: Path, into: Path, *, is_fetched: bool = False) -> Path:
     """Unpack a zip or tar archive (compressed in any way Python reads) into a new folder.
 
     The folder appears under its name only when everything is out.
@@ -42,13 +61,15 @@ def extract(archive: Path, into: Path) -> Path:
     Args:
         archive: the file.
         into: folder to make; if it is there already it is complete and returned as it is.
+        is_fetched: whether it was downloaded, for the remedy.
 
     Raises:
-        FetchError: an absolute or '..' member, a link or device, an encrypted or truncated archive, contents of more
-            than 1 GiB and 100 times the archive's size, or no room on the disk.
+        FetchError: an absolute or '..' member, a link or device, an encrypted, unsupported or truncated archive,
+            contents of more than 1 GiB and 100 times the archive's size, or no room on the disk.
     """
     if into.exists():
         return into
+    check_readable(archive)
     begun = into.with_name(into.name + ".begun")
     shutil.rmtree(begun, ignore_errors=True)
     begun.mkdir(parents=True)
@@ -59,26 +80,40 @@ def extract(archive: Path, into: Path) -> Path:
         elif tarfile.is_tarfile(archive):
             _extract_tar(archive, begun, limit)
         else:
-            raise FetchError(f"{archive}: neither a zip nor a tar archive")
+            raise FetchError(
+                mistaken(archive) or f"{archive}: neither a zip nor a tar archive; give an archive or a folder"
+            )
         begun.replace(into)
     except FetchError:
         raise
     except _DAMAGED as error:
-        raise FetchError(f"{archive}: damaged or encrypted archive ({error}); fetch it again") from error
+        raise FetchError(f"{archive}: damaged archive ({error}); {fetch_anew(archive, is_fetched)}") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise FetchError(f"{archive}: the disk is full at {begun.parent}; free some space and try again") from error
-        raise FetchError(f"{archive}: damaged archive or unwritable folder ({error})") from error
+        raise FetchError(_told(error, archive, begun, is_fetched)) from error
     finally:
         shutil.rmtree(begun, ignore_errors=True)
     return into
 
 
+def _told(error: OSError, archive: Path, begun: Path, is_fetched: bool) -> str:
+    if error.errno is None:  # gzip and bz2 say so of damage
+        return f"{archive}: damaged archive ({error}); {fetch_anew(archive, is_fetched)}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{archive}: the disk is full at {begun.parent}; free some space and try again"
+    if isinstance(error, PermissionError):
+        return no_permission(Path(error.filename or archive))
+    return (
+        f"{archive}: cannot be unpacked to {begun.parent} ({error.strerror}: {error.filename}); unpack it by hand on "
+        "another disk and give the path of what comes out"
+    )
+
+
 def _extract_zip(archive: Path, into: Path, limit: int) -> None:
     with zipfile.ZipFile(archive) as opened:
-        room = limit
-        _check_size(archive, sum(info.file_size for info in opened.infolist()), limit, into)
-        for info in opened.infolist():
+        room, members = limit, opened.infolist()
+        check_members(archive, members)
+        _check_size(archive, sum(info.file_size for info in members), limit, into)
+        for info in bar(f"unpacking {archive.name}", None, unit="file", delay_s=1, iterable=members):
             kind = stat.S_IFMT(info.external_attr >> 16)
             member = _Member(info.filename, info.file_size, info.is_dir(), kind in (0, stat.S_IFREG, stat.S_IFDIR))
             out = _check_member(archive, member, into)
@@ -90,7 +125,7 @@ def _extract_zip(archive: Path, into: Path, limit: int) -> None:
 def _extract_tar(archive: Path, into: Path, limit: int) -> None:
     with tarfile.open(archive, "r:*") as opened:
         room = limit
-        for info in _members(opened):
+        for info in bar(f"unpacking {archive.name}", None, unit="file", delay_s=1, iterable=_members(opened)):
             member = _Member(info.name, info.size, info.isdir(), info.isreg() or info.isdir())
             out = _check_member(archive, member, into)
             if info.isreg():

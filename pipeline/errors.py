@@ -7,6 +7,14 @@ class UserError(ValueError):
     """Something a person can mend: the message names what is wrong, the value, and the remedy."""
 
 
+def together(faults: list[str], *, shown: int = 10) -> str:
+    """Return the message of one fault as it is, of several as a list: the first ones and how many there are."""
+    if len(faults) == 1:
+        return faults[0]
+    more = f"\n  - ... and {len(faults) - shown} more" if len(faults) > shown else ""
+    return f"{len(faults)} faults:\n" + "\n".join(f"  - {fault}" for fault in faults[:shown]) + more
+
+
 class NonFiniteLossError(UserError):
     """The loss or its gradient became NaN or infinite; the message names step and images."""
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import shutil
-import sys
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from tqdm import tqdm
 
 from pipeline.errors import UserError
+from pipeline.file_kinds import replaced
 from pipeline.files import sha256_file
+from pipeline.progress import bar
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = (15, 60)  # to connect, between two packets
@@ -75,9 +76,11 @@ def fetch(
         except _INTERRUPTED as error:
             failures = 1 if _size(part) > before else failures + 1
             if failures >= MAX_FAILURES:
+                kept = f"the {_size(part)} bytes that came are kept, run the same command again"
+                check = "check the address in a browser, the network and its proxy (HTTPS_PROXY)"
                 raise FetchError(
                     f"{shown(url)}: gave up after {failures} failures in a row ({_reason(error)}); "
-                    f"run the same command again, the {_size(part)} bytes that came are kept"
+                    f"{kept if _size(part) else check}"
                 ) from None
             time.sleep(min(60.0, pause_s * 2 ** (failures - 1)))
         except OSError as error:
@@ -123,15 +126,10 @@ def _transfer(url: str, part: Path, headers: dict[str, str]) -> None:
 
 
 def _append(response: requests.Response, part: Path, offset: int, total: int | None) -> None:
-    quiet_s = 0.5 if sys.stderr.isatty() else 30.0  # a log file wants a line now and then
-    name = part.name.removesuffix(".part")
-    with (
-        part.open("ab") as file,
-        tqdm(desc=name, total=total, initial=offset, unit="B", unit_scale=True, mininterval=quiet_s) as bar,
-    ):
+    with part.open("ab") as file, bar(part.name.removesuffix(".part"), total, unit="B", initial=offset) as told:
         for chunk in response.raw.stream(CHUNK_BYTES, decode_content=False):
             file.write(chunk)
-            bar.update(len(chunk))
+            told.update(len(chunk))
 
 
 def _continues(sent: requests.structures.CaseInsensitiveDict, offset: int, total: int | None, known: dict) -> bool:
@@ -162,24 +160,40 @@ def _check_status(url: str, status: int) -> None:
     if status in (401, 403):
         raise FetchError(f"{shown(url)}: access denied (HTTP status {status}); it needs a login or accepted terms")
     if status not in (200, 206):
-        raise FetchError(f"{shown(url)}: HTTP status {status}; check the address in params.yaml")
+        raise FetchError(
+            f"{shown(url)}: HTTP status {status}; open the address in a browser: if it has moved, check the address in "
+            "params.yaml"
+        )
 
 
 def _verify(url: str, part: Path, sha256: str | None, num_bytes: int | None) -> None:
     got = _size(part)
     if num_bytes is not None and got != num_bytes:
         _discard(part)
-        raise FetchError(f"{shown(url)}: expected {num_bytes} bytes, got {got}; removed them, run the command again")
+        raise FetchError(
+            f"{shown(url)}: expected {num_bytes} bytes, got {got}, which are removed; what is there has changed, or a "
+            "proxy sends something else: open the address in a browser"
+        )
     if sha256 is None:
         return
     digest = sha256_file(part)
     if digest != sha256:
+        what = replaced(part)
         _discard(part)
+        if what:
+            raise FetchError(f"{shown(url)}: {what}; sha256 of the file itself: {sha256}")
         raise FetchError(
             f"{shown(url)}: wrong checksum\n  expected sha256 {sha256}\n  got      sha256 {digest} ({got} bytes)\n"
             "The bad file is removed. Run the command again; if it happens again the file at that address has changed: "
             "check it, then correct sha256 in params.yaml."
         )
+
+
+def fetch_anew(path: Path, is_fetched: bool) -> str:
+    """Return the remedy for a damaged file: of ours, which is downloaded when it is not there, or of the user's."""
+    if is_fetched:
+        return f"remove it, it is then fetched anew: rm {shlex.quote(str(path))}"
+    return "copy it again from where it came, and compare the sizes"
 
 
 def _notes(part: Path) -> Path:

@@ -9,26 +9,33 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
-import os
 import shutil
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from contextlib import nullcontext
+from operator import length_hint
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
+from tqdm import tqdm
 
-from pipeline.errors import UserError
-from pipeline.files import sync_folder
+from pipeline.errors import UserError, together
+from pipeline.file_kinds import no_permission
+from pipeline.files import sync, sync_folder
 from pipeline.pictures import Picture, Prepared, prepare
+from pipeline.progress import bar, num_cpus
 
 SHARD_BYTES = 10**9
 RECORD_BYTES = 16 << 20  # of a record batch, so that memory stays flat
 RECORD_ROWS = 1024
+AHEAD_BYTES = 512 << 20  # of pictures that are being decoded, or wait for those before them
+DARK = 64  # a set without a brighter value than this, a quarter of white, was scaled wrongly
 SCHEMA = pa.schema([("image", pa.large_binary()), ("label", pa.int64())])
 
 
@@ -44,6 +51,7 @@ def pack(
     splits: dict[str, Iterable[Picture]],
     *,
     origin: str = "",
+    account: dict | None = None,
 ) -> dict:
     """Write a packed data set; the folder appears only when it is complete.
 
@@ -55,15 +63,17 @@ def pack(
         name: of the data set.
         source: its catalogue entry.
         classes: class names.
-        splits: pictures of "train" and "test"; read once, a few hundred in memory at a time.
+        splits: pictures of "train" and "test"; read once, with at most half a gigabyte in memory at a time.
         origin: which bytes were used, such as a commit, in words.
+        account: what meta.json holds besides, such as what was found and left out.
 
     Returns:
         meta.json as a dict.
 
     Raises:
-        PackError: a picture that cannot be decoded (named), fewer than two classes, an empty split, a class without a
-            picture in train or test, or a full disk.
+        PackError: pictures that cannot be decoded (all of them are tried, the first ten named), fewer than two classes,
+            a class without a picture in train or test, a split that is mostly of one colour or nearly black, or a full
+            disk.
     """
     if len(classes) < 2:
         raise PackError(f"data set {name!r}: at least 2 classes are needed, got {len(classes)}: {', '.join(classes)}")
@@ -71,8 +81,11 @@ def pack(
     shutil.rmtree(begun, ignore_errors=True)
     begun.mkdir(parents=True)
     try:
-        written = {split: _write_split(begun, name, split, classes, pictures) for split, pictures in splits.items()}
-        meta = _describe(name, source, origin, classes, written)
+        total = sum(length_hint(pictures) for pictures in splits.values()) or None
+        with bar(f"packing {name}", total) as told:
+            written = {split: _write_split(begun, split, classes, pictures, told) for split, pictures in splits.items()}
+        _check(name, classes, written)
+        meta = _describe(name, source, origin, classes, written) | (account or {})
         _write_synced(begun / "meta.json", (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode())
         shutil.rmtree(folder, ignore_errors=True)
         begun.replace(folder)
@@ -95,6 +108,9 @@ class _Split:
         self.num_grey = 0
         self.fingerprints = array("Q")
         self.changes = Counter()
+        self.constant = Counter()
+        self.brightest = 0
+        self.bad: list[str] = []
         self.files: list[dict] = []
 
     def add(self, picture: Prepared) -> None:
@@ -104,26 +120,59 @@ class _Split:
         self.num_grey += picture.is_grey
         self.fingerprints.append(picture.fingerprint)
         self.changes.update(picture.changes)
+        if picture.constant is not None:
+            self.constant[picture.constant] += 1
+        self.brightest = max(self.brightest, picture.brightest)
 
 
-def _write_split(folder: Path, name: str, split: str, classes: list[str], pictures: Iterable[Picture]) -> _Split:
-    result = _Split(len(classes))
-    rows = _prepare_all(name, split, len(classes), pictures)
-    row = next(rows, None)
-    while row is not None:
-        shard = _Shard(folder / f"{split}-{len(result.files):05d}.arrow")
-        while row is not None and shard.num_bytes < SHARD_BYTES:
-            result.add(row)
-            shard.append(row)
-            row = next(rows, None)
+def _write_split(folder: Path, split: str, classes: list[str], pictures: Iterable[Picture], told: tqdm) -> _Split:
+    result, shard = _Split(len(classes)), None
+    for row in _prepare_all(split, len(classes), pictures):
+        told.update()
+        if isinstance(row, str):
+            result.bad.append(row)
+            continue
+        shard = shard or _Shard(folder / f"{split}-{len(result.files):05d}.arrow")
+        result.add(row)
+        shard.append(row)
+        if shard.num_bytes >= SHARD_BYTES:
+            result.files.append(shard.close())
+            shard = None
+    if shard:
         result.files.append(shard.close())
+    return result
+
+
+def _check(name: str, classes: list[str], splits: dict[str, _Split]) -> None:
+    """Refuse what cannot be meant, all of it at once."""
+    bad = [line for result in splits.values() for line in result.bad]
+    if bad:
+        if len(bad) == 1:
+            raise PackError(f"data set {name!r}: {bad[0]}; repair it or take it out of the source")
+        raise PackError(f"data set {name!r}: repair these pictures or take them out of the source; {together(bad)}")
+    faults = [fault for split, result in splits.items() for fault in _faults(split, classes, result)]
+    if faults:
+        raise PackError(f"data set {name!r}: {together(faults)}")
+
+
+def _faults(split: str, classes: list[str], result: _Split) -> Iterator[str]:
+    num_images = sum(result.per_class)
     absent = [label for label, count in zip(classes, result.per_class, strict=True) if count == 0]
     if absent:
-        raise PackError(
-            f"data set {name!r}: split {split!r} has no picture of {len(absent)} of {len(classes)} classes: "
+        yield (
+            f"split {split!r} has no picture of {len(absent)} of {len(classes)} classes: "
             f"{', '.join(absent[:10])}; every class needs one in train and one in test"
         )
-    return result
+    if len(result.constant) == 1 and 2 * result.constant.total() > num_images:
+        yield (
+            f"{result.constant.total()} of {num_images} images of split {split!r} are the same colour throughout "
+            f"({next(iter(result.constant)):#x}), and teach nothing; look at the source and write it anew"
+        )
+    elif num_images and result.brightest < DARK:
+        yield (
+            f"no value of split {split!r} is above {result.brightest} of 255, so that its images are nearly black; "
+            "multiply the values until they fill 0..255 (16 bits: 0..65535) and save the pictures again"
+        )
 
 
 class _Shard:
@@ -164,7 +213,7 @@ class _Shard:
             self._write_record()
         self._writer.close()
         self._file.flush()
-        os.fsync(self._file.fileno())
+        sync(self._file.fileno())
         self._file.close()
         return {"name": self.path.name, "num_images": self.num_images, "sha256": self._digest.hexdigest()}
 
@@ -173,29 +222,47 @@ class _Shard:
         self._images, self._labels, self._held = [], [], 0
 
 
-def _prepare_all(name: str, split: str, num_classes: int, pictures: Iterable[Picture]) -> Iterator[Prepared]:
-    """Decode, check and encode with all cores, in order, holding at most a few pictures a core."""
+def _prepare_all(split: str, num_classes: int, pictures: Iterable[Picture]) -> Iterator[Prepared | str]:
+    """Decode, check and encode with all cores, in order; yield a line in place of a picture that cannot be used."""
 
-    def work(numbered: tuple[int, Picture]) -> Prepared:
-        index, picture = numbered
+    def work(index: int, picture: Picture) -> Prepared | str:
         assert 0 <= picture.label < num_classes, f"label {picture.label} of {num_classes} classes"
         try:
             return prepare(picture)
         except MemoryError:
             raise
         except Exception as error:  # decoders trip over damaged files in many ways
-            raise PackError(
-                f"data set {name!r}: split {split!r}, picture {index} ({picture.where}) cannot be used: {error}; "
-                "repair it or take it out of the source"
-            ) from error
+            reason = no_permission(Path(error.filename)) if isinstance(error, PermissionError) else error
+            return f"split {split!r}, picture {index} ({picture.where}) cannot be used: {reason}"
 
-    num_threads = os.cpu_count() or 1
-    numbered = enumerate(pictures)
+    num_threads = num_cpus()
+    numbered, ahead, held = enumerate(pictures), deque(), 0
     with ThreadPoolExecutor(num_threads) as pool:
-        ahead = deque(pool.submit(work, item) for item in islice(numbered, 4 * num_threads))
-        while ahead:
-            yield ahead.popleft().result()
-            ahead.extend(pool.submit(work, item) for item in islice(numbered, 1))
+        while True:
+            while len(ahead) < 4 * num_threads and (held < AHEAD_BYTES or not ahead):
+                if (item := next(numbered, None)) is None:
+                    break
+                cost = _num_bytes(item[1].content)
+                ahead.append((pool.submit(work, *item), cost))
+                held += cost
+            if not ahead:
+                return
+            done, cost = ahead.popleft()
+            yield done.result()
+            held -= cost
+
+
+def _num_bytes(content: bytes | Path | Image.Image | np.ndarray | Exception) -> int:
+    """Return the memory that a picture takes, decoded; its header says the size."""
+    if isinstance(content, np.ndarray):
+        return content.nbytes
+    try:
+        if isinstance(content, bytes):
+            content = io.BytesIO(content)
+        with nullcontext(content) if isinstance(content, Image.Image) else Image.open(content) as image:
+            return 4 * image.width * image.height
+    except Exception:  # told when it is decoded
+        return 0
 
 
 def _describe(name: str, source: dict, origin: str, classes: list[str], splits: dict[str, _Split]) -> dict:
@@ -215,6 +282,7 @@ def _describe(name: str, source: dict, origin: str, classes: list[str], splits: 
         "height_px": [min(heights), max(heights)],
         "changes": dict(sorted(sum((split.changes for split in splits.values()), Counter()).items())),
         "num_test_images_in_train": int(leaked.sum()),
+        "num_constant_images": sum(split.constant.total() for split in splits.values()),
         "splits": {
             key: {"num_images": num_images[key], "per_class": split.per_class, "files": split.files}
             for key, split in splits.items()
@@ -226,4 +294,4 @@ def _write_synced(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())

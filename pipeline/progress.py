@@ -12,14 +12,14 @@ from tqdm import tqdm
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
-def bar(what: str, total: int | None, *, unit: str = "image", delay_s: float = 1.0, **options: Any) -> tqdm:
-    """Return a bar on stderr that appears after `delay_s`; a log file gets a line every 30 s.
+def bar(what: str, total: int | None, *, unit: str = "image", delay_s: float = 0.0, **options: Any) -> tqdm:
+    """Return a bar on stderr; a log file gets a line at the beginning, every 30 s and at the end.
 
     Args:
         what: is being done, to which data set.
         total: number of units; None if unknown.
         unit: what is counted; "B" for bytes.
-        delay_s: what is done before needs no bar.
+        delay_s: what takes less needs no bar.
         options: of tqdm.
     """
     quiet_s = 0.5 if sys.stderr.isatty() else 30.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,22 +17,23 @@ from pipeline.archives import extract
 from pipeline.catalogue import UNVERIFIED, Arrays, Bundled, Dataset, Folder
 from pipeline.errors import UserError
 from pipeline.fetch import FetchError, fetch, shown
+from pipeline.file_kinds import check_readable, no_permission
 from pipeline.files import sha256_file
-from pipeline.pictures import Picture
-from pipeline.splits import Raw, number_classes, to_splits
+from pipeline.inputs import user_path
+from pipeline.sources_folder import open_folder
+from pipeline.splits import Account, Pictures, Raw, to_splits
 from pipeline.validation import did_you_mean
 
 BUNDLED = Path(__file__).parents[1] / "data" / "bundled"
-PICTURE_SUFFIXES = {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-_SPLIT_WORDS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
 
 class Source(NamedTuple):
     """Labelled pictures, ready to be packed: class names, the pictures of "train" and "test", which bytes they are."""
 
     classes: list[str]
-    splits: dict[str, Iterator[Picture]]
+    splits: dict[str, Pictures]
     origin: str
+    account: Account
 
 
 def open_source(name: str, entry: Dataset, scratch: Path, *, bundled: Path = BUNDLED) -> Source:
@@ -45,23 +46,16 @@ def open_source(name: str, entry: Dataset, scratch: Path, *, bundled: Path = BUN
         bundled: folder of the sets that come with the repository.
 
     Raises:
-        FetchError: something that cannot be had; says what to do.
-        ValueError: data that do not fit their description.
+        UserError: something that cannot be had, or does not fit its description; says what to do.
     """
-    with _told_by_name(name):
+    with told_by_name(name):
         raw = _open_raw(name, entry, scratch, bundled)
-        _check_classes(raw)
-        classes, splits = to_splits(raw, test_frac=entry.test_frac, split_seed=entry.split_seed)
-    return Source(classes, {split: _read(name, pictures) for split, pictures in splits.items()}, raw.origin)
-
-
-def _read(name: str, pictures: Iterator[Picture]) -> Iterator[Picture]:
-    with _told_by_name(name):
-        yield from pictures
+        classes, splits, account = to_splits(raw, test_frac=entry.test_frac, split_seed=entry.split_seed)
+    return Source(classes, splits, raw.origin, account)
 
 
 @contextmanager
-def _told_by_name(name: str) -> Iterator[None]:
+def told_by_name(name: str) -> Iterator[None]:
     """Begin every message about the data with the path of the entry in params.yaml."""
     try:
         yield
@@ -69,24 +63,17 @@ def _told_by_name(name: str) -> Iterator[None]:
         raise FetchError(f"datasets.{name}: {error}") from error
     except UserError as error:
         raise UserError(f"datasets.{name}: {error}") from error
+    except PermissionError as error:
+        if not error.filename or os.access(error.filename, os.R_OK):  # it is about writing
+            raise
+        raise FetchError(f"datasets.{name}: {no_permission(Path(error.filename))}") from error
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) is not None:  # of the operating system, not of a library that reads
             raise
-        raise FetchError(f"datasets.{name}: its files are damaged ({error}); fetch them again") from error
-
-
-def _check_classes(raw: Raw) -> None:
-    """Refuse by the labels alone, before pictures are decoded for hours, what no probe can be trained on or tested."""
-    classes, labels = number_classes(raw.labels, raw.names)
-    if len(classes) < 2:
-        raise UserError(f"at least 2 classes are needed, got {len(classes)}: {classes[0]}; one class teaches no probe")
-    for split, values in labels.items():
-        absent = [classes[label] for label in np.setdiff1d(np.arange(len(classes)), values)]
-        if absent:
-            raise UserError(
-                f"split {split!r} has no picture of {len(absent)} of {len(classes)} classes: {', '.join(absent[:10])}; "
-                "add some, remove the class, or let the training split be divided (test: null)"
-            )
+        raise FetchError(
+            f"datasets.{name}: its files cannot be read ({type(error).__name__}: {error}); compare them with what "
+            "their publisher offers"
+        ) from error
 
 
 def _open_raw(name: str, entry: Dataset, scratch: Path, bundled: Path) -> Raw:
@@ -96,9 +83,10 @@ def _open_raw(name: str, entry: Dataset, scratch: Path, bundled: Path) -> Raw:
         case "sklearn":
             return sklearn_digits() if entry.patch_px is None else sklearn_patches(entry.patch_px, entry.test_frac)
         case "folder":
-            return folder_set(entry, scratch)
+            return _open_folder(entry, scratch)
         case "arrays":
-            return sources_arrays.open_arrays(entry, local_file(entry, scratch))
+            path = local_file(entry, scratch)
+            return _counted(sources_arrays.open_arrays(entry, path), entry, path)
         case "torchvision" if entry.dataset == "ImageNet":
             from pipeline.sources_imagenet import open_imagenet  # torch takes seconds to import
 
@@ -115,6 +103,24 @@ def _open_raw(name: str, entry: Dataset, scratch: Path, bundled: Path) -> Raw:
             raise AssertionError(f"no source {other!r}")
 
 
+def _open_folder(entry: Folder, scratch: Path) -> Raw:
+    root = local_file(entry, scratch)
+    origin = (shown(entry.url) if entry.url else entry.path) + (f" sha256 {entry.sha256}" if entry.sha256 else "")
+    if root.is_dir():
+        return open_folder(entry, root, origin)
+    is_fetched = entry.url is not None
+    raw = open_folder(entry, extract(root, scratch / "extracted", is_fetched=is_fetched), origin)
+    raw.account.num_files = raw.account.num_bytes = 0
+    return _counted(raw, entry, root)
+
+
+def _counted(raw: Raw, entry: Arrays | Folder, path: Path) -> Raw:
+    """Count a file as the user's own unless it was downloaded."""
+    if entry.path:
+        raw.account.read(path.stat().st_size)
+    return raw
+
+
 def bundled_set(name: str, entry: Bundled, folder: Path) -> Raw:
     """Open folder/<name>.npz with the keys x_train, y_train, x_test, y_test and classes."""
     path = folder / f"{name}.npz"
@@ -123,6 +129,8 @@ def bundled_set(name: str, entry: Bundled, folder: Path) -> Raw:
     _check_sha256(path, entry.sha256)
     keys = {"images": "x_train", "labels": "y_train", "test_images": "x_test", "test_labels": "y_test"}
     raw = sources_arrays.open_arrays(Arrays(source="arrays", path=str(path), **keys), path)
+    raw.account.notes.clear()
+    raw.account.read(path.stat().st_size)
     with np.load(path, allow_pickle=False) as arrays:
         return raw._replace(names=[str(label) for label in arrays["classes"]], origin=f"{path.name} of this repository")
 
@@ -177,9 +185,14 @@ def local_file(entry: Arrays | Folder, scratch: Path) -> Path:
         FetchError: nothing at `path`, a wrong checksum, or a failed download.
     """
     if entry.path:
-        path = Path(entry.path).expanduser()
-        if not path.exists():
-            raise FetchError(f"path: there is nothing at {path} (from {Path.cwd()}); correct it in params.yaml")
+        path = user_path(entry.path)
+        try:
+            path.stat()
+        except PermissionError:
+            closed = next(folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK))
+            raise FetchError(f"path: {no_permission(closed)}") from None
+        except OSError:
+            raise FetchError(f"path: there is nothing at {path}; correct it in params.yaml") from None
         _check_sha256(path, entry.sha256)
         return path
     if entry.sha256 == UNVERIFIED:
@@ -191,56 +204,11 @@ def local_file(entry: Arrays | Folder, scratch: Path) -> Path:
 def _check_sha256(path: Path, expected: str | None) -> None:
     if expected in (None, UNVERIFIED):
         return
+    if path.is_file():
+        check_readable(path)
     if path.is_dir():
         raise FetchError(f"sha256: {path} is a folder; a checksum is for a single file, remove it")
     if (got := sha256_file(path)) != expected:
         raise FetchError(
             f"sha256: {path} has {got}, params.yaml says {expected}; restore the file or correct params.yaml"
         )
-
-
-def folder_set(entry: Folder, scratch: Path) -> Raw:
-    """Open pictures kept in one folder per class, in a local folder or an archive."""
-    root = local_file(entry, scratch)
-    origin = (shown(entry.url) if entry.url else entry.path) + (f" sha256 {entry.sha256}" if entry.sha256 else "")
-    if root.is_file():
-        root = extract(root, scratch / "extracted")
-    parts = {"train": entry.train} | ({"test": entry.test} if entry.test else {})
-    found = {split: _list_classes(root / part, split) for split, part in parts.items()}
-    labels, pictures = {}, {}
-    for split, classes in found.items():
-        files = [(file, name) for name, members in classes.items() for file in members]
-        labels[split] = np.array([name for _, name in files])
-        pictures[split] = partial(_named_files, [file for file, _ in files], root)
-    return Raw(labels, pictures, None, origin)
-
-
-def _named_files(files: list[Path], root: Path) -> Iterator[tuple[Path, str]]:
-    return ((file, file.relative_to(root).as_posix()) for file in files)
-
-
-def _list_classes(folder: Path, split: str) -> dict[str, list[Path]]:
-    """Return the pictures of each class folder, all in a fixed order."""
-    if not folder.is_dir():
-        raise FetchError(f"{split}: there is no folder {folder}")
-    folders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
-    names = [p.name for p in folders]
-    if names and all(name.lower() in _SPLIT_WORDS for name in names):
-        raise FetchError(f"{split}: {folder} holds splits ({', '.join(names)}), no classes; set train and test to them")
-    if len(folders) < 2:
-        hint = f"; if the classes are in {names[0]}, set {split}: {names[0]}" if names else ""
-        raise FetchError(f"{split}: at least 2 class folders are needed in {folder}, got {len(folders)}{hint}")
-    # NFC: the same accented name is spelt with other bytes by macOS
-    return {unicodedata.normalize("NFC", p.name): _list_pictures(p) for p in folders}
-
-
-def _list_pictures(folder: Path) -> list[Path]:
-    files = sorted(p for p in folder.rglob("*") if not p.is_dir() and not p.name.startswith("."))
-    pictures = [p for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
-    if not pictures:
-        raise FetchError(f"class folder {folder} has no picture ({', '.join(sorted(PICTURE_SUFFIXES))}); remove it")
-    if others := [p.name for p in files if p.suffix.lower() not in PICTURE_SUFFIXES]:
-        warnings.warn(
-            f"{folder}: left out {len(others)} files without a picture's suffix, as {others[0]}", stacklevel=2
-        )
-    return pictures

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shlex
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,13 +14,18 @@ from typing import Any
 import h5py
 import numpy as np
 
+from pipeline.archives import check_members
 from pipeline.catalogue import Arrays
-from pipeline.errors import UserError
-from pipeline.fetch import FetchError, shown
-from pipeline.splits import Raw
+from pipeline.errors import UserError, together
+from pipeline.fetch import FetchError, fetch_anew, shown
+from pipeline.file_kinds import check_readable, mistaken
+from pipeline.progress import bar
+from pipeline.splits import Account, Raw
 from pipeline.validation import did_you_mean
+from pipeline.value_range import ValueRange, told, white_of
 
 BLOCK = 256  # pictures read at a time from HDF5
+CHANNELS = {1: "grey", 3: "colour", 4: "colour and opacity (RGBA)"}
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
@@ -26,22 +33,42 @@ def open_arrays(entry: Arrays, path: Path) -> Raw:
     """Open an npz or HDF5 file of pictures and labels.
 
     Raises:
-        FetchError: a file of neither kind, a key it lacks.
-        ValueError: pictures or labels of the wrong shape, type or range.
+        UserError: a file of neither kind, a key it lacks, pictures or labels of the wrong shape, type or range; all
+            that is wrong with the arrays at once.
     """
-    stored = _Stored(path)
+    check_readable(path)
+    stored = _Stored(path, is_fetched=entry.url is not None)
     keys = {"train": (entry.images, entry.labels)}
     if entry.test_images:
         keys["test"] = (entry.test_images, entry.test_labels)
-    labels, pictures = {}, {}
+    account, labels, pictures, faults, whites = Account(), {}, {}, [], {}
     for split, (images_key, labels_key) in keys.items():
-        images, values = stored[images_key], np.asarray(stored[labels_key])
-        labels[split] = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
-        _check_shapes(images_key, images, labels_key, labels[split], entry.channels_first)
-        to_bytes = partial(_to_bytes, images_key, max_value=entry.max_value, channels_first=entry.channels_first)
+        try:
+            images, labels[split] = stored.images(images_key), stored.labels(labels_key)
+            channels_first = _check_shapes(images_key, images, labels_key, labels[split], entry.channels_first)
+            found = _range(images_key, images)
+            white = white_of(images_key, found, entry.max_value)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        except _DAMAGED as error:
+            faults.append(str(stored.damaged(f"key {images_key!r}", error)))
+            continue
+        layout = _layout(images.shape, channels_first)
+        account.notes.append(told(images_key, tuple(images.shape), layout, found, white, entry.max_value))
+        account.num_found += len(images)
+        whites.setdefault((found.dtype, white), images_key)
+        to_bytes = partial(_to_bytes, white=white, channels_first=channels_first)
         pictures[split] = partial(slices, images, f"{path.name}:{images_key}", to_bytes)
+    if len(whites) > len({dtype for dtype, _ in whites}):
+        told_whites = " and ".join(f"{key!r} as 0..{white:g}" for (_, white), key in whites.items())
+        faults.append(f"one type of numbers is taken for two ranges, {told_whites}; set max_value if they are one")
+    if faults:
+        raise FetchError(together(list(dict.fromkeys(faults))))
+    if unused := [key for key in stored.keys if key not in {key for pair in keys.values() for key in pair}]:
+        account.notes.append(f"arrays that are not used: {', '.join(unused[:10])}{', ...' if len(unused) > 10 else ''}")
     origin = (shown(entry.url) if entry.url else path.name) + (f" sha256 {entry.sha256}" if entry.sha256 else "")
-    return Raw(labels, pictures, entry.classes, origin)
+    return Raw(labels, pictures, entry.classes, origin, account)
 
 
 def slices(images: Any, where: str, convert: Callable[[np.ndarray], np.ndarray]) -> Iterator[tuple[np.ndarray, str]]:
@@ -54,29 +81,66 @@ def slices(images: Any, where: str, convert: Callable[[np.ndarray], np.ndarray])
 class _Stored:
     """The arrays of a file by key. An npz member is decompressed whole, an HDF5 data set stays on the disk."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._file = path, None
+    def __init__(self, path: Path, *, is_fetched: bool) -> None:
+        self.path, self._file, self._is_fetched = path, None, is_fetched
         try:
             if h5py.is_hdf5(path):
-                self._file = h5py.File(path, "r")
+                self._file = _open_hdf5(path)
                 self.keys = [key for key, value in self._file.items() if isinstance(value, h5py.Dataset)]
             elif zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    check_members(path, archive.infolist())
                 with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                     self.keys = list(arrays.files)
             else:
-                raise FetchError(f"{path} is neither npz nor HDF5, or damaged; see README.md for the formats")
+                raise FetchError(mistaken(path) or f"{path} is neither npz nor HDF5; see README.md for the formats")
         except _DAMAGED as error:
-            raise FetchError(f"{path} is damaged ({error}); fetch the file again") from error
+            raise self.damaged("it", error) from error
 
-    def __getitem__(self, key: str) -> np.ndarray | h5py.Dataset:
+    def damaged(self, what: str, error: Exception) -> FetchError:
+        """Return what to tell of a file that is cut or was changed."""
+        return FetchError(f"{what} in {self.path} is damaged ({error}); {fetch_anew(self.path, self._is_fetched)}")
+
+    def images(self, key: str) -> np.ndarray | h5py.Dataset:
+        """Return an array of pictures."""
+        try:
+            return self._array(key)
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            raise FetchError(
+                f"{key!r} in {self.path} cannot be used: it holds pickled objects, which are never loaded; save it as "
+                "plain numbers of one shape, pictures of unequal sizes in a folder per class"
+            ) from error
+
+    def labels(self, key: str) -> np.ndarray:
+        """Return an array of labels."""
+        try:
+            return np.asarray(self._array(key))
+        except ValueError as error:
+            if isinstance(error, UserError):
+                raise
+            raise FetchError(
+                f"{key!r} in {self.path} cannot be used: it holds pickled objects, which are never loaded; if you "
+                f"trust the file, save them as text, in a terminal: {self._as_text(key)}"
+            ) from error
+
+    def _as_text(self, key: str) -> str:
+        """Return a command that saves an array of objects as one of text."""
+        target = str(self.path.with_name(f"{self.path.stem}-text.npz")) if self._is_fetched else str(self.path)
+        program = (
+            f"import numpy as np; a = dict(np.load({str(self.path)!r}, allow_pickle=True)); "
+            f"a[{key!r}] = a[{key!r}].astype(str); np.savez_compressed({target!r}, **a)"
+        )
+        return f"python -c {shlex.quote(program)}" + (f", and give its path ({target})" if self._is_fetched else "")
+
+    def _array(self, key: str) -> np.ndarray | h5py.Dataset:
         try:
             found = self._read(key)
         except KeyError:
             raise FetchError(f"unknown key {key!r} in {self.path}{did_you_mean(key, self.keys)}") from None
         except _DAMAGED as error:
-            raise FetchError(f"key {key!r} of {self.path} is damaged ({error}); fetch the file again") from error
-        except ValueError as error:
-            raise FetchError(f"key {key!r} of {self.path} cannot be used: {error}; save it as plain numbers") from error
+            raise self.damaged(f"key {key!r}", error) from error
         if not isinstance(found, np.ndarray | h5py.Dataset) or found.shape is None:
             raise FetchError(f"key {key!r} of {self.path} is no array{did_you_mean(key, self.keys)}")
         return found
@@ -88,26 +152,72 @@ class _Stored:
             return arrays[key]
 
 
-def _check_shapes(images_key: str, images: Any, labels_key: str, labels: np.ndarray, channels_first: bool) -> None:
+def _open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file; where the file system has no locks, without one.
+
+    Raises:
+        FetchError: another process writes to it, or left it open when it died.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise FetchError(
+                f"{path} is locked: another process has it open for writing; close it there (a notebook holds a file "
+                "until its kernel is restarted), then go on"
+            ) from error
+        if "already open for" in str(error):
+            raise FetchError(
+                f"{path} is marked as open for writing: a process has it open, or died before it closed it; close it "
+                f"there, or remove the mark: h5clear -s {shlex.quote(str(path))}"
+            ) from error
+        if "lock" in str(error):
+            return h5py.File(path, "r", locking=False)
+        raise
+
+
+def _check_shapes(key: str, images: Any, labels_key: str, labels: np.ndarray, channels_first: bool | None) -> bool:
+    """Return whether channels come first; refuse what is no array of pictures, or could be two."""
     shape = tuple(images.shape)
-    channels = 1 if len(shape) == 3 else shape[1 if channels_first else -1] if len(shape) == 4 else 0
-    if channels not in (1, 3, 4) or min(shape, default=0) < 1:
-        layout = "(N, C, H, W)" if channels_first else "(N, H, W, C)"
+    if len(shape) not in (3, 4) or min(shape) < 1:
         raise UserError(
-            f"{images_key!r} must be (N, H, W) or {layout} with C 1, 3 or 4, got {shape}; see channels_first"
+            f"{key!r} must be (N, H, W), (N, H, W, C) or (N, C, H, W) with C 1, 3 or 4, got {shape}; reshape it"
         )
-    if labels.shape != shape[:1]:
-        raise UserError(f"{labels_key!r} must hold one label a picture, ({shape[0]},), got {labels.shape}")
+    possible = {True: len(shape) == 4 and shape[1] in CHANNELS, False: len(shape) == 3 or shape[-1] in CHANNELS}
+    if channels_first is None and all(possible.values()):
+        raise UserError(f"{key!r} is {shape}: (N, H, W, C) or (N, C, H, W); set channels_first: false or true")
+    chosen = possible[True] if channels_first is None else channels_first and len(shape) == 4
+    if not possible[chosen]:
+        layout = "(N, C, H, W)" if chosen else "(N, H, W, C)"
+        raise UserError(f"{key!r} must be (N, H, W) or {layout} with C 1, 3 or 4, got {shape}; see channels_first")
+    if labels.shape not in (shape[:1], (shape[0], 1)):
+        hint = "; one-hot labels become numbers with labels.argmax(1)" if labels.shape[:1] == shape[:1] else ""
+        raise UserError(f"{labels_key!r} must hold one label a picture, ({shape[0]},), got {labels.shape}{hint}")
     if images.dtype.kind not in "buif":
-        raise UserError(f"{images_key!r} must hold numbers, got {images.dtype}")
+        raise UserError(f"{key!r} must hold numbers, got {images.dtype}")
+    return chosen
 
 
-def _to_bytes(key: str, block: np.ndarray, *, max_value: float, channels_first: bool) -> np.ndarray:
-    """Scale 0..max_value to 0..255 and put the channels last."""
+def _layout(shape: tuple[int, ...], channels_first: bool) -> str:
+    if len(shape) == 3:
+        return "(N, H, W), grey"
+    return f"(N, C, H, W), {CHANNELS[shape[1]]}" if channels_first else f"(N, H, W, C), {CHANNELS[shape[-1]]}"
+
+
+def _range(key: str, images: Any) -> ValueRange:
+    lows, highs = [], []
+    with bar(f"range of {key}", len(images), delay_s=1) as progress:
+        for start in range(0, len(images), BLOCK):
+            block = images[start : start + BLOCK]
+            lows.append(float(block.min()))
+            highs.append(float(block.max()))
+            progress.update(len(block))
+    return ValueRange(float(np.min(lows)), float(np.max(highs)), images.dtype)
+
+
+def _to_bytes(block: np.ndarray, *, white: float, channels_first: bool) -> np.ndarray:
+    """Scale 0..white to 0..255 and put the channels last."""
     block = np.moveaxis(block, 1, -1) if channels_first and block.ndim == 4 else block
-    if block.dtype == np.uint8 and max_value == 255:
+    if block.dtype == np.uint8 and white == 255:
         return np.ascontiguousarray(block)
-    low, high = float(block.min()), float(block.max())
-    if not 0 <= low <= high <= max_value:  # also false for NaN
-        raise UserError(f"{key!r} must be within 0..max_value = {max_value:g}, got {low:g}..{high:g}; set max_value")
-    return np.rint(block.astype(np.float64) * (255 / max_value)).astype(np.uint8)
+    return np.rint(block.astype(np.float64) * (255 / white)).astype(np.uint8)

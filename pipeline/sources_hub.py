@@ -6,11 +6,11 @@ so that it resumes and each file is checked against the sha256 that the hub stat
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -24,14 +24,16 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
 
 from pipeline.catalogue import Huggingface
-from pipeline.fetch import FetchError, fetch
-from pipeline.splits import Raw
+from pipeline.fetch import FetchError, fetch, fetch_anew
+from pipeline.file_kinds import check_readable, replaced
+from pipeline.inputs import matched_files, user_path
+from pipeline.splits import Account, Raw
 from pipeline.validation import did_you_mean
 
 ROWS = 64  # pictures read at a time
-_CONVERTED = re.compile(r"\d+\.parquet")  # <config>/<split>/0000.parquet, as the hub's converter writes
-# data/<split>-00000-of-00005.parquet, as the datasets library uploads
-_UPLOADED = re.compile(r"(?P<split>\w+(?:\.\w+)*?)(?:-\d+-of-\d+(?:-\w+)?)?\.parquet")
+_SPLIT_WORDS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
+_SHARD_WORDS = {"", "part", "shard", "chunk", "file", "data", "batch"}
+LAYOUTS = "<split>-*.parquet, <split>_0.parquet, <split>/*.parquet, each also below data/ or <config>/"
 
 
 def open_hub(entry: Huggingface, scratch: Path) -> Raw:
@@ -40,34 +42,56 @@ def open_hub(entry: Huggingface, scratch: Path) -> Raw:
     Raises:
         FetchError: no such set, revision, configuration, split or column; no access; a failed download.
     """
+    account = Account()
     splits = {"train": entry.splits.train} | ({"test": entry.splits.test} if entry.splits.test else {})
     if entry.path:
         files = {split: _local_files(entry.path, name) for split, name in splits.items()}
         origin = entry.path
+        for file in {file for paths in files.values() for file in paths}:
+            check_readable(file)
+            account.read(file.stat().st_size)
     else:
-        files, commit = _fetch_splits(entry, splits, scratch)
+        files, commit = _fetch_splits(entry, splits, scratch, account)
         origin = f"{entry.repo} at {commit}"
-    try:
-        labels = {split: _labels(paths, entry) for split, paths in files.items()}
-        names = _class_names(files["train"][0], entry.label_column)
-    except pa.ArrowInvalid as error:
-        raise FetchError(f"a parquet file is damaged ({error}); fetch it again") from error
-    pictures = {split: partial(_pictures, paths, entry.image_column) for split, paths in files.items()}
-    return Raw(labels, pictures, names, origin)
+    for file in {file for paths in files.values() for file in paths}:
+        _check_schema(file, entry)
+    labels = {split: _labels(paths, entry.label_column) for split, paths in files.items()}
+    names = _class_names(files["train"][0], entry.label_column)
+    account.num_found = sum(map(len, labels.values()))
+    pictures = {
+        split: partial(_pictures, paths, entry.image_column, is_local=entry.path is not None)
+        for split, paths in files.items()
+    }
+    return Raw(labels, pictures, names, origin, account)
 
 
 def _local_files(pattern: str, split: str) -> list[Path]:
-    found = sorted(glob.glob(os.path.expanduser(pattern.replace("{split}", split)), recursive=True))
+    found = [path for path in matched_files(pattern, split) if path.is_file()]
     if not found:
-        raise FetchError(f"path: no file matches {pattern.replace('{split}', split)!r} (from {Path.cwd()})")
-    return [Path(path) for path in found]
+        wanted = user_path(pattern.replace("{split}", split))
+        folder = next(folder for folder in wanted.parents if folder.is_dir())
+        raise FetchError(
+            f"path: no file matches {str(wanted)!r}; {_seen(path.name for path in folder.iterdir())} in {folder}; "
+            "correct path in params.yaml, in which {split} stands for the split's name and * for anything"
+        )
+    return found
 
 
-def _fetch_splits(entry: Huggingface, splits: dict[str, str], scratch: Path) -> tuple[dict[str, list[Path]], str]:
+def _seen(paths: Iterable[str]) -> str:
+    names = sorted(paths)
+    return f"seen: {', '.join(names[:10]) or 'nothing'}" + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
+
+
+def _fetch_splits(
+    entry: Huggingface, splits: dict[str, str], scratch: Path, account: Account
+) -> tuple[dict[str, list[Path]], str]:
     """Return the downloaded files of each split, and the commit they are from."""
     endpoint = os.environ.get("HF_ENDPOINT", ENDPOINT).rstrip("/")
     listed, commit = _list_files(HfApi(endpoint=endpoint), entry)
-    chosen = choose_files(list(listed), config=entry.config, splits=splits)
+    chosen = choose_files(list(listed), config=entry.config, splits=splits, revision=entry.revision)
+    used = {path for paths in chosen.values() for path in paths}
+    if others := [path for path in listed if path.endswith(".parquet") and path not in used]:
+        account.notes.append(f"{len(others)} other parquet files are there and not used, as {others[0]}")
     headers = build_hf_headers()  # with the user's token, if there is one; shown to nobody
     files: dict[str, list[Path]] = {}
     for split, paths in chosen.items():
@@ -98,62 +122,121 @@ def _list_files(api: HfApi, entry: Huggingface) -> tuple[dict[str, RepoFile], st
             f"revision: {page} has no {entry.revision!r}; try revision: main if the set is stored as parquet"
         ) from None
     except Exception as error:  # the client's network errors come from a library that differs between its versions
-        raise FetchError(f"{page} cannot be read ({type(error).__name__}); run the same command again") from None
+        raise FetchError(
+            f"{page} cannot be read ({type(error).__name__}); check the network and its proxy (HTTPS_PROXY), or fetch "
+            "the parquet files by hand and give their path in place of repo"
+        ) from None
 
 
-def choose_files(paths: list[str], *, config: str | None, splits: dict[str, str]) -> dict[str, list[str]]:
+def choose_files(
+    paths: list[str], *, config: str | None, splits: dict[str, str], revision: str = "main"
+) -> dict[str, list[str]]:
     """Find the parquet files of each split among a repository's paths.
 
-    Understood are <config>/<split>/0000.parquet (the hub's own copies) and [data/ or <config>/]<split>-*.parquet.
+    Understood are files named after their split, <split>-00000-of-00005.parquet or <split>_0.parquet, and files in a
+    folder named after it, <split>/0000.parquet or <split>/part-0.parquet, at the top, in data/ or in <config>/.
 
     Args:
         paths: of all files.
         config: configuration to use; None: the only one, or "default".
         splits: our name of a split to the repository's.
+        revision: where they are, for messages.
 
     Raises:
-        FetchError: naming the configurations or splits there are.
+        FetchError: naming the configurations or splits there are, or the files that were seen.
     """
+    words = _SPLIT_WORDS | set(splits.values())
     found: dict[str, dict[str, list[str]]] = {}
     for path in sorted(paths):
-        *folders, last = path.split("/")
-        if _CONVERTED.fullmatch(last) and folders:
-            split, above = folders[-1], folders[:-1]
-        elif match := _UPLOADED.fullmatch(last):
-            split, above = match["split"], [part for part in folders if part != "data"]
-        else:
-            continue
-        found.setdefault("/".join(above) or "default", {}).setdefault(split, []).append(path)
+        if path.endswith(".parquet"):
+            above, split = _place(path.removesuffix(".parquet"), words)
+            found.setdefault(above, {}).setdefault(split, []).append(path)
+    seen = f"{_seen(path for path in paths if path.endswith('.parquet') or not found)}; understood: {LAYOUTS}"
     if not found:
-        raise FetchError("revision: it holds no parquet files; try revision: refs/convert/parquet, or main")
+        other = "main" if revision == "refs/convert/parquet" else "refs/convert/parquet"
+        raise FetchError(f"revision: it holds no parquet files; {seen}; try revision: {other}")
     config = config or (next(iter(found)) if len(found) == 1 else "default")
     if config not in found:
-        raise FetchError(f"config: unknown configuration {config!r}{did_you_mean(config, found)}")
+        raise FetchError(f"config: unknown configuration {config!r}{did_you_mean(config, found)}; {seen}")
     for name in splits.values():
         if name not in found[config] and f"partial-{name}" in found[config]:
             raise FetchError(f"splits: the hub's copy has only a part of {name!r}; try revision: main")
         if name not in found[config]:
-            raise FetchError(f"splits: unknown split {name!r}{did_you_mean(name, found[config])}")
+            alone = " (test: null splits the training images)" if name == splits.get("test") else ""
+            raise FetchError(f"splits: unknown split {name!r}{did_you_mean(name, found[config])}{alone}; {seen}")
     return {split: found[config][name] for split, name in splits.items()}
 
 
-def _check_column(schema: pa.Schema, column: str, setting: str) -> pa.DataType:
+def _place(path: str, words: set[str]) -> tuple[str, str]:
+    """Return configuration and split of a parquet file, from its path without the suffix."""
+    *folders, stem = path.split("/")
+    split = _split_of(stem, words)
+    if split in words or not folders:
+        split = "train" if split in _SHARD_WORDS else split  # as the datasets library has it
+        above = [part for part in folders if part != split]
+    elif named := [part for part in folders if part in words]:
+        split, above = named[-1], [part for part in folders if part != named[-1]]
+    elif split in _SHARD_WORDS and folders != ["data"]:
+        split, above = folders[-1], folders[:-1]
+    else:
+        split, above = "train" if split in _SHARD_WORDS else split, folders
+    return "/".join(part for part in above if part != "data") or "default", split
+
+
+def _split_of(stem: str, words: set[str]) -> str:
+    """Return what a file's name says of its split: train of train, train-00000-of-00005-0ab, train_00; "" of 0000."""
+    if stem in words:
+        return stem
+    if match := re.fullmatch(r"(.+?)-\d+-of-\d+(-\w+)?", stem):
+        return match[1]
+    name = re.sub(r"(^|[-_.])\d[\w.-]*$", "", stem)
+    return re.sub(r"[-_.](part|shard|chunk|file)$", "", name)
+
+
+def _check_schema(file: Path, entry: Huggingface) -> None:
+    with _told_damage(file, is_fetched=entry.path is None):
+        schema = pq.read_schema(file)
+    kinds = {
+        setting: _column_type(schema, getattr(entry, setting), setting) for setting in ("image_column", "label_column")
+    }
+    image, label = kinds["image_column"], kinds["label_column"]
+    fields = {image.field(i).name for i in range(image.num_fields)} if pa.types.is_struct(image) else set()
+    is_text = pa.types.is_string(image) or pa.types.is_large_string(image)
+    is_bytes = pa.types.is_binary(image) or pa.types.is_large_binary(image)
+    if not (is_bytes or fields & {"bytes", "path"} or (is_text and entry.path)):
+        raise FetchError(
+            f"image_column: {entry.image_column!r} of {file.name} holds no encoded picture, but {image}; it must hold "
+            "PNG or JPEG files: binary, or a struct of bytes and path"
+        )
+    if pa.types.is_nested(label):
+        raise FetchError(f"label_column: {entry.label_column!r} must hold class numbers or names, got {label}")
+
+
+def _column_type(schema: pa.Schema, column: str, setting: str) -> pa.DataType:
     if column not in schema.names:
         raise FetchError(f"{setting}: unknown column {column!r}{did_you_mean(column, schema.names)}")
     return schema.field(column).type
 
 
-def _labels(files: list[Path], entry: Huggingface) -> np.ndarray:
+@contextmanager
+def _told_damage(file: Path, *, is_fetched: bool) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        damaged = f"a parquet file is damaged, {file} ({error}); {fetch_anew(file, is_fetched)}"
+        raise FetchError(replaced(file) or damaged) from error
+
+
+def _labels(files: list[Path], column: str) -> np.ndarray:
     parts = []
     for file in files:
-        _check_column(pq.read_schema(file), entry.image_column, "image_column")
-        kind = _check_column(pq.read_schema(file), entry.label_column, "label_column")
-        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise FetchError(f"label_column: {entry.label_column!r} must hold class numbers or names, got {kind}")
-        column = pq.read_table(file, columns=[entry.label_column])[entry.label_column]
-        if column.null_count:
-            raise FetchError(f"label_column: {column.null_count} rows of {file.name} have no label")
-        parts.append(np.asarray(column.to_pylist()))
+        # objects: None where there is no label; dictionaries become their values
+        values = pq.read_table(file, columns=[column])[column].to_pylist()
+        part = np.empty(len(values), object)
+        part[:] = values
+        parts.append(part)
     return np.concatenate(parts)
 
 
@@ -166,16 +249,26 @@ def _class_names(file: Path, column: str) -> list[str] | None:
         return None
 
 
-def _pictures(files: list[Path], column: str) -> Iterator[tuple[bytes, str]]:
+def _pictures(files: list[Path], column: str, *, is_local: bool) -> Iterator[tuple[bytes | Path | Exception, str]]:
     for file in files:
         row = 0
         for batch in pq.ParquetFile(file, memory_map=True).iter_batches(batch_size=ROWS, columns=[column]):
             for value in batch.column(0):
-                content = value.as_py()
-                content = content.get("bytes") if isinstance(content, dict) else content
-                if not isinstance(content, bytes):
-                    raise FetchError(
-                        f"image_column: row {row} of {file.name} holds no encoded picture, but {value.type}"
-                    )
-                yield content, f"{file.name} row {row}"
+                yield _content(value.as_py(), file, is_local), f"{file.name} row {row}"
                 row += 1
+
+
+def _content(value: dict | bytes | str | None, file: Path, is_local: bool) -> bytes | Path | Exception:
+    """Return the bytes in a row, or in sets of the user's own the picture to which it leads from its file."""
+    path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(content, bytes):
+        return content
+    if path is None:
+        return ValueError("the row holds no picture")
+    if not is_local:
+        return ValueError(
+            f"the row holds the path {path} and no picture; only sets of your own may lead to other files"
+        )
+    picture = file.parent / path
+    return picture if picture.is_file() else ValueError(f"there is no file {picture}, to which the row leads")

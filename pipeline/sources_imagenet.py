@@ -14,13 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from torchvision.datasets import imagenet
-from torchvision.datasets.utils import check_integrity
 
 from pipeline.catalogue import Torchvision
 from pipeline.errors import UserError
 from pipeline.fetch import FetchError
-from pipeline.sources_torchvision import link_by_hand
-from pipeline.splits import Raw
+from pipeline.file_kinds import replaced
+from pipeline.files import digest_file
+from pipeline.progress import bar
+from pipeline.sources_torchvision import count_by_hand, link_by_hand
+from pipeline.splits import Account, Raw
 
 AHEAD_BYTES = 2 << 20  # read at one go of a class: enough for a disk to be sequential, 2 GB of cache for 1,000 classes
 
@@ -59,7 +61,9 @@ def open_imagenet(entry: Torchvision, scratch: Path) -> Raw:
             archive = _archive(root, kind)
             members, labels[split] = _train(archive, wnids) if kind == "train" else _val(archive, wnids, val_wnids)
             pictures[split] = partial(_pictures, archive, members)
-    return Raw(labels, pictures, names, "ImageNet (ILSVRC 2012), read in its archives")
+    account = Account(sum(map(len, labels.values())))
+    count_by_hand(entry.by_hand, account)
+    return Raw(labels, pictures, names, "ImageNet (ILSVRC 2012), read in its archives", account)
 
 
 def _kind(split: str, given: dict[str, Any]) -> str:
@@ -75,8 +79,10 @@ def _archive(root: Path, kind: str) -> Path:
     path = root / name
     if not path.exists():
         raise FetchError(f"by_hand.files: {name} is needed; name it there and put it beside the others")
-    if not check_integrity(str(path), md5):
-        raise FetchError(f"{path.resolve()} does not have the md5 sum {md5}; fetch it again")
+    if digest_file(path, "md5") != md5:
+        real = path.resolve()
+        what = f"{real} ({real.stat().st_size} bytes) does not have the md5 sum {md5}"
+        raise FetchError(replaced(real) or f"{what}; fetch it again and compare its size with the publisher's")
     return path
 
 
@@ -93,7 +99,7 @@ def _train(archive: Path, wnids: list[str]) -> tuple[_Members, np.ndarray]:
     """Return the pictures of the archives in an archive, evenly mixed, and their labels."""
     parts, labels, places = [], [], []
     with tarfile.open(archive, "r:") as outer:
-        for member in outer:
+        for member in bar("listing the classes", None, unit="class", delay_s=1, iterable=outer):
             with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
                 parts.append(_list(inner, member.offset_data))
             num = len(parts[-1].names)

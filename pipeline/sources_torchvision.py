@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 import shutil
 import urllib.error
 from collections.abc import Iterator
@@ -22,9 +21,13 @@ from PIL import Image
 from torchvision.datasets import utils
 
 from pipeline.catalogue import ByHand, Torchvision
-from pipeline.errors import UserError
+from pipeline.errors import UserError, together
 from pipeline.fetch import FetchError, fetch
-from pipeline.splits import Raw
+from pipeline.file_kinds import check_readable
+from pipeline.files import link_or_copy, where_possible
+from pipeline.inputs import user_path
+from pipeline.progress import bar
+from pipeline.splits import Account, Raw
 from pipeline.validation import did_you_mean
 
 
@@ -46,9 +49,11 @@ def open_torchvision(entry: Torchvision, scratch: Path) -> Raw:
     with _resumable(scratch / "files"):
         opened = {split: _construct(kind, root, given, entry, scratch) for split, given in arguments.items()}
     labels = {split: _labels(pictures, split) for split, pictures in opened.items()}
+    account = Account(sum(map(len, labels.values())))
+    count_by_hand(entry.by_hand, account)
     pictures = {split: partial(_pictures, kind.__name__, images) for split, images in opened.items()}
     origin = f"torchvision {torchvision.__version__} {kind.__name__}"
-    return Raw(labels, pictures, _class_names(opened["train"], labels), origin)
+    return Raw(labels, pictures, _class_names(opened["train"], labels), origin, account)
 
 
 def find_class(name: str) -> type:
@@ -85,22 +90,26 @@ def _construct(kind: type, root: Path, arguments: dict[str, Any], entry: Torchvi
         given["loader"] = Path  # hands the file on as it is, so that a JPEG is not decoded and encoded anew
     try:
         return kind(**given)
-    except FetchError:
-        raise
-    except (urllib.error.URLError, OSError) as error:
+    except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
         raise FetchError(
-            f"{kind.__name__} cannot be downloaded ({error}); run the same command again, what came is kept"
+            f"{kind.__name__} cannot be downloaded: {getattr(error, 'reason', error)}; if its publisher has moved it, "
+            "fetch the files elsewhere and name them under by_hand"
         ) from error
     except RuntimeError as error:
         if "corrupted" in str(error) and not entry.by_hand:
             shutil.rmtree(scratch / "files", ignore_errors=True)
             raise FetchError(
                 f"{kind.__name__}: a file does not have the checksum that torchvision expects; the files are removed, "
-                "run the same command again"
+                "run the same command again; if it happens again its publisher has changed it: fetch the files "
+                "elsewhere and name them under by_hand"
             ) from error
         raise FetchError(f"{kind.__name__}: {error}") from error
     except TypeError as error:
         raise UserError(f"{kind.__name__}: {error}") from error
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{kind.__name__} with {arguments}: {error}; correct the arguments") from error
 
 
 @contextmanager
@@ -114,7 +123,7 @@ def _resumable(files: Path) -> Iterator[None]:
         except FetchError as error:
             raise urllib.error.URLError(str(error)) from error  # upon this torchvision tries the next mirror
         Path(filename).unlink(missing_ok=True)
-        os.link(kept, filename)
+        link_or_copy(kept, Path(filename))
 
     theirs = utils._urlretrieve
     utils._urlretrieve = retrieve
@@ -135,7 +144,7 @@ def link_by_hand(by_hand: ByHand | None, scratch: Path) -> Path:
     root.mkdir(parents=True)
     if by_hand is None:
         return root
-    folder = Path(by_hand.path).expanduser().resolve()
+    folder = user_path(by_hand.path).resolve()
     missing = [name for name in by_hand.files if not (folder / name).exists()]
     if missing:
         raise FetchError(
@@ -143,19 +152,41 @@ def link_by_hand(by_hand: ByHand | None, scratch: Path) -> Path:
             f"  missing there: {', '.join(missing)}\nThen run the same command again."
         )
     for name in by_hand.files:
-        link = root / name
+        link, file = root / name, folder / name
+        if file.is_file():
+            check_readable(file)
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(folder / name)
+        with where_possible():  # no symbolic links on some disks
+            link.symlink_to(file)
+            continue
+        shutil.copytree(file, link) if file.is_dir() else link_or_copy(file, link)
     return root
 
 
+def count_by_hand(by_hand: ByHand | None, account: Account) -> None:
+    """Count the files that were fetched by hand."""
+    for name in by_hand.files if by_hand else ():
+        path = user_path(by_hand.path) / name
+        for file in [path] if path.is_file() else path.rglob("*"):
+            if file.is_file():
+                account.read(file.stat().st_size)
+
+
 def _labels(images: Any, split: str) -> np.ndarray:
-    try:
-        return np.array([int(images[index][1]) for index in range(len(images))])
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{split}: {type(images).__name__} does not give one class number a picture ({error})"
-        ) from error
+    labels, bad = [], []
+    for index in bar(f"labels of {split}", len(images), delay_s=1, iterable=range(len(images))):
+        try:
+            labels.append(int(images[index][1]))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{split}: {type(images).__name__} does not give one class number a picture ({error}); choose the data "
+                "set or arguments with class labels"
+            ) from error
+        except (OSError, SyntaxError) as error:  # of Pillow
+            bad.append(f"{split}: picture {index} of {type(images).__name__} cannot be read: {error}")
+    if bad:
+        raise FetchError(f"{together(bad)}; repair or replace the files")
+    return np.array(labels)
 
 
 def _pictures(name: str, images: Any) -> Iterator[tuple[Path | Image.Image | np.ndarray, str]]:

@@ -29,7 +29,25 @@ def test_good_names(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "a--b", "-a", "a-", "a/b", "../a", "a b", "a.b", "a;rm", "$(x)", "bundled", "by-hand", "é", "_a", "a\n"],
+    [
+        "",
+        "a--b",
+        "-a",
+        "a-",
+        "a/b",
+        "../a",
+        "a b",
+        "a.b",
+        "a;rm",
+        "$(x)",
+        "bundled",
+        "by-hand",
+        "foreign",
+        "inputs",
+        "é",
+        "_a",
+        "a\n",
+    ],
 )
 def test_bad_names(name):
     with pytest.raises(ValueError, match=r"must be letters|is taken"):

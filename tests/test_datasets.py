@@ -21,12 +21,13 @@ from PIL import Image, ImageDraw
 from pipeline import packing
 from pipeline.encoded import EncodedImages, decode, read_meta
 from pipeline.packing import PackError, pack
-from pipeline.pictures import Picture, to_grey_or_rgb
+from pipeline.pictures import Picture, prepare, to_grey_or_rgb
 
 
 def one(tmp_path, content):
-    """Pack a picture and read it back at its own size: (H, W) or (H, W, 3)."""
-    meta = pack_all(tmp_path, [content, content])
+    """Pack a picture and read it back at its own size: (H, W) or (H, W, 3). Others keep it from being one colour."""
+    shown = prepare(Picture(content, 0, "x"))
+    meta = pack_all(tmp_path, [content, content, *(noise(i, shown.height, shown.width) for i in range(3))])
     images = EncodedImages(tmp_path / "set", "train", load_px=4096)
     return images[0][0].permute(1, 2, 0).squeeze(-1).numpy(), meta
 

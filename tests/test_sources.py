@@ -116,7 +116,7 @@ def save(path, **arrays):
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
 def test_arrays_with_a_test_split(tmp_path, suffix):
-    x = np.random.default_rng(0).integers(0, 256, (600, 4, 5, 3), dtype=np.uint8)
+    x = np.random.default_rng(0).integers(0, 256, (600, 6, 5, 3), dtype=np.uint8)
     y = np.array(["a", "b"] * 300)
     path = save(tmp_path / f"my set{suffix}", x_train=x[:500], y_train=y[:500], xt=x[500:], yt=y[500:, None])
     classes, splits = read(tmp_path, source="arrays", path=path, test_images="xt", test_labels="yt")
@@ -147,14 +147,15 @@ WRONG_ARRAYS = {
     "count": ({}, {"y_train": np.arange(3)}, r"one label a picture, \(4,\), got \(3,\)"),
     "one-hot": ({}, {"y_train": np.eye(4, dtype=int)}, "one label a picture"),
     "rank": ({}, {"x_train": np.zeros((4, 4), np.uint8)}, r"got \(4, 4\)"),
-    "channels": ({}, {"x_train": np.zeros((4, 3, 2, 2), np.uint8)}, "channels_first"),
+    "channels": ({}, {"x_train": np.zeros((4, 5, 2, 2), np.uint8)}, "channels_first"),
+    "either first or last": ({}, {"x_train": np.zeros((4, 3, 2, 3), np.uint8)}, "set channels_first: false or true"),
     "too bright": (
         {"max_value": 100},
         {"x_train": np.full((4, 2, 2), 101.0)},
         "within 0..max_value = 100, got 101..101",
     ),
-    "negative": ({}, {"x_train": np.full((4, 2, 2), -1)}, "within 0..max_value"),
-    "nan": ({}, {"x_train": np.full((4, 2, 2), np.nan)}, "within 0..max_value"),
+    "negative": ({}, {"x_train": np.full((4, 2, 2), -1)}, "no negative values, got -1..-1"),
+    "nan": ({}, {"x_train": np.full((4, 2, 2), np.nan)}, "must be finite"),
     "text": ({}, {"x_train": np.full((4, 2, 2), "a")}, "must hold numbers"),
     "names": ({"classes": ["only zero", "one", "two"]}, {"y_train": np.array([0, 3, 0, 3])}, "label 3 is not one of"),
 }
@@ -247,10 +248,9 @@ def test_folder_in_an_archive(tmp_path, server, pictures):
     body = zipped(pictures, tmp_path / "x.zip")
     server.files["/x.zip"] = body
     fields = dict(source="folder", url=f"{server.url}/x.zip", sha256=hashlib.sha256(body).hexdigest())
-    with pytest.raises(FetchError, match="if the classes are in my pictures, set train: my pictures"):
-        read(tmp_path, **fields)
-    from_url = read(tmp_path, **fields, train="my pictures")
+    from_url = read(tmp_path, **fields)
     assert from_url[0] == ["dögs", "köt ten"] and len(server.seen) == 1
+    assert read(tmp_path, **fields, train="my pictures")[0] == from_url[0]
     local = read(tmp_path / "other", source="folder", path=str(tmp_path / "x.zip"), train="my pictures")
     assert [p.where for p in local[1]["test"]] == [p.where for p in from_url[1]["test"]]
 
@@ -258,24 +258,32 @@ def test_folder_in_an_archive(tmp_path, server, pictures):
 def test_folder_with_splits(tmp_path, pictures):
     (tmp_path / "all").mkdir()
     pictures.rename(tmp_path / "all" / "train")
-    with pytest.raises(FetchError, match=r"holds splits \(train\), no classes"):
-        read(tmp_path, source="folder", path=str(tmp_path / "all"))
+    fields = dict(source="folder", path=str(tmp_path / "all"))
+    assert read(tmp_path, **fields)[0] == ["dögs", "köt ten"]
     test = tmp_path / "all" / "test" / "köt ten"
     test.mkdir(parents=True)
     (test / "a.jpg").write_bytes(b"x")
-    with pytest.raises(FetchError, match=r"test: at least 2 class folders are needed in .*, got 1"):
-        read(tmp_path, source="folder", path=str(tmp_path / "all"), train="train", test="test")
+    for chosen in ({}, {"train": "train", "test": "test"}):
+        with pytest.raises(FetchError, match=r"test: at least 2 class folders are needed in .*, got 1"):
+            read(tmp_path, **fields, **chosen)
     with pytest.raises(FetchError, match="test: there is no folder"):
-        read(tmp_path, source="folder", path=str(tmp_path / "all"), train="train", test="tset")
+        read(tmp_path, **fields, train="train", test="tset")
 
 
 def test_empty_class_and_other_files(tmp_path, pictures):
     (pictures / "köt ten" / "notes.txt").touch()
-    with pytest.warns(UserWarning, match=r"left out 1 files without a picture's suffix, as notes.txt"):
-        read(tmp_path, source="folder", path=str(pictures))
-    (pictures / "köt ten" / "notes.txt").unlink()
     (pictures / "empty").mkdir()
-    with pytest.raises(FetchError, match=r"class folder .*empty has no picture"):
+    account = open_source("set", entry(source="folder", path=str(pictures)), tmp_path / "scratch").account
+    assert account.left_out == {
+        "hidden files and folders": 1,
+        "files without a picture's suffix": 1,
+        "empty class folders": 1,
+    }
+    assert account.num_found == 13 and account.examples["empty class folders"] == ["empty"]
+    for name in ("texts", "notes"):
+        (pictures / name).mkdir()
+        (pictures / name / "notes.txt").touch()
+    with pytest.raises(FetchError, match=r"2 faults(.|\n)*notes has no picture .*suffix \((.|\n)*texts has no picture"):
         read(tmp_path, source="folder", path=str(pictures))
 
 

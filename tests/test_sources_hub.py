@@ -140,7 +140,7 @@ def test_hub_refusals_never_show_the_token(tmp_path, hub, code, message, capfd):
 
 def test_hub_out_of_reach(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(FetchError, match=r"cannot be read .*run the same command again"):
+    with pytest.raises(FetchError, match=r"cannot be read .*check the network"):
         read(tmp_path, source="huggingface", repo="me/cats")
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.splits import number_classes, stratified_test
+from pipeline.labels import number_classes
+from pipeline.splits import stratified_test
 
 
 def test_number_classes():
@@ -16,6 +17,9 @@ def test_number_classes():
     assert classes == ["cat", "dog"] and labels["train"].tolist() == [1, 0]
     classes, labels = number_classes({"train": np.array([0, 2])}, ["a", "never seen", "c"])
     assert classes == ["a", "c"] and labels["train"].tolist() == [0, 1]
+    nothing = np.array([None, " ", float("nan"), "a", b"b"], object)
+    classes, labels = number_classes({"train": nothing}, None)
+    assert classes == ["a", "b"] and labels["train"].tolist() == [-1, -1, -1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -24,7 +28,10 @@ def test_number_classes():
         ([0, 2], ["a", "b"], "label 2 is not one of the 2 classes"),
         ([-1, -1], ["a", "b"], "without labels"),
         ([0.5, 1], None, "class numbers or names"),
-        ([float("nan"), 1], None, "class numbers or names"),
+        ([float("inf"), 1], None, "class numbers or names"),
+        ([float("nan")] * 2, None, "no labels: all 2 rows"),
+        (np.array([True, "a"], object), None, "class numbers or names, got names and numbers"),
+        ([b"caf\xe9", b"x"], None, r"not in UTF-8: caf\\xe9"),
         ([[1, 0], [0, 1]], None, r"class numbers or names, got int64 \(2, 2\)"),
         ([], None, "empty"),
         (["x", "y"], ["a", "b"], "names already"),
@@ -32,7 +39,7 @@ def test_number_classes():
 )
 def test_labels_that_are_no_classes(labels, names, message):
     with pytest.raises(ValueError, match=message):
-        number_classes({"train": np.array(labels)}, names)
+        number_classes({"train": labels}, names)
 
 
 def test_kinds_of_labels_do_not_mix():
@@ -51,5 +58,5 @@ def test_stratified_split_takes_the_fraction_of_each_class():
 
 
 def test_a_single_picture_cannot_be_split():
-    with pytest.raises(ValueError, match="class 'b' has 1 picture"):
-        stratified_test(np.array([0, 0, 1]), ["a", "b"], test_frac=0.5, seed=0)
+    with pytest.raises(ValueError, match="2 faults:\n  - class 'b' has 1 picture\n  - class 'c' has 1"):
+        stratified_test(np.array([0, 0, 1, 2]), ["a", "b", "c"], test_frac=0.5, seed=0)

@@ -1,0 +1,43 @@
+"""Pack the sets of density.sets beside the grid to data/foreign/<name>/: `python -m stages.foreign [params.yaml]`.
+
+A set that cannot be had costs an analysis and no more: data/foreign/absent.json says why.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from pipeline.downloads import download, is_packed, summary
+from pipeline.errors import UserError
+from pipeline.files import write_json
+from pipeline.params import load_params
+from stages import run
+
+FOREIGN = Path("data/foreign")
+
+
+def main(params_path: str = "params.yaml") -> None:
+    params = load_params(params_path)
+    wanted = {name: params.datasets[name] for name in params.density.sets if name not in params.grid.datasets}
+    FOREIGN.mkdir(parents=True, exist_ok=True)
+    for old in FOREIGN.iterdir():
+        if old.name not in wanted:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    absent = {}
+    for name, entry in wanted.items():
+        if is_packed(FOREIGN / name, entry):
+            print(f"{name}: is there already")
+            continue
+        try:
+            print(*summary(download(name, entry, FOREIGN / name)), sep="\n")
+        except Exception as error:  # tables and page matter more than an analysis
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            absent[name] = " ".join(reason.split())
+            shutil.rmtree(FOREIGN / name, ignore_errors=True)
+            print(f"{name}: left out of the analyses: {absent[name]}")
+    write_json(FOREIGN / "absent.json", absent)
+
+
+if __name__ == "__main__":
+    run(main)
