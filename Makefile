@@ -12,13 +12,16 @@ PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # The programs in .venv/bin begin with the path that the clone had when it was made.
 MOVED := $(shell test ! -e $(BIN)/dvc || grep -qF "$(CURDIR)/$(BIN)" $(BIN)/dvc || echo moved)
 
-.PHONY: repro test test-unit lint ui clean ready moved
+.PHONY: repro test test-all test-unit lint ui clean ready moved
 
 repro: .venv/installed
 	@python -m stages.check
 	dvc repro
 
 test: .venv/installed lint
+	pytest $(PARALLEL) -m "not slow or core"
+
+test-all: .venv/installed lint
 	pytest $(PARALLEL)
 
 test-unit: .venv/installed
