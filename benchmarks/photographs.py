@@ -22,7 +22,9 @@ def main(folder: str, count: str = "5000") -> None:
     for index in range(int(count)):
         strip = strips[index % NUM_CLASSES]
         height, width = (random.uniform(0.3, 1, 2) * strip.shape[:2]).astype(int)
-        top, left = (random.integers(0, whole - part + 1) for whole, part in zip(strip.shape, (height, width), strict=False))
+        top, left = (
+            random.integers(0, whole - part + 1) for whole, part in zip(strip.shape, (height, width), strict=False)
+        )
         photograph = Image.fromarray(strip[top : top + height, left : left + width])
         path = Path(folder) / f"class {index % NUM_CLASSES}" / f"{index:05d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -100,7 +100,7 @@ def _choices(grid: Grid, *, probe_only: bool = False) -> Iterator[tuple]:
 
 
 def merge(base: dict, change: dict) -> dict:
-    """Return `base` with the nested keys of `change` replaced; a section with nothing under its name changes nothing."""
+    """Return `base` with the nested keys of `change` replaced; a section without content changes nothing."""
     out = dict(base)
     for key, value in change.items():
         if value is None and isinstance(out.get(key), dict):

@@ -163,7 +163,7 @@ def facts(command: str) -> dict[str, str]:
     """Return what stands at the top of a report: date, hardware, versions and command."""
     told = provenance.describe("cpu")
     return {
-        "Date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "Date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "Hardware": f"{told['hardware']['cpu']}, {told['hardware']['num_cpus']} CPUs",
         "Versions": ", ".join(f"{name} {told['versions'][name]}" for name in ("python", "torch", "timm")),
         "Command": f"`{command}`",

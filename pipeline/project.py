@@ -32,7 +32,7 @@ def clone() -> Path:
 def tracked_grid(grid: str) -> str:
     """Return the name under which MLflow has the runs of a grid: in a copy, with the name of DVC's experiment after it.
 
-    So an experiment's runs stand beside those of the workspace; `dvc exp apply` and `python -m stages.sync` replace these.
+    So they stand beside those of the workspace, which `dvc exp apply` and `python -m stages.sync` replace.
     """
     if repository() == clone() or "@" in grid:
         return grid

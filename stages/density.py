@@ -19,7 +19,7 @@ from pipeline.params import grid_name, load_params, reports_folder
 from pipeline.published.claims import csv_text, rounded
 from pipeline.schema import Params
 from pipeline.typicality import figures_typicality, report, separation
-from pipeline.typicality.encoders import Encoder, find_encoder, set_folder
+from pipeline.typicality.encoders import find_encoder, set_folder
 from pipeline.typicality.methods import CORRELATIONS, NOTES, TABLE
 from pipeline.typicality.sheet import typical_sheet
 from stages import run

@@ -6,14 +6,12 @@ Writes PNG files and facts.json into reports/pictures/DATASET; the PNG files bec
 from __future__ import annotations
 
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 
 from pipeline.absent import attempt
-from pipeline.errors import UserError
 from pipeline.files import write_atomically, write_json
-from pipeline.gallery.exhibit import Exhibit, exhibits
+from pipeline.gallery.exhibit import exhibits
 from pipeline.gallery.facts import FACTS, shares
 from pipeline.gallery.picks import picked_runs
 from pipeline.listing import Listing, open_listing
