@@ -1,16 +1,14 @@
-"""What cells cost on this machine: each thing that decides it is measured once, then added up.
+"""What stages cost on this machine: each thing that decides it is measured once, then added up.
 
-Legend: N training images, M test images, C classes, D features.
+Legend: N training images, M test images, C classes, D features, F operations of a forward pass.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,31 +16,25 @@ import numpy as np
 from pipeline import speed, timing
 from pipeline.errors import UserError
 from pipeline.features import RAW_PIXELS_PX
-from pipeline.planning import SetFacts, Task
+from pipeline.planning import Pipeline, SetFacts, Task
+from pipeline.progress import bar, num_cpus
 from pipeline.schema import Probe
 from pipeline.timing import ProbeTime
 
-# Seconds of DVC for every stage, and of MLflow for opening a cell's run, for an epoch's losses, and for creating the
-# store. They cannot be measured without writing; measured on two cores: reports/LOG.md, 2026-11-21.
-DVC_STAGE_S, TRACKED_RUN_S, TRACKED_EPOCH_S, NEW_STORE_S = 1.2, 1.0, 0.015, 2.0
-CHECKPOINT_BYTES_A_S = 2e8  # a modest disk; a checkpoint is waited for at the end of every epoch
-CHECKPOINT_BYTES_A_PARAM = 12  # float32 weights and the two moments of AdamW
+# Seconds of DVC and of MLflow for every stage, and of t-SNE for a point. Measured on two cores: reports/LOG.md,
+# 2026-11-21 and 2026-11-22.
+STAGE_S, MAPPED_POINT_S = 2.2, 0.003
 # Seconds that measuring backbones may take in all, and for one; many backbones get less each.
 BUDGET_S, MOST_S = 20.0, 0.6
 MOST_TIMED = 16  # with more loads than this the larger ones are scaled from one of their family
+AROUND = {True: ("configure", "compare", "diagnose", "density", "page"), False: ("configure", "diagnose", "table")}
 
 
-class Cost(NamedTuple):
-    """Seconds of training, of probing, and of starting and tracking the programs."""
+class Part(NamedTuple):
+    """One run of a stage with the seconds that are left of it; None: unknown."""
 
-    pretrain_s: float = 0.0
-    probe_s: float = 0.0
-    overhead_s: float = 0.0
-
-    @property
-    def total_s(self) -> float:
-        """All of it."""
-        return sum(self)
+    stage: str
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -62,46 +54,47 @@ class Measured:
     decode: dict[tuple[str, int], float]
     crowded: bool
 
+    @property
+    def program_s(self) -> float:
+        """Seconds that a stage takes whatever it does."""
+        return self.start_s + STAGE_S
 
-def measure(tasks: Iterable[Task], note: Callable[[str], None]) -> Measured:
-    """Measure whatever the cells that are left need, each thing once.
 
-    Args:
-        tasks: of all pipelines.
-        note: called with a line of progress.
-    """
-    left = [task for task in tasks if not task.done]
-    speeds, failures, crowded = _measure_speeds(list(dict.fromkeys(task.load for task in left)), note)
+def measure(pipelines: Iterable[Pipeline]) -> Measured:
+    """Measure whatever the stages that are left need, each thing once."""
+    pipelines = list(pipelines)
+    left = [task for pipeline in pipelines for task in pipeline.tasks if not task.done]
+    speeds, failures, crowded = _measure_speeds(list(dict.fromkeys(task.load for task in left)))
     known = [task for task in left if task.load in speeds]
     needed: dict[str, set[int]] = {}
     for task in known:
         if task.probe_set and not task.probe_done:
             needed.setdefault(_probe_key(task), set()).update(_dims(task, speeds[task.load]))
-    note(f"measuring probes of {len(needed)} kinds")
-    timed = {key: _measure_probes(key, sorted({min(dims), max(dims)})) for key, dims in needed.items()}
+    timed = {
+        key: _measure_probes(key, sorted({min(dims), max(dims)}))
+        for key, dims in bar("timing probes", None, unit="kind", iterable=needed.items())
+    }
     decode = {}
-    for task in known:
-        for name, facts in ((task.cell.dataset, task.train_set), (task.cell.probed_on, task.probe_set)):
-            key = name, task.pretrain.load_px
-            if facts and key not in decode:
-                decode[key] = _decode_seconds(name, facts, key[1])
+    for pipeline in pipelines:
+        sizes = {task.pretrain.load_px for task in pipeline.tasks if not task.done}
+        for name, facts in pipeline.facts.items():
+            for load_px in sizes if facts else ():
+                decode[name, load_px] = timing.decode_seconds(facts.files, facts.canvas(load_px))
     return Measured(timing.start_seconds() if left else 0.0, speeds, failures, timed, decode, crowded)
 
 
-def _measure_speeds(loads: list[speed.Load], note: Callable[[str], None]) -> tuple[dict, dict, bool]:
+def _measure_speeds(loads: list[speed.Load]) -> tuple[dict, dict, bool]:
     chosen: dict[speed.Load, speed.Load] = {}
     timings: dict[speed.Load, speed.Timing] = {}
     failures: dict[speed.Load, str] = {}
     ever_crowded = False
-    note(f"counting the operations of {len(loads)} kinds of training")
-    for load in loads:
+    for load in bar("counting operations", None, unit="network", iterable=loads):
         try:
             chosen[load] = speed.timed_load(load, of_many=len(loads) > MOST_TIMED)
         except UserError as error:
             failures[load] = str(error)
     to_time = list(dict.fromkeys(chosen.values()))
-    for number, timed in enumerate(to_time, 1):
-        note(f"measuring {number} of {len(to_time)}: {timed.backbone}")
+    for timed in bar("timing networks", None, unit="network", iterable=to_time):
         work = partial(speed.measure, timed, min(MOST_S, BUDGET_S / len(to_time)))
         try:
             timings[timed], crowded = timing.undisturbed(work)
@@ -139,39 +132,65 @@ def _measure_probes(key: str, dims: list[int]) -> list[tuple[int, ProbeTime]]:
     return [(dim, timing.undisturbed(partial(timing.probe_seconds, dim=dim, **json.loads(key)))[0]) for dim in dims]
 
 
-def _decode_seconds(name: str, facts: SetFacts, load_px: int) -> float:
-    """Small pictures of sets to come take no time to speak of."""
-    if facts.is_packed:
-        return timing.decode_seconds(Path("data") / name, load_px)
-    return 0.0 if facts.size_px else timing.photo_seconds(load_px)
+def parts(pipelines: Sequence[Pipeline], measured: Measured) -> Iterator[Part]:
+    """Yield every run of a stage that is left, each pretraining and each packing once; nothing where all is done."""
+    pipelines = [pipeline for pipeline in pipelines if not all(task.done for task in pipeline.tasks)]
+    tasks = [task for pipeline in pipelines for task in pipeline.tasks]
+    packed = {name: facts for pipeline in pipelines for name, facts in pipeline.facts.items()}
+    yield from (Part("pack", packing_seconds(one, measured)) for one in packed.values() if not one or one.pack_s)
+    yield from (Part("pretrain", training_seconds(one, measured)) for one in sources(tasks) if not one.pretrain_done)
+    yield from (Part("probe", probing_seconds(task, measured)) for task in tasks if not task.probe_done)
+    for pipeline in pipelines:
+        yield from _analyses(pipeline, measured)
 
 
-def training_cost(task: Task, measured: Measured) -> Cost | None:
+def _analyses(pipeline: Pipeline, measured: Measured) -> Iterator[Part]:
+    is_root = pipeline.grid == "default"
+    for name, scored in pipeline.scored.items():
+        yield from (Part("score", scoring_seconds(pipeline, name, one, measured)) for one in scored)
+    if is_root:
+        for name in pipeline.params.grid.datasets:
+            yield Part("pictures", pictures_seconds(pipeline, name, measured))
+    yield from (Part(stage, measured.program_s) for stage in AROUND[is_root])
+
+
+def sources(tasks: Iterable[Task]) -> list[Task]:
+    """Return one cell for each pretraining and each frozen model, whichever grid makes it."""
+    found: dict = {}
+    for task in tasks:
+        found.setdefault(task.owner or task.cell.backbone, task)
+    return list(found.values())
+
+
+def packing_seconds(facts: SetFacts | None, measured: Measured) -> float | None:
+    """Return the seconds of packing a set on all cores; a download is not counted."""
+    return facts and facts.pack_s / num_cpus() + measured.program_s
+
+
+def training_seconds(task: Task, measured: Measured) -> float | None:
     """Return the seconds left for the weights of a cell; None where set or backbone cannot be known."""
     if task.pretrain_done:
-        return Cost()
+        return 0.0
     found = measured.speeds.get(task.load)
     if task.owner is None:  # fetched: the download is not counted
-        return Cost(overhead_s=measured.start_s + DVC_STAGE_S)
+        return measured.program_s
     if found is None or task.train_set is None:
         return None
-    settings, num_images = task.pretrain, task.train_set.num_train
+    settings = task.pretrain
     views = settings.views.model_dump()
     passes = {px: float(count) for px, count in speed.view_counts(views).items()}
     if settings.swa.enabled:
         passes[views["global_px"]] += views["num_global"] / 3  # a forward pass is a third of a step
     step_s = found.train_s(passes) * settings.batch_size + found.update_s
     decodings = 1 if _fits_in_memory(task, task.train_set) else settings.epochs
-    decoding_s = decodings * _decoding_s(task.cell.dataset, task, measured, num_images)
-    checkpoint_s = found.sketch.num_params * CHECKPOINT_BYTES_A_PARAM / CHECKPOINT_BYTES_A_S
-    overhead_s = _program_s(measured) + settings.epochs * (TRACKED_EPOCH_S + checkpoint_s)
-    return Cost(pretrain_s=decoding_s + task.num_steps * step_s, overhead_s=overhead_s)
+    decoding_s = decodings * _decoding_s(task.cell.dataset, task, measured, task.train_set.num_train)
+    return decoding_s + task.num_steps * step_s + measured.program_s
 
 
-def probing_cost(task: Task, measured: Measured) -> Cost | None:
+def probing_seconds(task: Task, measured: Measured) -> float | None:
     """Return the seconds left for the probes of a cell: its backbone's, the random one's and those of raw pixels."""
     if task.probe_done:
-        return Cost()
+        return 0.0
     found, facts = measured.speeds.get(task.load), task.probe_set
     if found is None or facts is None:
         return None
@@ -185,7 +204,49 @@ def probing_cost(task: Task, measured: Measured) -> Cost | None:
     passes = 1 if _fits_in_memory(task, facts) else networks + raw
     decoding_s = passes * _decoding_s(task.cell.probed_on, task, measured, num_images)
     raw_s = sum(_between(points, _dims(task, found)[-1])) if raw else 0.0
-    return Cost(probe_s=decoding_s + networks_s + raw_s, overhead_s=_program_s(measured))
+    return decoding_s + networks_s + raw_s + measured.program_s
+
+
+def scoring_seconds(pipeline: Pipeline, trained: str, scored: str, measured: Measured) -> float | None:
+    """Return the seconds of JEPA-SCORE and its rivals with the costliest of the runs that may be picked.
+
+    An exact score takes D backward passes, each of 2 F operations, for the trained and for the untrained network, and
+    the product of the Jacobian with itself. `density.max_tflop` bounds it.
+    """
+    tasks, facts = pipeline.of(trained), pipeline.facts[scored]
+    if not facts or not tasks or any(not task.train_set or task.load not in measured.speeds for task in tasks):
+        return None
+    task = max(tasks, key=lambda task: _forward(task, measured))
+    found, forward, settings = measured.speeds[task.load], _forward(task, measured), pipeline.params.density
+    num_images, pixels = min(settings.num_images, facts.num_test), 3 * _size_px(task) ** 2
+    rows = min(found.sketch.embed_dim, pixels)
+    exact = 4 * rows * forward + 4 * rows**2 * pixels
+    sketch = 2 * (settings.num_sketches + 2) * forward
+    if num_images * (exact + sketch) > settings.max_tflop * 1e12:
+        exact, num_images = 2 * sketch, min(num_images, max(10, int(settings.max_tflop * 1e12 / (2 * sketch))))
+    operations = num_images * (exact + sketch)
+    num_embedded = task.train_set.num_train + num_images
+    decoding_s = _decoding_s(trained, task, measured, num_embedded)
+    work_s = operations * found.timing.train_s / 6 + num_embedded * found.embed_s(_size_px(task))
+    return decoding_s + work_s + measured.program_s
+
+
+def _forward(task: Task, measured: Measured) -> int:
+    return measured.speeds[task.load].sketch.operations[_size_px(task)]
+
+
+def pictures_seconds(pipeline: Pipeline, dataset: str, measured: Measured) -> float | None:
+    """Return the seconds of the pictures of a data set: all its images through two networks of each backbone, maps."""
+    tasks = {task.cell.backbone: task for task in pipeline.of(dataset)}.values()
+    if any(not task.train_set or task.load not in measured.speeds for task in tasks):
+        return None
+    seconds, settings = measured.program_s, pipeline.params.pictures
+    for number, task in enumerate(tasks):
+        num_images = task.train_set.num_train + task.train_set.num_test
+        seconds += 2 * num_images * measured.speeds[task.load].embed_s(_size_px(task))
+        seconds += (number == 0) * _decoding_s(dataset, task, measured, num_images)
+        seconds += 2 * min(settings.num_mapped, task.train_set.num_test) * MAPPED_POINT_S
+    return seconds
 
 
 def _finetuning_s(probe: Probe, facts: SetFacts, found: speed.Speed, size_px: int) -> float:
@@ -205,13 +266,9 @@ def _finetuning_s(probe: Probe, facts: SetFacts, found: speed.Speed, size_px: in
     return total_s
 
 
-def _program_s(measured: Measured) -> float:
-    return measured.start_s + DVC_STAGE_S + TRACKED_RUN_S
-
-
 def _decoding_s(name: str, task: Task, measured: Measured, num_images: int) -> float:
     """Decode on all cores."""
-    return num_images * measured.decode[name, task.pretrain.load_px] / (os.cpu_count() or 1)
+    return num_images * measured.decode[name, task.pretrain.load_px] / num_cpus()
 
 
 def _fits_in_memory(task: Task, facts: SetFacts) -> bool:
@@ -223,10 +280,3 @@ def _between(points: list[tuple[int, ProbeTime]], dim: int) -> ProbeTime:
     """Interpolate linearly: a probe's time is a constant and a part that grows with D."""
     dims, times = zip(*points, strict=True)
     return ProbeTime(*(float(np.interp(dim, dims, kind)) for kind in zip(*times, strict=True)))
-
-
-def around_s(tasks: Iterable[Task], num_pipelines: int, measured: Measured) -> float:
-    """Return the seconds of the stages around the cells: configure, the table, downloads of small sets, a new store."""
-    to_pack = {task.cell.dataset for task in tasks if task.train_set and not task.train_set.is_packed}
-    store_s = 0.0 if Path("mlflow.db").exists() else NEW_STORE_S
-    return (2 * num_pipelines + len(to_pack)) * (measured.start_s + DVC_STAGE_S) + store_s

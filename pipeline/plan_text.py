@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -10,14 +9,14 @@ from pathlib import Path
 
 from pipeline.backbones import published
 from pipeline.catalogue import Dataset
-from pipeline.costs import CHECKPOINT_BYTES_A_PARAM, Cost, Measured, around_s, probing_cost, training_cost
+from pipeline.costs import Measured, parts, probing_seconds, sources, training_seconds
 from pipeline.planning import Pipeline, Task
-from pipeline.speed import Load, Speed, view_counts
 
 UNKNOWN = "unknown until downloaded"
 WIDTH = 120
 COLUMNS = ("data set", "backbone", "cells", "done", "trained here", "done", "images seen", "time left")
-SPEED_COLUMNS = ("backbone", "image px", "parameters", "GFLOP", "timed at", "images/s trained", "images/s embedded")
+STAGE_COLUMNS = ("stage", "runs", "time left")
+CHECKPOINT_BYTES_A_PARAM = 12  # float32 weights and the two moments of AdamW
 
 
 def pipeline_text(pipeline: Pipeline, measured: Measured) -> str:
@@ -70,16 +69,16 @@ def images_seen(trained: Sequence[Task]) -> str:
 
 def time_left(group: Iterable[Task], measured: Measured) -> str:
     """Say how long some cells take, with the pretrainings of this grid alone."""
-    found = [cost for task in group for cost in costs(task, measured)]
+    found = [seconds for task in group for seconds in costs(task, measured)]
     if None in found:
         unknown = any(task.train_set is None or task.probe_set is None for task in group)
         return "unknown" if unknown else "cannot run here"
-    return duration(sum(cost.total_s for cost in found if cost))
+    return duration(sum(found))
 
 
-def costs(task: Task, measured: Measured) -> list[Cost | None]:
-    """Return what is left of a cell in its own pipeline."""
-    return [probing_cost(task, measured)] + [training_cost(task, measured)] * (task.trains)
+def costs(task: Task, measured: Measured) -> list[float | None]:
+    """Return the seconds that are left of a cell in its own pipeline."""
+    return [probing_seconds(task, measured)] + [training_seconds(task, measured)] * (task.trains)
 
 
 def borrowed(tasks: Iterable[Task]) -> dict[str, list[Task]]:
@@ -105,64 +104,55 @@ def axes(tasks: Sequence[Task]) -> str:
 
 def left_over(pipelines: Sequence[Pipeline], measured: Measured) -> str:
     """Say how long everything takes that is left, each pretraining once."""
-    tasks = [task for pipeline in pipelines for task in pipeline.tasks]
-    if all(task.done for task in tasks):
+    found = [seconds for _, seconds in parts(pipelines, measured)]
+    if not found:
         return "nothing, unless code or settings changed since: `dvc status` tells"
-    parts = [probing_cost(task, measured) for task in tasks]
-    parts += [training_cost(task, measured) for task in sources(tasks)]
-    known = [cost for cost in parts if cost]
-    if not any(cost.total_s for cost in known):
-        return "unknown: no cell has both its data set and a backbone that runs here"
-    pretrain_s, probe_s, overhead_s = (sum(part) for part in zip(*known, strict=True))
-    overhead_s += around_s(tasks, len([pipeline for pipeline in pipelines if pipeline.tasks]), measured)
-    total_s = pretrain_s + probe_s + overhead_s
-    hours = f"{total_s / 3600:,.{0 if total_s > 360_000 else 2}f} h on this machine ({duration(total_s)})"
-    text = f"{hours}: training {duration(pretrain_s)}, probes {duration(probe_s)}, "
-    text += f"starting and tracking {duration(overhead_s)}"
-    unknown = len(parts) - len(known)
-    return text + f"; without {unknown} stages of unknown cost" * (unknown > 0)
+    return f"{summed(found)} on this machine, one stage after the other"
 
 
-def sources(tasks: Iterable[Task]) -> list[Task]:
-    """Return one cell for each pretraining and each frozen model, whichever grid makes it."""
-    found: dict = {}
-    for task in tasks:
-        found.setdefault(task.owner or task.cell.backbone, task)
-    return list(found.values())
+def summed(seconds: Sequence[float | None]) -> str:
+    """Add up the seconds that are known and say how many are not."""
+    known = [one for one in seconds if one is not None]
+    unknown = len(seconds) - len(known)
+    return " + ".join([duration(sum(known))] * bool(known) + [f"{unknown} unknown"] * bool(unknown))
+
+
+def stages_text(pipelines: Sequence[Pipeline], measured: Measured) -> str:
+    """Return a line for each stage: how often it runs, and how long."""
+    found: dict[str, list[float | None]] = {}
+    for stage, seconds in parts(pipelines, measured):
+        found.setdefault(stage, []).append(seconds)
+    rows = [[stage, str(len(seconds)), summed(seconds)] for stage, seconds in found.items()]
+    return aligned(STAGE_COLUMNS, rows, num_left=1) if rows else ""
 
 
 def totals(pipelines: Sequence[Pipeline], measured: Measured) -> Iterator[str]:
     """Say what all pipelines cost together, and what has to be fetched for them."""
     tasks = [task for pipeline in pipelines for task in pipeline.tasks]
     todo = [task for task in sources(tasks) if not task.pretrain_done]
-    entries = {name: entry for pipeline in pipelines for name, entry in pipeline.datasets.items()}
-    downloads, by_hand = needs(entries)
+    downloads, by_hand = needs(pipelines)
     trained = [task for task in todo if task.owner]
+    yield from filter(None, [stages_text(pipelines, measured)])
     yield from wrapped(f"cells        {len(tasks)}, {sum(task.done for task in tasks)} done", 13)
     yield from wrapped(f"pretraining  {len(trained)} to do; {images_seen(trained)} images seen", 13)
     yield from wrapped(f"time         {left_over(pipelines, measured)}", 13)
-    yield from wrapped(f"disk         {disk(tasks, todo, measured)}", 13)
+    yield from wrapped(f"disk         {disk(pipelines, todo, measured)}", 13)
     yield from wrapped(f"downloads    {'; '.join(downloads + models(todo)) or 'none'}", 13)
     yield from wrapped(f"by hand      {'nothing' if not by_hand else ''}".rstrip(), 13)
     yield from (f"  {line}" for line in by_hand)
 
 
-def disk(tasks: Sequence[Task], todo: Sequence[Task], measured: Measured) -> str:
+def disk(pipelines: Sequence[Pipeline], todo: Sequence[Task], measured: Measured) -> str:
     """Say what is to come on disk: weights, the checkpoints of one cell, packed data."""
     params = [measured.speeds[task.load].sketch.num_params for task in todo if task.load in measured.speeds]
     at_least = "at least " * (len(params) < len(todo))
-    checkpoints = 3 * CHECKPOINT_BYTES_A_PARAM * max(params, default=0)
-    facts = {task.cell.dataset: task.train_set for task in tasks} | {t.cell.probed_on: t.probe_set for t in tasks}
-    unknown = [name for name, one in facts.items() if one is None]
-    packed = sum(one.num_bytes for one in facts.values() if one and one.is_packed)
-    to_pack = sum(one.num_bytes for one in facts.values() if one and not one.is_packed)
-    parts = [f"{size(2 * packed)} there already"] * (packed > 0) + [f"about {size(2 * to_pack)} to come"] * (
-        to_pack > 0
-    )
-    parts += [f"{UNKNOWN} for {', '.join(unknown)}"] if unknown else []
+    facts = {name: one for pipeline in pipelines for name, one in pipeline.facts.items()}
+    unknown = ", ".join(name for name, one in facts.items() if one is None)
+    packed = size(2 * sum(one.num_bytes for one in facts.values() if one and not one.is_packed))
+    checkpoints = size(3 * CHECKPOINT_BYTES_A_PARAM * max(params, default=0))
     return (
-        f"weights {at_least}{size(8 * sum(params))}; checkpoints {size(checkpoints)} while a cell trains; "
-        f"packed data {', '.join(parts)} (DVC's cache counted as a second copy)"
+        f"to come, DVC's copies counted: weights {at_least}{size(8 * sum(params))}, checkpoints {checkpoints} while a "
+        f"cell trains, packed data about {packed}{f', {UNKNOWN} for {unknown}' if unknown else ''}"
     )
 
 
@@ -172,11 +162,13 @@ def models(todo: Iterable[Task]) -> list[str]:
     return [f"{name} ({model.pretrained_path or published(model.backbone).address})" for name, model in missing.items()]
 
 
-def needs(entries: dict[str, Dataset]) -> tuple[list[str], list[str]]:
+def needs(pipelines: Sequence[Pipeline]) -> tuple[list[str], list[str]]:
     """Return what is downloaded by itself, and lines about what a person must fetch, for sets that are not packed."""
     downloads, by_hand = [], []
-    for name, entry in entries.items():
-        if (Path("data") / name / "meta.json").is_file():
+    facts = {name: (one, pipeline.params) for pipeline in pipelines for name, one in pipeline.facts.items()}
+    for name, (one, params) in facts.items():
+        entry = params.datasets[name]
+        if one and one.is_packed:
             continue
         told, local = getattr(entry, "by_hand", None), getattr(entry, "path", None)
         if told:
@@ -198,16 +190,11 @@ def _address(entry: Dataset) -> str:
 
 
 def speeds_text(measured: Measured) -> Iterator[str]:
-    """Show how fast each backbone is here, which was timed and which was scaled from another."""
-    timed, scaled = [], {}
+    """Say what was not timed itself, and under which conditions the others were."""
+    scaled: dict[str, dict[str, None]] = {}
     for load, found in measured.speeds.items():
-        if found.timed == load.backbone:
-            timed.append(speed_row(load, found))
-        else:
+        if found.timed != load.backbone:
             scaled.setdefault(found.timed, {})[load.backbone] = None
-    if timed:
-        yield "Timed on this machine (images are trained on with all their views):"
-        yield aligned(SPEED_COLUMNS, timed, num_left=2)
     if scaled:
         yield "Too large or too many to be timed: scaled by operations from a smaller one of the family"
         for name, backbones in scaled.items():
@@ -218,18 +205,11 @@ def speeds_text(measured: Measured) -> Iterator[str]:
         yield "Whether a whole batch fits into memory is not checked."
 
 
-def speed_row(load: Load, found: Speed) -> list[str]:
-    """Return the columns of one timed backbone."""
-    views, sizes = json.loads(load.sample)["views"], json.loads(load.settings)["sizes"]
-    operations = sum(found.sketch.operations[px] for px in sizes)
-    train_s, embed_s = found.train_s(view_counts(views)), found.embed_s(sizes[0])
-    px, counts = "+".join(map(str, sizes)), (f"{found.sketch.num_params:,}", f"{operations / 1e9:.3g}")
-    return [load.backbone, px, *counts, str(found.timing.batch), rate(1 / train_s), rate(1 / embed_s)]
-
-
-def problems(tasks: Sequence[Task], measured: Measured) -> list[str]:
+def problems(pipelines: Sequence[Pipeline], measured: Measured) -> list[str]:
     """Name everything because of which a cell cannot run; each once."""
-    found = [measured.failures[task.load] for task in tasks if task.load in measured.failures]
+    tasks = [task for pipeline in pipelines for task in pipeline.tasks]
+    found = [problem for pipeline in pipelines for problem in pipeline.problems]
+    found += [measured.failures[task.load] for task in tasks if task.load in measured.failures]
     for task in tasks:
         if not task.pretrain_done and task.train_set and task.train_set.num_train < task.pretrain.batch_size:
             found.append(
@@ -256,11 +236,6 @@ def aligned(columns: Sequence[str], rows: list[list[str]], *, num_left: int) -> 
 def wrapped(text: str, indent: int = 2) -> list[str]:
     """Break a line that is wider than WIDTH; what follows is indented."""
     return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
-
-
-def rate(per_second: float) -> str:
-    """Return a rate with three significant digits."""
-    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
 
 
 def duration(seconds: float) -> str:

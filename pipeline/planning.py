@@ -1,34 +1,44 @@
 """What pipelines hold and what of it is done, found out without running or writing anything.
 
+Of a set that is not packed yet some pictures are prepared as packing does it, which tells sizes, bytes and time.
+
 Legend: N training images, C channels, H x W canvas px.
 """
 
 from __future__ import annotations
 
+import io
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+from PIL import Image
 
 from pipeline import backbones
 from pipeline.catalogue import Dataset
 from pipeline.cells import Cell, resolve
-from pipeline.encoded import read_meta
+from pipeline.encoded import EncodedImages, read_meta
 from pipeline.errors import UserError
+from pipeline.inputs import local_inputs
 from pipeline.listing import open_listing
 from pipeline.params import grid_name, read_sections
+from pipeline.pictures import Picture, prepare
 from pipeline.project import REPORTS
-from pipeline.schema import Model, Pretrain, Probe
+from pipeline.schema import Model, Params, Pretrain, Probe
 from pipeline.sources import open_source
 from pipeline.speed import Load
+
+SAMPLE = 32  # pictures of a set that are looked at; up to twice as many of one whose number is not known before
+PHOTO_PX = (500, 375)
 
 
 class SetFacts(NamedTuple):
     """What a data set measures.
 
-    size_px: (H, W) if all its pictures share them. num_bytes: on disk; of a set that is not packed yet, its download or
-    its pixels.
+    size_px: (H, W) if all its pictures share them. num_bytes: on disk once it is packed. files: some of its pictures,
+    encoded as they are packed. pack_s: seconds a thread takes to pack all of it; 0 where that is done.
     """
 
     num_train: int
@@ -37,7 +47,13 @@ class SetFacts(NamedTuple):
     channels: int
     size_px: tuple[int, int] | None
     num_bytes: int
-    is_packed: bool
+    files: list[bytes]
+    pack_s: float = 0.0
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it lies in data/."""
+        return self.pack_s == 0
 
     def canvas(self, load_px: int) -> tuple[int, int, int]:
         """Return (C, H, W) of the images in memory (pipeline/datasets.py)."""
@@ -124,17 +140,34 @@ class Task:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One parameter file with its tasks; none where it trains nothing, as those of the synthetic figures."""
+    """One parameter file with its tasks; none where it trains nothing, as those of the synthetic figures.
+
+    Attributes:
+        facts: of every set that it reads; None: unknown until it is downloaded.
+        problems: why a set cannot be packed.
+    """
 
     path: Path
     grid: str
+    params: Params | None = None
     tasks: list[Task] = field(default_factory=list)
-    datasets: dict[str, Dataset] = field(default_factory=dict)
+    facts: dict[str, SetFacts | None] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
     @property
     def report(self) -> Path:
         """What its last stage writes."""
         return REPORTS / f"{self.path.parent.name}.md"
+
+    @property
+    def scored(self) -> dict[str, list[str]]:
+        """For each data set that is trained on, those whose images its picked run scores."""
+        sets = self.params.density.sets if self.params and self.grid == "default" else []
+        return {name: list(dict.fromkeys([name, *sets])) for name in self.params.grid.datasets} if sets else {}
+
+    def of(self, dataset: str) -> list[Task]:
+        """Return the cells that are trained on a data set."""
+        return [task for task in self.tasks if task.cell.dataset == dataset]
 
 
 def params_files(pipeline: str | Path) -> list[Path]:
@@ -167,50 +200,73 @@ def read_pipeline(path: Path) -> Pipeline:
         return Pipeline(path, grid_name(path))
     listing = open_listing(path)
     params, cells = listing.params, listing.cells
-    names = {name for cell in cells for name in (cell.dataset, cell.probed_on)}
-    entries = {name: params.datasets[name] for name in params.datasets if name in names}
-    facts = {name: set_facts(name, entry) for name, entry in entries.items()}
-    tasks = [
+    found = Pipeline(path, listing.grid, params)
+    read = {name for cell in cells for name in (cell.dataset, cell.probed_on)}
+    read.update(name for scored in found.scored.values() for name in scored)
+    for name in (name for name in params.datasets if name in read):
+        folder = Path("data") if name in params.grid.datasets or not found.scored else Path("data/foreign")
+        try:
+            found.facts[name] = set_facts(folder / name, params.datasets[name])
+        except UserError as error:
+            found.facts[name] = None
+            found.problems.append(str(error))
+    found.tasks.extend(
         Task(
             cell,
             listing.owners.get(cell),
             *resolve(params, cell),
             params.models[cell.backbone] if cell.frozen else None,
-            facts[cell.dataset],
-            facts[cell.probed_on],
+            found.facts[cell.dataset],
+            found.facts[cell.probed_on],
             pretrain_done=Path(listing.weights(cell)).is_file(),
             probe_done=(cell.folder / "probe" / "metrics.json").is_file(),
         )
         for cell in cells
-    ]
-    return Pipeline(path, listing.grid, tasks, entries)
+    )
+    return found
 
 
-def set_facts(name: str, entry: Dataset) -> SetFacts | None:
-    """Return what a set measures: data/<name>, what this repository or scikit-learn holds, or its publisher says."""
-    folder = Path("data") / name
+def set_facts(folder: Path, entry: Dataset) -> SetFacts | None:
+    """Return what a set measures, by what is in its folder, else by its own pictures, else as its publisher says.
+
+    Raises:
+        UserError: pictures of this machine that cannot be packed.
+    """
     try:
         meta = read_meta(folder)
     except FileNotFoundError:
-        return _facts_of_source(name, entry) if entry.source in ("bundled", "sklearn") else _published_facts(entry)
+        own = local_inputs(folder.name, entry)
+        is_archive = entry.source == "folder" and any(path.is_file() for path in own)
+        at_hand = entry.source == "sklearn" or (own and not is_archive and not getattr(entry, "by_hand", None))
+        return _looked_at(folder.name, entry) if at_hand else _published(entry)
     counts = [meta["splits"][split]["num_images"] for split in ("train", "test")]
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     size_px = _common_size(meta["height_px"], meta["width_px"])
-    return SetFacts(*counts, len(meta["classes"]), meta["channels"], size_px, num_bytes, is_packed=True)
+    images = EncodedImages(folder, "train", load_px=1)
+    files = [images.encoded(index) for index in range(0, len(images), -(-len(images) // SAMPLE))]
+    return SetFacts(*counts, len(meta["classes"]), meta["channels"], size_px, num_bytes, files)
 
 
-def _facts_of_source(name: str, entry: Dataset) -> SetFacts:
-    splits = open_source(name, entry, Path())
-    shapes = {split: [np.shape(picture.content) for picture in found] for split, found in splits.splits.items()}
-    every = [shape for split in shapes.values() for shape in split]
-    channels = max(shape[2] if len(shape) == 3 else 1 for shape in every)
-    num_bytes = sum(int(np.prod(shape)) for shape in every)
-    counts = [len(shapes[split]) for split in ("train", "test")]
-    size_px = _common_size(*([shape[axis] for shape in every] for axis in (0, 1)))
-    return SetFacts(*counts, len(splits.classes), 1 if channels == 1 else 3, size_px, num_bytes, is_packed=False)
+def _looked_at(name: str, entry: Dataset) -> SetFacts:
+    source = open_source(name, entry, Path())
+    counts, samples = zip(*(_sampled(source.splits[split]) for split in ("train", "test")), strict=True)
+    return _facts(f"datasets.{name}", [*samples[0], *samples[1]], counts, len(source.classes))
 
 
-def _published_facts(entry: Dataset) -> SetFacts | None:
+def _sampled(pictures: Iterable[Picture]) -> tuple[int, list[Picture]]:
+    """Count pictures and keep at least SAMPLE of them, if there are so many, at equal distances."""
+    kept, step, count = [], 1, 0
+    for index, picture in enumerate(pictures):
+        count = index + 1
+        if index % step == 0:
+            kept.append(picture)
+        if len(kept) == 2 * SAMPLE:
+            kept, step = kept[::2], 2 * step
+    return count, kept
+
+
+def _published(entry: Dataset) -> SetFacts | None:
+    """Return what the publisher says, with a picture of noise for the time that packing takes."""
     if entry.source == "torchvision":
         key = " ".join(map(str, [entry.dataset, *entry.train.values()]))
     elif entry.source == "huggingface":
@@ -219,8 +275,30 @@ def _published_facts(entry: Dataset) -> SetFacts | None:
         key = f"{(entry.url or '').rpartition('/')[2]} {getattr(entry, 'images', '')}"
     if key not in PUBLISHED_SETS:
         return None
-    *counts, side_px, megabytes = PUBLISHED_SETS[key]
-    return SetFacts(*counts, (side_px, side_px) if side_px else None, int(megabytes * 1e6), is_packed=False)
+    num_train, num_test, num_classes, channels, side_px, megabytes = PUBLISHED_SETS[key]
+    picture = Image.effect_noise((side_px, side_px) if side_px else PHOTO_PX, 32)
+    picture = picture if channels == 1 else picture.convert("RGB")
+    if not side_px:  # photographs are published, and kept, as JPEG
+        file = io.BytesIO()
+        picture.save(file, "jpeg", quality=90)
+        picture = file.getvalue()
+    found = _facts(key, [Picture(picture, 0, key)], (num_train, num_test), num_classes)
+    return found._replace(size_px=found.size_px if side_px else None, num_bytes=int(megabytes * 1e6))
+
+
+def _facts(where: str, sample: list[Picture], counts: tuple[int, int], num_classes: int) -> SetFacts:
+    """Prepare some pictures of a set with the clock and infer all of it."""
+    prepared, started = [], time.perf_counter()
+    for picture in sample:
+        try:
+            prepared.append(prepare(picture))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{where}: {picture.where} cannot be used: {error}; repair it or take it out") from None
+    each = sum(counts) / len(prepared)
+    pack_s, num_bytes = each * (time.perf_counter() - started), each * sum(len(one.file) for one in prepared)
+    size_px = _common_size([one.height for one in prepared], [one.width for one in prepared])
+    channels = 1 if all(one.is_grey for one in prepared) else 3
+    return SetFacts(*counts, num_classes, channels, size_px, int(num_bytes), [one.file for one in prepared], pack_s)
 
 
 def _common_size(heights: list[int], widths: list[int]) -> tuple[int, int] | None:

@@ -9,10 +9,10 @@ Legend: B images a step, V views, C channels, H x W canvas px.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,7 @@ from pipeline.validation import did_you_mean
 from pipeline.views import Multicrop
 from pipeline.zoo import family_of
 
+MEMORY_BYTES = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 BYTES_A_PARAM = 16  # float32 weight, gradient and the two moments of AdamW
 FULL_BATCH = 64  # larger steps take time in proportion
 # A backbone above the first is not run on a CPU, one of many not above the second; the stand-in of its family is.
@@ -87,15 +88,11 @@ class Sketch(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """What was timed: seconds an operation in training and in embedding, seconds a parameter of the optimiser's step.
-
-    batch: images a step.
-    """
+    """Seconds an operation in training and in embedding, seconds a parameter of a step of the optimiser."""
 
     train_s: float
     embed_s: float
     update_s: float
-    batch: int
 
 
 class Speed(NamedTuple):
@@ -140,7 +137,7 @@ def timed_load(load: Load, *, of_many: bool = False) -> Load:
     if not backbones.is_known(load.backbone):
         hint = did_you_mean(load.backbone, backbones.known_backbones())
         raise SpeedError(f"unknown backbone {load.backbone!r} in grid.backbones{hint}")
-    device, found = choose_device(json.loads(load.settings)["device"]), sketch(load)
+    device, found = choose_device(json.loads(load.settings)["device"], quiet=True), sketch(load)
     _stop_if_too_large(load.backbone, found.num_params, device)
     largest = LARGEST_OF_MANY if of_many else LARGEST_OPERATIONS if device.type == "cpu" else float("inf")
     return load if max(found.operations.values()) <= largest else stand_in(load)
@@ -186,20 +183,12 @@ def _operations(backbone: torch.nn.Module, size_px: int) -> tuple[int, int]:
 
 
 def _stop_if_too_large(name: str, num_params: int, device: torch.device) -> None:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _memory_bytes()
-    if free is not None and num_params * BYTES_A_PARAM > free:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else MEMORY_BYTES
+    if num_params * BYTES_A_PARAM > free:
         raise SpeedError(
             f"backbone {name!r} needs more than {num_params * BYTES_A_PARAM / 1e9:.0f} GB to train; "
             f"{device} has {free / 1e9:.0f} GB"
         )
-
-
-def _memory_bytes() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal")), None)
 
 
 def measure(load: Load, budget_s: float) -> Timing:
@@ -220,7 +209,7 @@ def measure(load: Load, budget_s: float) -> Timing:
 
 def _time(load: Load, budget_s: float) -> Timing:
     settings, found = json.loads(load.sample), sketch(load)
-    device, views = choose_device(settings["device"]), settings["views"]
+    device, views = choose_device(settings["device"], quiet=True), settings["views"]
     autocast = choose_autocast(settings["precision"], device)
     if device.type == "cpu" and FIRST_BATCH * _an_image(found, views) > COSTLY_OPERATIONS:
         views |= {"num_global": 1, "num_local": min(views["num_local"], 1)}
@@ -242,7 +231,6 @@ def _time(load: Load, budget_s: float) -> Timing:
         train_s=max(step_s - update_s, 0.0) / (batch * _an_image(found, views)),
         embed_s=embedding_s / (embedded * found.operations[views["global_px"]]),
         update_s=update_s / found.num_params,
-        batch=batch,
     )
 
 

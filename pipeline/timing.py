@@ -5,22 +5,20 @@ Legend: N training images, M test images, C classes, D features.
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 
 from pipeline import probes
 from pipeline.devices import choose_device
-from pipeline.encoded import EncodedImages
+from pipeline.encoded import decode
 
 FIRST_BATCH = 2  # the smallest over which a BatchNorm has a spread
 PATIENCE_S = 0.5  # work whose first call took longer is not called again
@@ -28,7 +26,6 @@ CROWDED, CROWD_CHECK_S = 2.0, 0.03  # measured on two cores: 0.75 with one progr
 SAMPLE_OPERATIONS = 2e8  # multiplications of an epoch of the linear probe
 SLOW_S = 0.1  # a probe whose first call took longer is not called again
 FEWEST_TRAIN, MOST_TRAIN, SAMPLE_TEST, SAMPLE_EPOCHS, SAMPLE_DRAWS = 1024, 8192, 512, 4, 2
-SAMPLE_DECODED, PHOTO_PX = 32, (500, 375)
 ROOT = Path(__file__).parents[1]
 Measurement = TypeVar("Measurement")
 
@@ -147,7 +144,7 @@ def probe_seconds(
         device: as in params.yaml.
         settings: linear, knn and few_shot of the `probe` section.
     """
-    where, linear, few_shot = choose_device(device), dict(settings["linear"]), dict(settings["few_shot"])
+    where, linear, few_shot = choose_device(device, quiet=True), dict(settings["linear"]), dict(settings["few_shot"])
     epochs, draws, every_shots = linear.pop("epochs"), few_shot.pop("num_draws"), few_shot.pop("shots")
     classifiers = len(linear["learning_rates"]) * len(linear["weight_decays"])
     enough = min(int(SAMPLE_OPERATIONS / (classifiers * num_classes * dim)), MOST_TRAIN)
@@ -181,23 +178,12 @@ def probe_seconds(
     )
 
 
-def decode_seconds(folder: Path, load_px: int) -> float:
-    """Return the seconds that one thread takes to read and decode an image of a packed data set."""
-    images = EncodedImages(folder, "train", load_px=load_px)
-    chosen = torch.linspace(0, len(images) - 1, min(SAMPLE_DECODED, len(images))).long().tolist()
-    started = time.perf_counter()
-    for index in chosen:
-        images.decode(index)
-    return (time.perf_counter() - started) / len(chosen)
-
-
-def photo_seconds(load_px: int) -> float:
-    """Return the seconds that one thread takes to decode a made-up photograph, for sets that are not packed yet."""
-    file = io.BytesIO()
-    Image.effect_noise(PHOTO_PX, 32).convert("RGB").save(file, "jpeg", quality=90)
-    started = time.perf_counter()
-    np.array(Image.open(file).resize((load_px, load_px), Image.Resampling.BICUBIC))
-    return time.perf_counter() - started
+def decode_seconds(files: Sequence[bytes], canvas: tuple[int, int, int]) -> float:
+    """Return the seconds that one thread takes to decode one of some PNG or JPEG files to a canvas (C, H, W)."""
+    pixels, started = np.empty(canvas, np.uint8), time.perf_counter()
+    for file in files:
+        decode(file, pixels)
+    return (time.perf_counter() - started) / len(files)
 
 
 def start_seconds() -> float:

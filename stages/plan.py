@@ -5,32 +5,39 @@ PIPELINE is a params.yaml, a dvc.yaml, a folder that holds them, or a folder of 
 
 from __future__ import annotations
 
-import sys
-
 from pipeline.costs import measure
+from pipeline.devices import announced, choose_device
 from pipeline.plan_text import pipeline_text, problems, speeds_text, totals
-from pipeline.planning import params_files, read_pipeline
+from pipeline.planning import Pipeline, params_files, read_pipeline
+from pipeline.progress import bar
 from pipeline.validation import ParamsError
 from stages import run
 
 
 def main(*pipelines: str) -> int:
-    paths = [path for pipeline in pipelines or ("params.yaml",) for path in params_files(pipeline)]
+    paths = list(dict.fromkeys(path for pipeline in pipelines or ("params.yaml",) for path in params_files(pipeline)))
     found, broken = [], []
-    for path in dict.fromkeys(paths):
+    for path in bar("reading pipelines and their data sets", len(paths), unit="pipeline", iterable=paths):
         try:
             found.append(read_pipeline(path))
         except ParamsError as error:
             broken.append(str(error))
-    tasks = [task for pipeline in found for task in pipeline.tasks]
-    measured = measure(tasks, note=lambda line: print(line, file=sys.stderr, flush=True))
+    show_devices(found)
+    measured = measure(found)
     blocks = [pipeline_text(pipeline, measured) for pipeline in found]
-    if tasks:
+    if any(pipeline.tasks for pipeline in found):
         blocks += ["\n".join(["All together, each pretraining once", *totals(found, measured)])]
     blocks += ["\n".join(speeds_text(measured))]
-    blocks += [f"PROBLEM: {problem}" for problem in broken + problems(tasks, measured)]
-    print("\n\n".join(block for block in blocks if block))
-    return 1 if broken or problems(tasks, measured) else 0
+    broken += problems(found, measured)
+    print("\n\n".join(block for block in [*blocks, *(f"PROBLEM: {problem}" for problem in broken)] if block))
+    return 1 if broken else 0
+
+
+def show_devices(pipelines: list[Pipeline]) -> None:
+    """Print what the cells that are left will compute with; of a GPU that torch cannot use the reason."""
+    left = [task.pretrain for pipeline in pipelines for task in pipeline.tasks if not task.done]
+    for name, precision in dict.fromkeys((settings.device, settings.precision) for settings in left):
+        announced(precision, choose_device(name))
 
 
 if __name__ == "__main__":

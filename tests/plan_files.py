@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from itertools import cycle, islice
 from pathlib import Path
 
+import numpy as np
 import yaml
 
-from pipeline import costs, planning, speed, timing
+from pipeline import costs, packing, planning, speed, timing
 from pipeline.cells import merge
+from pipeline.pictures import Picture
 
-TIMING = speed.Timing(train_s=2e-9, embed_s=1e-9, update_s=1e-8, batch=64)
-PROBE_TIME, START_S = timing.ProbeTime(1.0, 2.0, 4.0), 7.0
+TIMING = speed.Timing(train_s=2e-9, embed_s=1e-9, update_s=1e-8)
+PROBE_TIME, START_S, DECODE_S = timing.ProbeTime(1.0, 2.0, 4.0), 7.0, 0.001
 BY_HAND = {
     "what": "Some archive",
     "from": "https://example.org/register",
@@ -24,7 +26,7 @@ BASE = {
         "digits": {"source": "sklearn"},
         "cifar10": {"source": "torchvision", "dataset": "CIFAR10", "train": {"train": True}, "test": None},
         "big": {"source": "torchvision", "dataset": "ImageNet", "train": {}, "test": None, "by_hand": BY_HAND},
-        "mine": {"source": "folder", "path": "/somewhere/pictures"},
+        "mine": {"source": "huggingface", "repo": "mine/pictures"},
     },
     "models": {"public": {"backbone": "test_vit.r160_in1k", "img_size": 64}},
     "pretrain": {
@@ -51,8 +53,8 @@ def tasks_of(**change) -> list[planning.Task]:
 
 
 def planned(**change) -> tuple[list[planning.Task], costs.Measured]:
-    tasks = tasks_of(**change)
-    return tasks, costs.measure(tasks, note=lambda line: None)
+    pipeline = planning.read_pipeline(write(change))
+    return pipeline.tasks, costs.measure([pipeline])
 
 
 def finish(task: planning.Task, *stages: str) -> None:
@@ -63,16 +65,14 @@ def finish(task: planning.Task, *stages: str) -> None:
 
 
 def pack(name: str, num_train: int, width_px: list[int]) -> None:
-    splits = {
-        split: {"num_images": number, "per_class": [number], "files": [{"name": f"{split}-00000.arrow"}]}
-        for split, number in (("train", num_train), ("test", 100))
-    }
-    meta = {"classes": ["a", "b"], "channels": 3, "splits": splits, "width_px": width_px, "height_px": [40, 40]}
-    folder = Path("data") / name
-    folder.mkdir(parents=True)
-    (folder / "meta.json").write_text(json.dumps(meta))
-    for split in splits:
-        (folder / f"{split}-00000.arrow").write_bytes(b"0" * 500)
+    """Pack coloured pictures of two classes, 40 px high, with these widths in turn."""
+
+    def pictures(number: int):
+        for index, width in enumerate(islice(cycle(width_px), number)):
+            yield Picture(np.full((40, width, 3), (index % 256, 0, 9), np.uint8), index % 2, str(index))
+
+    splits = {"train": pictures(num_train), "test": pictures(100)}
+    packing.pack(Path("data") / name, name, {}, ["a", "b"], splits)
 
 
 def fake_measurements(monkeypatch) -> list[speed.Load]:
@@ -82,4 +82,6 @@ def fake_measurements(monkeypatch) -> list[speed.Load]:
     monkeypatch.setattr(timing, "crowded", lambda: False)
     monkeypatch.setattr(timing, "probe_seconds", lambda **_: PROBE_TIME)
     monkeypatch.setattr(timing, "start_seconds", lambda: START_S)
+    monkeypatch.setattr(timing, "decode_seconds", lambda files, canvas: DECODE_S)
+    monkeypatch.setattr(costs, "num_cpus", lambda: 2)
     return asked

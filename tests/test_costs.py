@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from plan_files import PROBE_TIME, START_S, TIMING, fake_measurements, finish, planned, tasks_of, write
+from plan_files import DECODE_S, PROBE_TIME, START_S, TIMING, fake_measurements, finish, planned, tasks_of, write
 
 from pipeline import costs, speed, timing
 from pipeline.schema import Pretrain
@@ -54,24 +54,20 @@ def test_cost_is_the_sum_of_its_parts(fake_speed):
     tasks, measured = planned()
     task, found = tasks[0], measured.speeds[tasks[0].load].sketch
     an_image = 2 * found.operations[32] + 4 * found.operations[16]
-    program_s = START_S + costs.DVC_STAGE_S + costs.TRACKED_RUN_S
-    training, probing = costs.training_cost(task, measured), costs.probing_cost(task, measured)
-    update_s = TIMING.update_s * found.num_params
-    steps = 3 * (task.train_set.num_train // 64)
-    assert training.pretrain_s == pytest.approx(steps * (64 * an_image * TIMING.train_s + update_s))
-    checkpoint_s = found.num_params * costs.CHECKPOINT_BYTES_A_PARAM / costs.CHECKPOINT_BYTES_A_S
-    assert training.overhead_s == pytest.approx(program_s + 3 * (costs.TRACKED_EPOCH_S + checkpoint_s))
+    program_s, decoding_s = START_S + costs.STAGE_S, DECODE_S / 2
+    num_train, steps = task.train_set.num_train, 3 * (task.train_set.num_train // 64)
+    steps_s = steps * (64 * an_image * TIMING.train_s + TIMING.update_s * found.num_params)
+    assert costs.training_seconds(task, measured) == pytest.approx(program_s + num_train * decoding_s + steps_s)
     embedding_s = 1797 * found.operations[32] * TIMING.embed_s
-    assert probing.probe_s == pytest.approx(2 * embedding_s + 3 * sum(PROBE_TIME))
-    assert probing.overhead_s == pytest.approx(program_s)
-    assert training.total_s == training.pretrain_s + training.probe_s + training.overhead_s
+    probing_s = 1797 * decoding_s + 2 * embedding_s + 3 * sum(PROBE_TIME)
+    assert costs.probing_seconds(task, measured) == pytest.approx(program_s + probing_s)
 
 
 def test_averaged_weights_cost_a_forward_pass_more(fake_speed):
     (plain, *_), measured = planned()
     (averaged, *_), _ = planned(pretrain={"swa": {"enabled": True}})
     found = measured.speeds[plain.load].sketch
-    more = costs.training_cost(averaged, measured).pretrain_s - costs.training_cost(plain, measured).pretrain_s
+    more = costs.training_seconds(averaged, measured) - costs.training_seconds(plain, measured)
     assert more == pytest.approx(plain.num_steps * 64 * 2 / 3 * found.operations[32] * TIMING.train_s)
 
 
@@ -85,7 +81,8 @@ def test_fine_tuning_counts_every_run(fake_speed):
     scored = 2 * 287 + 4 * 359 + 1797  # and the embeddings of both splits for k-NN
     expected_s = images * found.operations[32] * TIMING.train_s + steps * TIMING.update_s * found.num_params
     expected_s += scored * found.operations[32] * TIMING.embed_s + PROBE_TIME.knn_s
-    assert costs.probing_cost(task, measured).probe_s == pytest.approx(expected_s)
+    expected_s += 1797 * DECODE_S / 2 + START_S + costs.STAGE_S
+    assert costs.probing_seconds(task, measured) == pytest.approx(expected_s)
 
 
 def test_what_is_done_costs_nothing(fake_speed):
@@ -93,7 +90,7 @@ def test_what_is_done_costs_nothing(fake_speed):
     finish(tasks[0], "pretrain", "probe")
     finish(tasks[1], "pretrain")
     tasks, measured = planned()
-    both = [[cost(task, measured).total_s for cost in (costs.training_cost, costs.probing_cost)] for task in tasks]
+    both = [[cost(task, measured) for cost in (costs.training_seconds, costs.probing_seconds)] for task in tasks]
     assert both[0] == [0, 0] and both[1][0] == 0 and both[1][1] == both[2][1] > 0 and both[2][0] > 0
 
 
@@ -133,7 +130,7 @@ def test_a_large_backbone_has_a_stand_in():
 
 
 def test_a_backbone_too_large_for_this_memory_is_named(monkeypatch):
-    monkeypatch.setattr(speed, "_memory_bytes", lambda: 10**6)
+    monkeypatch.setattr(speed, "MEMORY_BYTES", 10**6)
     with pytest.raises(speed.SpeedError, match="GB to train"):
         speed.timed_load(load("resnet10t"))
 
@@ -220,9 +217,8 @@ def test_a_real_measurement_predicts_a_real_pretraining(folder, monkeypatch):
     for name in ("pipeline", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     grid = {"backbones": ["test_convnext"], "lambdas": [0.05], "seeds": [0]}
-    (task,) = tasks_of(grid=grid, pretrain={"epochs": 10, "views": {"num_local": 0}})
     with timing.one_thread():
-        measured = costs.measure([task], note=lambda line: None)
+        (task,), measured = planned(grid=grid, pretrain={"epochs": 10, "views": {"num_local": 0}})
     config = f"{task.cell.configs}/pretrain.json"
     used = [processor_seconds()]
     for program in (["download", "digits"], ["configure"], ["pretrain", config]):
@@ -230,5 +226,5 @@ def test_a_real_measurement_predicts_a_real_pretraining(folder, monkeypatch):
         subprocess.run([sys.executable, "-m", f"stages.{module}", *arguments], check=True, capture_output=True)
         used.append(processor_seconds())
     truth_s = used[-1] - used[-2]
-    estimate_s = costs.training_cost(task, measured).pretrain_s + measured.start_s
+    estimate_s = costs.training_seconds(task, measured) - costs.STAGE_S
     assert truth_s / 2 < estimate_s < truth_s * 2, (estimate_s, truth_s)

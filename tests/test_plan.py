@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from plan_files import BY_HAND, fake_measurements, finish, pack, planned, settings, tasks_of, write
 
-from pipeline import plan_text, planning, speed, timing
+from pipeline import costs, plan_text, planning, speed, timing
 from pipeline.errors import UserError
 from pipeline.graph import cells_text
 from pipeline.listing import open_listing
@@ -85,7 +85,7 @@ def test_weights_of_another_grid_are_counted_there(shared, capsys):
     assert [task.trains for task in one.tasks] == [True] * 4
     assert len(two.tasks) == 2 * 4 + 2 * 2 and not any(task.trains for task in two.tasks)
     assert {grid: len(tasks) for grid, tasks in plan_text.borrowed(two.tasks).items()} == {"one": 4}
-    assert len(plan_text.sources(one.tasks + two.tasks)) == 4 + 1
+    assert len(costs.sources(one.tasks + two.tasks)) == 4 + 1
     out = printed(capsys, "paper")
     assert "12 cells, 0 done; 0 pretrainings, 0 done; 4 more from one, 0 done" in out
     assert "pretraining  4 to do" in out and "mode frozen, finetune" in out
@@ -122,7 +122,7 @@ def test_overrides_reach_the_plan():
 def test_facts_of_the_bundled_set_are_those_of_its_file(monkeypatch):
     monkeypatch.chdir(ROOT)
     entry = load_params("params.yaml").datasets["fashion-mnist-8k"]
-    facts = planning._facts_of_source("fashion-mnist-8k", entry)
+    facts = planning.set_facts(Path("nowhere/fashion-mnist-8k"), entry)
     assert (facts.num_train, facts.num_test, facts.num_classes, facts.is_packed) == (6000, 2000, 10, False)
     assert facts.canvas(256) == (1, 28, 28) and facts.canvas(20) == (1, 20, 20)
 
@@ -132,12 +132,17 @@ def test_facts_of_a_packed_set_come_from_its_meta():
     facts = tasks_of(grid={"datasets": ["cifar10"]})[0].train_set
     assert (facts.num_train, facts.num_test, facts.num_classes, facts.is_packed) == (1000, 100, 2, True)
     assert facts.canvas(256) == (3, 256, 256)
-    assert facts.num_bytes == 1000 + (Path("data/cifar10/meta.json")).stat().st_size
+    assert facts.num_bytes == sum(file.stat().st_size for file in Path("data/cifar10").iterdir())
+    assert len(facts.files) == 32 and facts.pack_s == 0
 
 
 def test_the_catalogue_of_the_root_is_known_before_it_is_downloaded():
     entries = load_params(ROOT / "params.yaml").datasets
-    facts = {name: planning.set_facts(name, entry) for name, entry in entries.items() if entry.source != "bundled"}
+    facts = {
+        name: planning.set_facts(Path("nowhere") / name, entry)
+        for name, entry in entries.items()
+        if entry.source != "bundled"
+    }
     assert None not in facts.values()
     assert facts["cifar10"].canvas(256) == (3, 32, 32) and facts["dtd"].canvas(256) == (3, 256, 256)
     assert sum(facts["galaxy10"][:2]) == 17736
@@ -151,7 +156,7 @@ def test_a_set_that_nobody_knows_has_unknown_cost(fake_speed, capsys):
     out = printed(capsys)
     known = sum(task.images_seen for task in tasks if task.train_set)
     assert f"at least {known:,}" in out
-    assert "without 8 stages of unknown cost" in " ".join(out.split())
+    assert "+ 10 unknown on this machine" in " ".join(out.split())  # 4 pretrainings, 4 probes, packing, pictures
     assert "unknown until downloaded for mine" in " ".join(out.split())
 
 
@@ -160,23 +165,21 @@ def test_a_set_that_nobody_knows_has_unknown_cost(fake_speed, capsys):
 
 def test_what_a_person_must_fetch():
     Path("data/by-hand/big").mkdir(parents=True)
-    path = write({"grid": {"datasets": ["digits", "big", "mine"]}})
-    entries = planning.read_pipeline(path).datasets
-    downloads, by_hand = plan_text.needs(entries)
-    assert downloads == []
+    found = planning.read_pipeline(write({"grid": {"datasets": ["digits", "big", "mine"]}}))
+    downloads, by_hand = plan_text.needs([found])
+    assert downloads == ["mine (huggingface.co/datasets/mine/pictures)"]
     told = "\n".join(by_hand)
-    for part in (*BY_HAND["what"].split(), BY_HAND["from"], BY_HAND["path"], "a.tar (missing)", "/somewhere/pictures"):
+    for part in (*BY_HAND["what"].split(), BY_HAND["from"], BY_HAND["path"], "a.tar (missing)"):
         assert part in told
     Path("data/by-hand/big/a.tar").touch()
-    assert "a.tar (there)" in "\n".join(plan_text.needs(entries)[1])
+    assert "a.tar (there)" in "\n".join(plan_text.needs([found])[1])
 
 
 def test_packed_sets_need_nothing():
     path = write({"grid": {"datasets": ["cifar10"]}})
-    entries = planning.read_pipeline(path).datasets
-    assert plan_text.needs(entries) == (["cifar10 (torchvision.datasets.CIFAR10)"], [])
-    pack("cifar10", 1000, [30, 50])
-    assert plan_text.needs(entries) == ([], [])
+    assert plan_text.needs([planning.read_pipeline(path)]) == (["cifar10 (torchvision.datasets.CIFAR10)"], [])
+    pack("cifar10", 100, [30, 50])
+    assert plan_text.needs([planning.read_pipeline(path)]) == ([], [])
 
 
 def test_disk_counts_weights_twice_for_the_cache(fake_speed, capsys):
@@ -184,7 +187,8 @@ def test_disk_counts_weights_twice_for_the_cache(fake_speed, capsys):
     num_params = measured.speeds[tasks[0].load].sketch.num_params
     out = " ".join(printed(capsys).split())
     assert f"weights {plan_text.size(4 * 2 * num_params * 4)}" in out
-    assert f"about {plan_text.size(2 * 1797 * 64)} to come" in out
+    (digits,) = planning.read_pipeline(Path("params.yaml")).facts.values()
+    assert f"packed data about {plan_text.size(2 * digits.num_bytes)}" in out
 
 
 # 4. The text
