@@ -87,7 +87,8 @@ def pack(
         _check(name, classes, written)
         meta = _describe(name, source, origin, classes, written) | (account or {})
         _write_synced(begun / "meta.json", (json.dumps(meta, indent=1, ensure_ascii=False) + "\n").encode())
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
         begun.replace(folder)
         sync_folder(folder.parent)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,19 +89,16 @@ def _decode(content: bytes) -> tuple[Image.Image, list[str]]:
         image = Image.open(io.BytesIO(content))
         image.load()
         return image, []
-    except UnidentifiedImageError:
-        raise ValueError(
-            "cannot identify image file: no format that is known here, or damaged where it begins"
-        ) from None
     except Exception as error:  # decoders trip over damaged files in many ways
-        if not content.startswith(_PNG):
-            raise
-        try:
-            image = Image.open(io.BytesIO(_pixels_alone(content)))
-            image.load()
-        except Exception:
-            raise error from None
-        return image, ["metadata left out"]
+        if content.startswith(_PNG):
+            with suppress(Exception):
+                image = Image.open(io.BytesIO(_pixels_alone(content)))
+                image.load()
+                return image, ["metadata left out"]
+        if isinstance(error, UnidentifiedImageError):
+            told = "cannot identify image file: no format that is known here, or damaged where it begins"
+            raise ValueError(told) from None
+        raise
 
 
 def _pixels_alone(content: bytes) -> bytes:

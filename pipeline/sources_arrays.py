@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -22,7 +22,7 @@ from pipeline.file_kinds import check_readable, mistaken
 from pipeline.progress import bar
 from pipeline.splits import Account, Raw
 from pipeline.validation import did_you_mean
-from pipeline.value_range import ValueRange, told, white_of
+from pipeline.value_range import ValueRange, spelt, white_of
 
 BLOCK = 256  # pictures read at a time from HDF5
 CHANNELS = {1: "grey", 3: "colour", 4: "colour and opacity (RGBA)"}
@@ -41,34 +41,65 @@ def open_arrays(entry: Arrays, path: Path) -> Raw:
     keys = {"train": (entry.images, entry.labels)}
     if entry.test_images:
         keys["test"] = (entry.test_images, entry.test_labels)
-    account, labels, pictures, faults, whites = Account(), {}, {}, [], {}
+    account, labels, opened, faults = Account(), {}, {}, []
     for split, (images_key, labels_key) in keys.items():
         try:
             images, labels[split] = stored.images(images_key), stored.labels(labels_key)
             channels_first = _check_shapes(images_key, images, labels_key, labels[split], entry.channels_first)
-            found = _range(images_key, images)
-            white = white_of(images_key, found, entry.max_value)
+            opened[split] = _Images(images_key, images, channels_first, _range(images_key, images))
         except UserError as error:
             faults.append(str(error))
-            continue
         except _DAMAGED as error:
-            faults.append(str(stored.damaged(f"key {images_key!r}", error)))
-            continue
-        layout = _layout(images.shape, channels_first)
-        account.notes.append(told(images_key, tuple(images.shape), layout, found, white, entry.max_value))
-        account.num_found += len(images)
-        whites.setdefault((found.dtype, white), images_key)
-        to_bytes = partial(_to_bytes, white=white, channels_first=channels_first)
-        pictures[split] = partial(slices, images, f"{path.name}:{images_key}", to_bytes)
-    if len(whites) > len({dtype for dtype, _ in whites}):
-        told_whites = " and ".join(f"{key!r} as 0..{white:g}" for (_, white), key in whites.items())
-        faults.append(f"one type of numbers is taken for two ranges, {told_whites}; set max_value if they are one")
+            faults.append(str(stored.damaged(f"key {images_key!r} of ", error)))
+    whites = _whites(list(opened.values()), entry.max_value, faults)
     if faults:
         raise FetchError(together(list(dict.fromkeys(faults))))
+    pictures = {}
+    for split, images in opened.items():
+        white = whites[images.found.dtype]
+        account.notes.append(_told(images, white, entry.max_value))
+        account.num_found += len(images.array)
+        to_bytes = partial(_to_bytes, white=white, channels_first=images.channels_first)
+        pictures[split] = partial(slices, images.array, f"{path.name}:{images.key}", to_bytes)
     if unused := [key for key in stored.keys if key not in {key for pair in keys.values() for key in pair}]:
         account.notes.append(f"arrays that are not used: {', '.join(unused[:10])}{', ...' if len(unused) > 10 else ''}")
     origin = (shown(entry.url) if entry.url else path.name) + (f" sha256 {entry.sha256}" if entry.sha256 else "")
     return Raw(labels, pictures, entry.classes, origin, account)
+
+
+class _Images(NamedTuple):
+    """An array of pictures and what it is taken for."""
+
+    key: str
+    array: np.ndarray | h5py.Dataset
+    channels_first: bool
+    found: ValueRange
+
+
+def _whites(opened: list[_Images], max_value: float | None, faults: list[str]) -> dict[np.dtype, float]:
+    """Return the white of each type of numbers: one for all splits, of which one may be darker."""
+    whites = {}
+    for dtype in dict.fromkeys(images.found.dtype for images in opened):
+        alike = [images for images in opened if images.found.dtype == dtype]
+        found = ValueRange(
+            float(np.min([images.found.low for images in alike])),
+            float(np.max([images.found.high for images in alike])),
+            dtype,
+        )
+        try:
+            whites[dtype] = white_of(" and ".join(images.key for images in alike), found, max_value)
+        except UserError as error:
+            faults.append(str(error))
+    return whites
+
+
+def _told(images: _Images, white: float, max_value: float | None) -> str:
+    shape = tuple(images.array.shape)
+    by = "max_value" if max_value else "by type and range; max_value changes it"
+    return (
+        f"{images.key} {shape}: {_layout(shape, images.channels_first)}, values {images.found}, "
+        f"taken as 0..{spelt(white)} ({by})"
+    )
 
 
 def slices(images: Any, where: str, convert: Callable[[np.ndarray], np.ndarray]) -> Iterator[tuple[np.ndarray, str]]:
@@ -95,11 +126,11 @@ class _Stored:
             else:
                 raise FetchError(mistaken(path) or f"{path} is neither npz nor HDF5; see README.md for the formats")
         except _DAMAGED as error:
-            raise self.damaged("it", error) from error
+            raise self.damaged("", error) from error
 
     def damaged(self, what: str, error: Exception) -> FetchError:
         """Return what to tell of a file that is cut or was changed."""
-        return FetchError(f"{what} in {self.path} is damaged ({error}); {fetch_anew(self.path, self._is_fetched)}")
+        return FetchError(f"{what}{self.path} is damaged ({error}); {fetch_anew(self.path, self._is_fetched)}")
 
     def images(self, key: str) -> np.ndarray | h5py.Dataset:
         """Return an array of pictures."""
@@ -140,7 +171,7 @@ class _Stored:
         except KeyError:
             raise FetchError(f"unknown key {key!r} in {self.path}{did_you_mean(key, self.keys)}") from None
         except _DAMAGED as error:
-            raise self.damaged(f"key {key!r}", error) from error
+            raise self.damaged(f"key {key!r} of ", error) from error
         if not isinstance(found, np.ndarray | h5py.Dataset) or found.shape is None:
             raise FetchError(f"key {key!r} of {self.path} is no array{did_you_mean(key, self.keys)}")
         return found

@@ -91,11 +91,10 @@ def _construct(kind: type, root: Path, arguments: dict[str, Any], entry: Torchvi
     try:
         return kind(**given)
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
-        raise FetchError(
-            f"{kind.__name__} cannot be downloaded: {getattr(error, 'reason', error)}; if its publisher has moved it, "
-            "fetch the files elsewhere and name them under by_hand"
-        ) from error
+        raise _gone(kind, error) from error
     except RuntimeError as error:
+        if "Error downloading" in str(error):
+            raise _gone(kind, error) from error
         if "corrupted" in str(error) and not entry.by_hand:
             shutil.rmtree(scratch / "files", ignore_errors=True)
             raise FetchError(
@@ -110,6 +109,13 @@ def _construct(kind: type, root: Path, arguments: dict[str, Any], entry: Torchvi
         if isinstance(error, UserError):
             raise
         raise UserError(f"{kind.__name__} with {arguments}: {error}; correct the arguments") from error
+
+
+def _gone(kind: type, error: Exception) -> FetchError:
+    return FetchError(
+        f"{kind.__name__} cannot be downloaded: {getattr(error, 'reason', error)}; if its publisher has moved it, fetch "
+        "the files elsewhere and name them under by_hand"
+    )
 
 
 @contextmanager
@@ -159,7 +165,10 @@ def link_by_hand(by_hand: ByHand | None, scratch: Path) -> Path:
         with where_possible():  # no symbolic links on some disks
             link.symlink_to(file)
             continue
-        shutil.copytree(file, link) if file.is_dir() else link_or_copy(file, link)
+        for part in [file] if file.is_file() else file.rglob("*"):
+            if part.is_file():
+                (root / part.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
+                link_or_copy(part, root / part.relative_to(folder))
     return root
 
 

@@ -19,6 +19,10 @@ class ValueRange(NamedTuple):
     high: float
     dtype: np.dtype
 
+    def __str__(self) -> str:
+        """Return it as a person reads it."""
+        return f"{spelt(self.low)}..{spelt(self.high)} of {self.dtype}"
+
 
 def white_of(key: str, found: ValueRange, max_value: float | None) -> float:
     """Return the value that stands for white.
@@ -34,37 +38,25 @@ def white_of(key: str, found: ValueRange, max_value: float | None) -> float:
             type and range that say nothing; with the `max_value` to set.
     """
     low, high = found.low, found.high
-    spelt = f"{_spell(low)}..{_spell(high)} of {found.dtype}"
     if not np.isfinite([low, high]).all():
-        raise UserError(f"{key!r} must be finite numbers, got {spelt}; save it without NaN and infinity")
+        raise UserError(f"{key!r} must be finite numbers, got {found}; save it without NaN and infinity")
     if low < 0:
         raise UserError(
-            f"{key!r} must have no negative values, got {spelt}; shift and scale it to 0..255 and save it as uint8"
+            f"{key!r} must have no negative values, got {found}; shift and scale it to 0..255 and save it as uint8"
         )
     white = max_value or _white_of_type(found)
     if white is None:
-        raise UserError(f"{key!r} has values {spelt}, which say nothing of white; set max_value: {_likely_white(high)}")
+        raise UserError(f"{key!r} has values {found}, which say nothing of white; set max_value: {_likely_white(high)}")
     if high > white:
         raise UserError(
-            f"{key!r} must be within 0..max_value = {_spell(white)}, got {spelt}; set max_value: {_likely_white(high)}"
+            f"{key!r} must be within 0..max_value = {spelt(white)}, got {found}; set max_value: {_likely_white(high)}"
         )
     if 0 < high < _DARK_FRAC * white:
         raise UserError(
-            f"{key!r} has values {spelt}, nearly black where {_spell(white)} is white; set max_value: "
+            f"{key!r} has values {found}, nearly black where {spelt(white)} is white; set max_value: "
             f"{_likely_white(high)}"
         )
     return white
-
-
-def told(
-    key: str, shape: tuple[int, ...], layout: str, found: ValueRange, white: float, max_value: float | None
-) -> str:
-    """Return a line that says what an array was taken for."""
-    by = "max_value" if max_value else "by type and range; max_value changes it"
-    return (
-        f"{key} {shape}: {layout}, values {_spell(found.low)}..{_spell(found.high)} of {found.dtype}, "
-        f"taken as 0..{_spell(white)} ({by})"
-    )
 
 
 def _white_of_type(found: ValueRange) -> float | None:
@@ -77,11 +69,10 @@ def _white_of_type(found: ValueRange) -> float | None:
 
 def _likely_white(high: float) -> str:
     """Return the white that such a range suggests: of the next bit depth, or for small ranges the value itself."""
-    if high < 64:
-        return _spell(high)
-    return _spell(next((2**bits - 1 for bits in _BIT_DEPTHS if high < 2**bits), high))
+    whites = [2**bits - 1 for bits in _BIT_DEPTHS]
+    return spelt(next((white for white in whites if _DARK_FRAC * white <= high <= white), high))
 
 
-def _spell(value: float) -> str:
+def spelt(value: float) -> str:
     """Return a number as it can be typed, exactly."""
     return str(int(value)) if float(value).is_integer() else repr(float(value))

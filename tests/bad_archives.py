@@ -41,7 +41,9 @@ def _(place):
     return download, "new"
 
 
-@bad("address: nobody answers", "datasets.new", "http://127.0.0.1:9/x.npz", "gave up", "run the same command again")
+@bad(
+    "address: nobody answers", "datasets.new", "http://127.0.0.1:9/x.npz", "gave up", "check the address", "HTTPS_PROXY"
+)
 def _(place):
     place.monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
     place.set_of(source="arrays", url="http://127.0.0.1:9/x.npz", sha256="0" * 64)
@@ -119,7 +121,7 @@ def _(place):
     return archive(place, "x.tar.xz", write)
 
 
-@bad("archive: truncated", "datasets.new", "damaged", "fetch it again")
+@bad("archive: truncated", "datasets.new", "damaged", "copy it again")
 def _(place):
     def write(name: str) -> None:
         with tarfile.open(name, "w:gz") as opened:

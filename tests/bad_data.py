@@ -64,17 +64,18 @@ def _(place):
     return attempt
 
 
-@bad("folder: a class without pictures", "datasets.new", "pictures/c has no picture", "remove it")
+@bad("folder: a class without pictures", "datasets.new", "pictures/c has no picture", "c/1.heic", "or remove it")
 def _(place):
     attempt = folders(place, png(0, 4, 4))
     Path("pictures/c").mkdir()
+    Path("pictures/c/1.heic").touch()
     return attempt
 
 
-@bad("folder: splits where classes belong", "holds splits (test, train)", "set train and test")
+@bad("folder: splits without one to train on", "holds splits (test, val)", "set train to one of them")
 def _(place):
     attempt = folders(place, png(0, 4, 4))
-    Path("pictures/a").rename("pictures/train")
+    Path("pictures/a").rename("pictures/val")
     Path("pictures/b").rename("pictures/test")
     return attempt
 
@@ -135,7 +136,7 @@ WRONG: dict[str, tuple[dict, dict, tuple[str, ...]]] = {
     "numbers and names": (
         TEST,
         {"xt": XT, "yt": np.array(list("abca"))},
-        ("numbers in one split and strings", "one kind"),
+        ("numbers in one split and names", "one kind"),
     ),
     "no pictures": (
         {},
@@ -145,7 +146,7 @@ WRONG: dict[str, tuple[dict, dict, tuple[str, ...]]] = {
     "no shape of pictures": ({}, {"x_train": np.zeros((12, 25))}, ("'x_train' must be (N, H, W)", "(12, 25)")),
     "two channels": ({}, {"x_train": np.zeros((12, 5, 5, 2))}, ("C 1, 3 or 4", "(12, 5, 5, 2)", "see channels_first")),
     "brighter than white": ({"max_value": 1}, {}, ("within 0..max_value = 1", "set max_value")),
-    "not finite": ({}, {"x_train": np.full((12, 5, 5), np.nan)}, ("within 0..max_value", "nan")),
+    "not finite": ({}, {"x_train": np.full((12, 5, 5), np.nan)}, ("must be finite", "nan..nan", "without NaN")),
     "complex": ({}, {"x_train": np.zeros((12, 5, 5), complex)}, ("must hold numbers", "complex")),
     "pickled objects": ({}, {"x_train": np.array([{}] * 12)}, ("cannot be used", "save it as plain numbers")),
 }
@@ -160,14 +161,14 @@ def cut(name: str, part: float) -> None:
     Path(name).write_bytes(raw[: int(part * len(raw))])
 
 
-@bad("arrays: a truncated npz", "datasets.new", "a.npz", "damaged")
+@bad("arrays: a truncated npz", "datasets.new", "a.npz", "end is missing", "cut short")
 def _(place):
     attempt = arrays(place)
     cut("a.npz", 0.7)
     return attempt
 
 
-@bad("arrays: a truncated HDF5 file", "datasets.new", "a.h5", "damaged", "fetch the file again")
+@bad("arrays: a truncated HDF5 file", "datasets.new", "a.h5", "damaged", "copy it again")
 def _(place):
     attempt = arrays(place, suffix=".h5")
     cut("a.h5", 0.7)
@@ -194,7 +195,7 @@ def _(place):
     return download, "new"
 
 
-@bad("parquet: damaged", "datasets.new", "a parquet file is damaged", "fetch it again")
+@bad("parquet: damaged", "datasets.new", "a parquet file is damaged", "copy it again")
 def _(place):
     for split in ("train", "test"):
         Path(f"x-{split}.parquet").write_bytes(b"PAR1 hello PAR1")
