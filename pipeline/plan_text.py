@@ -5,11 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 
 from pipeline.backbones import published
 from pipeline.catalogue import Dataset
 from pipeline.costs import Measured, parts, probing_seconds, sources, training_seconds
+from pipeline.inputs import user_path
 from pipeline.planning import Pipeline, Task
 
 UNKNOWN = "unknown until downloaded"
@@ -23,8 +23,8 @@ def pipeline_text(pipeline: Pipeline, measured: Measured) -> str:
     """Return the cells of one pipeline, a line for each pair of data set and backbone."""
     tasks = pipeline.tasks
     if not tasks:
-        there = "there" if pipeline.report.is_file() else "not there yet"
-        return f"{pipeline.path}: no cells; runs in full in minutes on a CPU; {pipeline.report} is {there}"
+        there = "there" if pipeline.is_reported else "not there yet"
+        return f"{pipeline.path}: no cells; runs in full in minutes on a CPU; its report is {there}"
     here, elsewhere = [task for task in tasks if task.trains], borrowed(tasks)
     counts = [f"{len(tasks)} cells, {sum(task.done for task in tasks)} done"]
     counts += [f"{len(here)} pretrainings, {sum(task.pretrain_done for task in here)} done"]
@@ -172,7 +172,7 @@ def needs(pipelines: Sequence[Pipeline]) -> tuple[list[str], list[str]]:
             continue
         told, local = getattr(entry, "by_hand", None), getattr(entry, "path", None)
         if told:
-            folder = Path(told.path).expanduser()
+            folder = user_path(told.path)
             files = [f"{file} ({'there' if (folder / file).exists() else 'missing'})" for file in told.files]
             by_hand += [f"{name}: {told.what}", f"  from  {told.origin}", f"  to    {told.path}"]
             by_hand += [f"  files {', '.join(files)}"]

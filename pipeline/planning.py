@@ -145,6 +145,7 @@ class Pipeline:
     Attributes:
         facts: of every set that it reads; None: unknown until it is downloaded.
         problems: why a set cannot be packed.
+        is_reported: whether the report is there that its last stage writes.
     """
 
     path: Path
@@ -153,11 +154,7 @@ class Pipeline:
     tasks: list[Task] = field(default_factory=list)
     facts: dict[str, SetFacts | None] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-
-    @property
-    def report(self) -> Path:
-        """What its last stage writes."""
-        return REPORTS / f"{self.path.parent.name}.md"
+    is_reported: bool = False
 
     @property
     def scored(self) -> dict[str, list[str]]:
@@ -197,7 +194,7 @@ def read_pipeline(path: Path) -> Pipeline:
         ParamsError: naming every broken rule.
     """
     if "grid" not in read_sections(path):
-        return Pipeline(path, grid_name(path))
+        return Pipeline(path, grid_name(path), is_reported=(REPORTS / f"{path.parent.name}.md").is_file())
     listing = open_listing(path)
     params, cells = listing.params, listing.cells
     found = Pipeline(path, listing.grid, params)

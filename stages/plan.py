@@ -5,11 +5,16 @@ PIPELINE is a params.yaml, a dvc.yaml, a folder that holds them, or a folder of 
 
 from __future__ import annotations
 
+from contextlib import chdir
+from dataclasses import replace
+from pathlib import Path
+
 from pipeline.costs import measure
 from pipeline.devices import announced, choose_device
 from pipeline.plan_text import pipeline_text, problems, speeds_text, totals
 from pipeline.planning import Pipeline, params_files, read_pipeline
 from pipeline.progress import bar
+from pipeline.project import enter
 from pipeline.validation import ParamsError
 from stages import run
 
@@ -19,7 +24,8 @@ def main(*pipelines: str) -> int:
     found, broken = [], []
     for path in bar("reading pipelines and their data sets", len(paths), unit="pipeline", iterable=paths):
         try:
-            found.append(read_pipeline(path))
+            with chdir("."):
+                found.append(replace(read_pipeline(Path(*enter([str(path)]))), path=path))
         except ParamsError as error:
             broken.append(str(error))
     show_devices(found)

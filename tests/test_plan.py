@@ -103,6 +103,17 @@ def test_frozen_models_are_fetched(shared, capsys):
     assert "frozen  fetched" in line
 
 
+def test_each_project_is_looked_at_in_its_own_folder(shared, capsys):
+    """What paper/ has trained lies in paper/, also where the plan is of the root as well."""
+    write({})
+    Path("paper/.dvc").mkdir()
+    for task in shared[0].tasks:
+        finish(task, "pretrain", "probe")
+    Path("runs").rename("paper/runs")
+    out = printed(capsys, "params.yaml", "paper/one")
+    assert "params.yaml: 4 cells, 0 done" in out and "paper/one/params.yaml: 4 cells, 4 done" in out
+
+
 # 2. Images and sizes
 
 
@@ -215,10 +226,10 @@ def test_the_printed_plan(fake_speed, capsys, folder):
 def test_a_pipeline_without_cells_takes_a_line(capsys, monkeypatch):
     Path("paper/figure3").mkdir(parents=True)
     Path("paper/figure3/params.yaml").write_text("anisotropy: {num_seeds: 3}\n")
-    assert "no cells; runs in full in minutes on a CPU; reports/figure3.md is not there yet" in printed(capsys, "paper")
+    assert "no cells; runs in full in minutes on a CPU; its report is not there yet" in printed(capsys, "paper")
     Path("reports").mkdir()
     Path("reports/figure3.md").touch()
-    assert "reports/figure3.md is there\n" in printed(capsys, "paper")
+    assert "its report is there\n" in printed(capsys, "paper")
 
 
 @pytest.mark.parametrize(
