@@ -69,12 +69,12 @@ def extract(archive: Path, into: Path, *, is_fetched: bool = False) -> Path:
     """
     if into.exists():
         return into
-    check_readable(archive)
     begun = into.with_name(into.name + ".begun")
     shutil.rmtree(begun, ignore_errors=True)
     begun.mkdir(parents=True)
     limit = max(SMALL_BYTES, MAX_EXPANSION * archive.stat().st_size)
     try:
+        check_readable(archive)
         if zipfile.is_zipfile(archive):
             _extract_zip(archive, begun, limit)
         elif tarfile.is_tarfile(archive):

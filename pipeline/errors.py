@@ -7,6 +7,10 @@ class UserError(ValueError):
     """Something a person can mend: the message names what is wrong, the value, and the remedy."""
 
 
+class FetchError(UserError):
+    """Data could not be fetched, or are not what they should be; the message says what to do."""
+
+
 def together(faults: list[str], *, shown: int = 10) -> str:
     """Return the message of one fault as it is, of several as a list: the first ones and how many there are."""
     if len(faults) == 1:

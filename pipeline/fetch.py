@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from pipeline.errors import UserError
+from pipeline.errors import FetchError
 from pipeline.file_kinds import replaced
 from pipeline.files import sha256_file
 from pipeline.progress import bar
@@ -22,10 +22,6 @@ CHUNK_BYTES = 1 << 20
 TIMEOUT_S = (15, 60)  # to connect, between two packets
 MAX_FAILURES = 6  # in a row, without one byte of progress
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
-
-
-class FetchError(UserError):
-    """Data could not be fetched, or are not what they should be; the message says what to do."""
 
 
 class _Broken(Exception):

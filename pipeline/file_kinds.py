@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import FetchError
 
 _BY_HAND = "unpack it by hand and give the folder as path"
 _PICKLE = ("a pickle, which is never loaded because it can run any program", "save its arrays with numpy.savez")
@@ -37,22 +37,18 @@ _KINDS = {
 }
 
 
-class UnusableFileError(UserError):
-    """A file that is not what its entry says; the message names what it is and what to do."""
-
-
 def check_readable(path: Path) -> None:
     """Refuse a file that cannot be opened, or has no content.
 
     Raises:
-        UnusableFileError: with the reason and a remedy.
+        FetchError: with the reason and a remedy.
     """
     try:
         with path.open("rb") as file:
             if not file.read(1):
-                raise UnusableFileError(f"{path} is empty (0 bytes); put the file itself there")
+                raise FetchError(f"{path} is empty (0 bytes); put the file itself there")
     except PermissionError as error:
-        raise UnusableFileError(no_permission(path)) from error
+        raise FetchError(no_permission(path)) from error
 
 
 def no_permission(path: Path) -> str:

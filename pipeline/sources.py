@@ -189,7 +189,7 @@ def local_file(entry: Arrays | Folder, scratch: Path) -> Path:
         try:
             path.stat()
         except PermissionError:
-            closed = next(folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK))
+            closed = next((folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK)), path.parent)
             raise FetchError(f"path: {no_permission(closed)}") from None
         except OSError:
             raise FetchError(f"path: there is nothing at {path}; correct it in params.yaml") from None

@@ -13,8 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.catalogue import Folder
-from pipeline.errors import UserError, together
-from pipeline.fetch import FetchError
+from pipeline.errors import FetchError, UserError, together
 from pipeline.file_kinds import no_permission
 from pipeline.labels import as_name, check_names, escaped
 from pipeline.progress import bar

@@ -16,8 +16,7 @@ import numpy as np
 from torchvision.datasets import imagenet
 
 from pipeline.catalogue import Torchvision
-from pipeline.errors import UserError
-from pipeline.fetch import FetchError
+from pipeline.errors import FetchError, UserError
 from pipeline.file_kinds import replaced
 from pipeline.files import digest_file
 from pipeline.progress import bar

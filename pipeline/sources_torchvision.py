@@ -93,8 +93,6 @@ def _construct(kind: type, root: Path, arguments: dict[str, Any], entry: Torchvi
     except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
         raise _gone(kind, error) from error
     except RuntimeError as error:
-        if "Error downloading" in str(error):
-            raise _gone(kind, error) from error
         if "corrupted" in str(error) and not entry.by_hand:
             shutil.rmtree(scratch / "files", ignore_errors=True)
             raise FetchError(
@@ -102,6 +100,8 @@ def _construct(kind: type, root: Path, arguments: dict[str, Any], entry: Torchvi
                 "run the same command again; if it happens again its publisher has changed it: fetch the files "
                 "elsewhere and name them under by_hand"
             ) from error
+        if "Error downloading" in str(error):
+            raise _gone(kind, error) from error
         raise FetchError(f"{kind.__name__}: {error}") from error
     except TypeError as error:
         raise UserError(f"{kind.__name__}: {error}") from error
@@ -112,9 +112,10 @@ def _construct(kind: type, root: Path, arguments: dict[str, Any], entry: Torchvi
 
 
 def _gone(kind: type, error: Exception) -> FetchError:
+    reason = getattr(error, "reason", error)
     return FetchError(
-        f"{kind.__name__} cannot be downloaded: {getattr(error, 'reason', error)}; if its publisher has moved it, fetch "
-        "the files elsewhere and name them under by_hand"
+        f"{kind.__name__} cannot be downloaded: {reason}; if its publisher has moved it, fetch the files elsewhere and "
+        "name them under by_hand"
     )
 
 
