@@ -89,6 +89,8 @@ def extract(archive: Path, into: Path, *, is_fetched: bool = False) -> Path:
     except _DAMAGED as error:
         raise FetchError(f"{archive}: damaged archive ({error}); {fetch_anew(archive, is_fetched)}") from error
     except OSError as error:
+        if isinstance(error, PermissionError) and error.filename not in (None, str(archive)):
+            raise  # it is about writing
         raise FetchError(_told(error, archive, begun, is_fetched)) from error
     finally:
         shutil.rmtree(begun, ignore_errors=True)
@@ -101,7 +103,7 @@ def _told(error: OSError, archive: Path, begun: Path, is_fetched: bool) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{archive}: the disk is full at {begun.parent}; free some space and try again"
     if isinstance(error, PermissionError):
-        return no_permission(Path(error.filename or archive))
+        return no_permission(archive)
     return (
         f"{archive}: cannot be unpacked to {begun.parent} ({error.strerror}: {error.filename}); unpack it by hand on "
         "another disk and give the path of what comes out"

@@ -64,8 +64,8 @@ def told_by_name(name: str) -> Iterator[None]:
     except UserError as error:
         raise UserError(f"datasets.{name}: {error}") from error
     except PermissionError as error:
-        if not error.filename or os.access(error.filename, os.R_OK):  # it is about writing
-            raise
+        if not error.filename or not os.path.exists(error.filename) or os.access(error.filename, os.R_OK):
+            raise  # it is about writing
         raise FetchError(f"datasets.{name}: {no_permission(Path(error.filename))}") from error
     except (OSError, ValueError) as error:
         if getattr(error, "errno", None) is not None:  # of the operating system, not of a library that reads

@@ -146,6 +146,7 @@ def test_small_images_and_small_classes_are_told_but_accepted(place, capsys):
     change = {"pretrain": {"batch_size": 8}, "probe": {"knn": {"k": 3}, "few_shot": {"shots": [1, 5]}}}
     refused_before_training(change, per_class=(10, 10, 2))(place)
     meta = read_meta("data/digits")
+    capsys.readouterr()
     preflight.check(read_json(CELL / "pretrain.json"), read_json(CELL / "probe.json"), meta, meta)
     small, uneven = capsys.readouterr().err.splitlines()
     assert small.startswith(
