@@ -30,8 +30,8 @@ def started_several(module: str, argument: str, processes: int) -> int | None:
         UserError: what the environment says of other processes cannot be.
         Interrupted: after SIGTERM or Ctrl-C, once all processes have kept their state and ended.
     """
-    across = "PET_NNODES" in os.environ
-    if (processes == 1 and not across) or ranks.started() > 1:
+    across, world = "PET_NNODES" in os.environ, ranks.started()
+    if (processes == 1 and not across) or world > 1:
         ranks.refuse_strangers()
         return None
     if "WORLD_SIZE" in os.environ:

@@ -44,12 +44,12 @@ def locked_repository() -> Iterator[Repo]:
                 break
             except LockError:
                 waited = time.monotonic() - begun
-                if waited > PATIENCE_S:
-                    raise UserError(f"{_holder()} has held {LOCK} for {waited:.0f} s; end it, then launch") from None
                 if waited - told >= TELL_EVERY_S:
                     told = waited
-                    left = f"gives up in {PATIENCE_S - waited:.0f} s"
+                    left = f"gives up after {PATIENCE_S / 60:g} minutes"
                     print(f"waits for {_holder()}, which holds {LOCK}; {left}", file=sys.stderr, flush=True)
+                if waited > PATIENCE_S:
+                    raise UserError(f"{_holder()} has held {LOCK} for {waited:.0f} s; end it, then launch") from None
         try:
             yield repo
         finally:
