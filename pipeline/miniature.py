@@ -7,12 +7,18 @@ say nothing about the paper.
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from pipeline.cells import Cell, merge
+from pipeline.files import write_text
 from pipeline.listing import Listing, is_about
 
 # Digits stand for every set but the first one of the tables with several, so that two remain.
@@ -174,3 +180,21 @@ def published_miniature(
 def _shots(row: dict[str, str]) -> int:
     found = re.search(r"_(\d+)shot", row.get("metric", ""))
     return int(found[1]) if found else 0
+
+
+def write_yaml(path: Path, sections: dict[str, Any], folder: str) -> None:
+    """Write a parameter file that says which folder it was made from."""
+    text, yaml = io.StringIO(), YAML()
+    yaml.representer.ignore_aliases = lambda *_: True
+    yaml.dump(sections, text)
+    head = f"# Written by `python -m stages.miniature {folder}`; its numbers say nothing.\n"
+    write_text(path, head + text.getvalue())
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
+    """Write published rows as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["top1"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

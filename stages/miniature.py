@@ -6,12 +6,8 @@ like paper/, with its own data, runs and reports. Pipelines that it shares pretr
 
 from __future__ import annotations
 
-import csv
-import io
 from contextlib import chdir
 from pathlib import Path
-
-from ruamel.yaml import YAML
 
 from pipeline import miniature
 from pipeline.errors import UserError
@@ -40,7 +36,7 @@ def write(folder: Path, home: Path) -> None:
     for name in sections.get("shares", []):
         write(folder.parent / name, home)
     if "grid" not in sections:
-        write_yaml(target / "params.yaml", miniature.figure_miniature(sections), folder)
+        miniature.write_yaml(target / "params.yaml", miniature.figure_miniature(sections), shown(folder))
         graph = (folder / "dvc.yaml").read_text(encoding="utf-8")
         write_text(target / "dvc.yaml", graph.replace(f"runs/{folder.name}", f"runs/miniature-{folder.name}"))
         if (folder / PUBLISHED).exists():
@@ -49,9 +45,11 @@ def write(folder: Path, home: Path) -> None:
         return
     original = open_listing(folder / "params.yaml", whole=True)
     stands = miniature.names(original)
-    write_yaml(target / "params.yaml", miniature.grid_miniature(sections, original, stands), folder)
+    miniature.write_yaml(target / "params.yaml", miniature.grid_miniature(sections, original, stands), shown(folder))
     chosen = miniature.chosen_cells(original.cells)
-    write_csv(target / PUBLISHED, miniature.published_miniature(published_rows(original.path), chosen, stands))
+    miniature.write_csv(
+        target / PUBLISHED, miniature.published_miniature(published_rows(original.path), chosen, stands)
+    )
     with chdir(home):
         small = open_listing(Path(folder.name) / "params.yaml", whole=True)
         cells = miniature.chosen_cells(small.cells)
@@ -61,22 +59,6 @@ def write(folder: Path, home: Path) -> None:
         write_text(target / "dvc.yaml", graph_text(listing))
     command = repro_command(target / "params.yaml")
     print(f"{target}: {len(cells)} of {len(original.cells)} cells; run it with {command}")
-
-
-def write_yaml(path: Path, sections: dict, folder: Path) -> None:
-    text, yaml = io.StringIO(), YAML()
-    yaml.representer.ignore_aliases = lambda *_: True
-    yaml.dump(sections, text)
-    head = f"# Written by `python -m stages.miniature {shown(folder)}`; its numbers say nothing.\n"
-    write_text(path, head + text.getvalue())
-
-
-def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["top1"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 if __name__ == "__main__":
