@@ -159,19 +159,20 @@ def test_added_data_sets_run_their_cells_alone(workspace):
     grid = {"datasets": ["digits", *entries], "backbones": ["test_byobnet"]}
     workspace.change_params({"datasets": entries, "grid": grid, "density": {"sets": ["digits"]}})
     ran = workspace.repro()
+    sets = ["digits", *entries]
     assert sorted(ran) == sorted(
-        ["configure", "diagnose", "density", "compare"]
+        ["configure", "compare", "diagnose", "foreign", "density", "page"]
         + [f"download@{name}" for name in entries]
         + [f"{stage}@{name}-test_byobnet-0.05-0" for stage in ("pretrain", "probe") for name in entries]
         # Of digits too, whose run is picked among one backbone's now.
-        + [f"score@{name}-digits" for name in ("digits", *entries)]
-        + [f"pictures@{name}" for name in ("digits", *entries)]
+        + [f"score@{trained}-{scored}" for trained in sets for scored in sets]
+        + [f"{stage}@{name}" for stage in ("score_foreign", "pictures") for name in sets]
     )
     assert [row["dataset"] for row in table(workspace)] == ["digits", "my-arrays", "my-pictures"]
     assert without_ids(workspace)[0] == before[0]
     workspace.change_params({"grid": {"datasets": ["digits"], "backbones": ["test_byobnet", "test_vit"]}})
-    again = ["compare", "configure", "density", "diagnose", "pictures@digits", "score@digits-digits"]
-    assert sorted(workspace.repro()) == again
+    again = ["compare", "configure", "density", "diagnose", "page", "pictures@digits", "score@digits-digits"]
+    assert sorted(workspace.repro()) == [*again, "score_foreign@digits"]
     assert without_ids(workspace) == before
 
 
