@@ -516,7 +516,7 @@ def test_c11_the_launcher_says_for_whom_it_waits_and_ends(tmp_path, monkeypatch,
 
     monkeypatch.setattr(repository, "PATIENCE_S", 1.0)
     holds = (
-        "import sys, zc.lockfile, time; lock = zc.lockfile.LockFile(sys.argv[1]); print(1, flush=True); time.sleep(9)"  # noqa: E501
+        "import sys, zc.lockfile, time; lock = zc.lockfile.LockFile(sys.argv[1]); print(1, flush=True); time.sleep(9)"
     )
     with Repo() as repo:
         path = repo.lock.lockfile
