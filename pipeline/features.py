@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.datasets import batches
 from pipeline.encoded import EncodedImages, ImageBatch
 from pipeline.errors import UserError
+from pipeline.progress import DELAY_S, bar
 from pipeline.views import evaluation_view
 
 # Raw pixels are shrunk to at most this side: at 224 px they would have 150,528 dimensions.
@@ -154,10 +155,12 @@ def embeddings(
     extract = site_extractor(backbone, site)
     order = torch.arange(len(images.labels)) if members is None else members
     out = []
-    for batch in batches(images, order, batch_size, num_workers=num_workers, device=device):
-        view = evaluation_view(batch.pixels, batch.aspect, size_px=size_px, mean=mean, std=std)
-        with autocast:
-            out.append(extract(view).float())
+    with bar("features", len(order), delay_s=DELAY_S) as told:
+        for batch in batches(images, order, batch_size, num_workers=num_workers, device=device):
+            view = evaluation_view(batch.pixels, batch.aspect, size_px=size_px, mean=mean, std=std)
+            with autocast:
+                out.append(extract(view).float())
+            told.update(len(view))
     backbone.train(was_training)
     return torch.cat(out).cpu()
 
@@ -177,7 +180,9 @@ def raw_pixels(images: ImageBatch | EncodedImages, *, size_px: int, batch_size: 
     side = min(size_px, RAW_PIXELS_PX)
     everything = torch.arange(len(images.labels))
     out = []
-    for batch in batches(images, everything, batch_size, num_workers=num_workers, device="cpu"):
-        view = evaluation_view(batch.pixels, batch.aspect, size_px=side, mean=[0.0] * 3, std=[1.0] * 3)
-        out.append(view[:, : batch.pixels.shape[1]].flatten(1))
+    with bar("raw pixels", len(everything), delay_s=DELAY_S) as told:
+        for batch in batches(images, everything, batch_size, num_workers=num_workers, device="cpu"):
+            view = evaluation_view(batch.pixels, batch.aspect, size_px=side, mean=[0.0] * 3, std=[1.0] * 3)
+            out.append(view[:, : batch.pixels.shape[1]].flatten(1))
+            told.update(len(view))
     return torch.cat(out)

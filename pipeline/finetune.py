@@ -18,6 +18,7 @@ from pipeline.datasets import batches
 from pipeline.encoded import EncodedImages, ImageBatch
 from pipeline.features import check_site, embeddings, site_extractor
 from pipeline.probes import few_shot_members, stratified_holdout
+from pipeline.progress import DELAY_S, bar
 from pipeline.schedule import lr_factor
 from pipeline.seeds import derive_seed, generator
 from pipeline.views import Multicrop
@@ -162,7 +163,7 @@ def finetuned(
     num_steps = epochs * steps_per_epoch
     loading = {"num_workers": reading["num_workers"], "device": device, "drop_last": True}
     step = 0
-    for epoch in range(epochs):
+    for epoch in bar(f"fine-tuning at {lr:g}", epochs, unit="epoch", delay_s=DELAY_S, iterable=range(epochs)):
         order = members[torch.randperm(len(members), generator=generator(seed, "finetune order", epoch))]
         for batch in batches(images, order, batch_size, **loading):
             draws = generator(seed, "finetune views", step, device=device)

@@ -26,6 +26,7 @@ from pipeline.features import embeddings
 from pipeline.float64 import doubled
 from pipeline.learner import project_views
 from pipeline.losses import LeJEPALoss, epps_pulley, random_directions
+from pipeline.progress import DELAY_S, bar
 from pipeline.seeds import generator
 from pipeline.training import Objective, lejepa_objective
 from pipeline.views import Multicrop
@@ -230,7 +231,10 @@ def augmented_embeddings(
     size = max(1, reading["batch_size"] // num_views)
     backbone.to(device).eval()
     out = []
-    for index, batch in enumerate(batches(images, members, size, num_workers=reading["num_workers"], device=device)):
+    parts = batches(images, members, size, num_workers=reading["num_workers"], device=device)
+    num_parts = -(-len(members) // size)
+    shown = bar("views for LiDAR", num_parts, unit="batch", delay_s=DELAY_S, iterable=parts)
+    for index, batch in enumerate(shown):
         draws = generator(DRAWS_SEED, "health views", index, device=device)
         seen, _ = make_views(batch.pixels, batch.aspect, generator=draws)
         with reading["autocast"]:

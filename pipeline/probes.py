@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from pipeline.errors import UserError
 from pipeline.float64 import doubled
+from pipeline.progress import DELAY_S, bar
 from pipeline.schedule import lr_factor
 from pipeline.seeds import generator
 
@@ -142,7 +143,7 @@ def _fit_and_score(
     weights = x.new_zeros(len(grid), num_classes, width)
     adamw = AdamW(weights)
     num_steps = epochs * -(-num_images // batch_size)
-    for epoch in range(epochs):
+    for epoch in bar("linear probe", epochs, unit="epoch", delay_s=DELAY_S, iterable=range(epochs)):
         order = torch.randperm(num_images, generator=generator(seed, "linear probe", epoch))
         for members in order.to(x.device).split(batch_size):
             factor = lr_factor(adamw.step, num_steps=num_steps, num_warmup_steps=0, final_frac=0.0)
@@ -238,7 +239,7 @@ def few_shot_probe(
     x, x_test = standardise(train.features, train.features, test.features)
     penalty = ridge * x.shape[1]
     accuracies = []
-    for draw in range(num_draws):
+    for draw in bar(f"{shots}-shot probe", num_draws, unit="draw", delay_s=DELAY_S, iterable=range(num_draws)):
         members = few_shot_members(train.labels, shots, seed=seed, draw=draw).to(x.device)
         targets = functional.one_hot(train.labels[members], num_classes).to(x.dtype) - 1 / num_classes
         logits = x_test @ ridge_weights(x[members], targets, penalty)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+DELAY_S = 5.0  # what is often done in less shows no bar before
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 

@@ -31,8 +31,10 @@ def principal_components(features: Tensor, num: int) -> tuple[Tensor, Tensor]:
     vectors = features.flatten(0, -2).double()
     mean = vectors.mean(0)
     centred = vectors - mean
-    _, directions = torch.linalg.eigh(centred.T @ centred)
-    components = directions.T.flip(0)[:num]
+    if num <= len(centred) < centred.shape[1]:  # few vectors: eigenvectors of D x D would cost minutes
+        components = torch.linalg.svd(centred, full_matrices=False).Vh[:num]
+    else:
+        components = torch.linalg.eigh(centred.T @ centred).eigenvectors.T.flip(0)[:num]
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))
     return mean, components * torch.where(largest < 0, -1.0, 1.0)
 

@@ -5,7 +5,6 @@ Legend: M images, D features, C classes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,6 +21,7 @@ from torch.nn.functional import normalize
 
 from pipeline.gallery.colours import project
 from pipeline.gallery.sheet import GAP_PX, SMALL_PX, TEXT_PX, fitted, font, to_png
+from pipeline.progress import DELAY_S, bar, num_cpus
 
 NUM_COMPONENTS, PERPLEXITY, NUM_NEIGHBOURS = 50, 30, 10
 # Raw pixels of 1,000 Fashion-MNIST images: KL 0.651 after 500 steps, 0.625 after 1,000, in 1.6 times the time; the
@@ -67,8 +67,9 @@ def make_map(features: Tensor, labels: Tensor) -> Map:
 
 def make_maps(descriptions: Sequence[Tensor], labels: Tensor) -> list[Map]:
     """Return `make_map` of several descriptions (M, any) of the same images; every core works on one of them."""
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(partial(make_map, labels=labels), descriptions))
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(num_cpus()) as pool:
+        made = pool.map(partial(make_map, labels=labels), descriptions)
+        return list(bar("maps", len(descriptions), unit="map", delay_s=DELAY_S, iterable=made))
 
 
 def agreement(points: Tensor, labels: Tensor) -> float:

@@ -22,6 +22,7 @@ from pipeline.gallery.last_layer import cls_attention, deepest_features, has_cla
 from pipeline.gallery.picks import Run
 from pipeline.gallery.room import Room, Space
 from pipeline.gallery.sheet import sheet, thumbnails
+from pipeline.progress import DELAY_S, bar
 from pipeline.schema_analysis import Pictures
 from pipeline.views import evaluation_view
 
@@ -62,7 +63,7 @@ def exhibits(runs: Mapping[str, Run], settings: Pictures) -> dict[str, Exhibit]:
     """
     rooms: dict[tuple[int, int], Room] = {}
     found = {}
-    for name, run in runs.items():
+    for name, run in bar("pictures", len(runs), unit="backbone", delay_s=DELAY_S, iterable=runs.items()):
         seen_as = run.model["img_size_px"], run.pretrain.load_px
         rooms[seen_as] = rooms.get(seen_as) or Room(run, settings)
         found[name] = _exhibit(name, run, rooms[seen_as])
