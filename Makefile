@@ -7,6 +7,10 @@ export DO_NOT_TRACK := 1
 # DVC runs the commands of stages in the user's login shell, whatever that is.
 SHELL := /bin/sh
 export SHELL
+# A container's user may have no home, which DVC and pip look for.
+ifndef HOME
+export HOME := $(CURDIR)/.scratch
+endif
 
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # The programs in .venv/bin begin with the path that the clone had when it was made.

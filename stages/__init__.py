@@ -14,6 +14,11 @@ from pathlib import Path
 from pipeline.errors import Interrupted, UserError
 from pipeline.project import enter
 
+try:
+    Path.home()
+except RuntimeError:  # a container's user without an entry in passwd and without HOME, at which MLflow's import ends
+    os.environ |= {"HOME": str(Path.cwd() / ".scratch"), "USER": str(os.getuid())}
+
 _FULL, _DENIED = "free some space", "give yourself the right to write there (ls -l shows who has it)"
 _UNWRITABLE = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EACCES: _DENIED, errno.EPERM: _DENIED}
 _UNWRITABLE[errno.EROFS] = "use a folder on a disk that can be written to"

@@ -626,6 +626,24 @@ def test_c3_a_moved_environment_is_made_again(download):
     assert "rm -rf" not in make(download, "--dry-run", "repro", code=0)
 
 
+HOMELESS = """
+import os, pwd
+def getpwuid(_): raise KeyError
+pwd.getpwuid = getpwuid
+del os.environ["HOME"]
+import stages, getpass, pathlib
+print(pathlib.Path.home(), getpass.getuser())
+"""
+
+
+def test_a_user_without_home_and_passwd_entry():
+    """C12's kind: a container that runs as any number; MLflow's import would fail."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("USER", "LOGNAME", "LNAME")}
+    environment["HOME"] = "/"
+    done = subprocess.run([sys.executable, "-c", HOMELESS], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{ROOT}/.scratch {os.getuid()}\n", done.stderr
+
+
 @pytest.mark.parametrize("shell", ["/usr/bin/fish", "/bin/tcsh", "/nonexistent"])
 def test_c1_stages_run_in_sh_whatever_the_login_shell(download, shell):
     (download / "own.mk").write_text("include Makefile\nshell-of-stages:\n\t@echo $$SHELL\n")
