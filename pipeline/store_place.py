@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from pipeline.project import clone
-from pipeline.store_trouble import StoreError
+from pipeline.store_trouble import StoreError, shown
 
 STORE, ARTIFACTS = "mlflow.db", "mlruns"
 # Several processes that open a new store wait for the one that makes it, which takes a second or two.
@@ -57,6 +57,12 @@ def place(asked: str | Path | None = None) -> str | Path:
             "(http://HOST:PORT) or of a database (sqlite:///FILE), or unset it to use the clone's mlflow.db"
         )
     return asked
+
+
+def pages(configured: str) -> str:
+    """Return where MLflow shows the runs: the server that MLFLOW_TRACKING_URI names, else `report.mlflow_url`."""
+    named = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    return shown(named) if named.startswith(("http:", "https:")) else configured
 
 
 def address(file: Path) -> str:

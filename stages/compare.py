@@ -17,6 +17,7 @@ from pipeline.listing import open_listing
 from pipeline.params import reports_folder
 from pipeline.project import repro_command
 from pipeline.results import ResultError, cell_record
+from pipeline.store_place import pages
 from stages import run
 
 
@@ -34,7 +35,7 @@ def main(params_path: str = "params.yaml") -> int:
     missing += damaged
     rows, gains, scores = tables.summarise(frame), tables.improvements(frame), tables.score_columns(frame)
     charts = figures.comparison(rows, curves, {score: report.score_label(score) for score in scores})
-    style = report.Style.linked(params.report.decimals, params.report.mlflow_url, experiment)
+    style = report.Style.linked(params.report.decimals, pages(params.report.mlflow_url), experiment)
     write_text(out / "comparison.csv", tables.to_csv(frame))
     write_text(out / "comparison.md", report.markdown(params.report.title, rows, gains, scores, missing, style))
     shutil.rmtree(out / "figures", ignore_errors=True)

@@ -20,7 +20,7 @@ from stages import run
 
 def main(params_path: str = "paper/figure13/params.yaml") -> None:
     settings = read_settings(params_path, "visuals", Settings)
-    device = choose_device(settings.device)
+    device = choose_device(settings.device, exact=True)
     found = measure(settings, device)
     root, name = REPORTS, Path(params_path).parent.name
     png = sheet(list(zip(*found.columns.values(), strict=True)), above=list(found.columns))

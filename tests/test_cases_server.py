@@ -20,6 +20,7 @@ from bad_place import Place
 from cell_record import OPENING, ROWS, finished
 
 from pipeline.live_run import LiveRun
+from pipeline.store_place import pages as place_of_pages
 from pipeline.tracking import Store
 from stages import compare, pretrain, probe, run, sync, ui, verify
 
@@ -103,6 +104,7 @@ def test_every_program_uses_the_server(server, here):
 
 def test_its_pages_are_named(server, here):
     code, shown = told(here, ui)
+    assert place_of_pages("http://127.0.0.1:5000") == server.address, "the page's links lead there"
     assert code == 0 and f"{server.address}/#/experiments/" in shown
 
 

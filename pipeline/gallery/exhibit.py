@@ -71,7 +71,7 @@ def exhibits(runs: Mapping[str, Run], settings: Pictures) -> dict[str, Exhibit]:
 
 
 def _exhibit(name: str, run: Run, room: Room) -> Exhibit:
-    device, networks = choose_device(run.pretrain.device), _networks(run)
+    device, networks = choose_device(run.pretrain.device, exact=True), _networks(run)
     colours = {"mean": run.model["mean"], "std": run.model["std"]}
     how = {"device": device, "site": run.probe.site, "autocast": choose_autocast(run.pretrain.precision, device)}
     embed = partial(features.embeddings, **room.reading, **colours, **how)
