@@ -296,3 +296,12 @@ def test_a_remote_must_be_one_that_nodes_find(tmp_path, monkeypatch):
         check_remote("shared", "ray")
     subprocess.run([sys.executable, "-m", "dvc", "remote", "default", "shared"], check=True)
     check_remote("shared", "ray")
+    monkeypatch.setattr("pipeline.fleet.remote.repository", lambda: shallow_clone(tmp_path))
+    with pytest.raises(UserError, match="nodes need the history, which this clone lacks; run: git fetch --unshallow"):
+        check_remote("shared", "ray")
+
+
+def shallow_clone(source: Path) -> Path:
+    git(source, "commit", "--quiet", "--allow-empty", "-m", "one more")
+    git(source, "clone", "--quiet", "--depth", "1", source.as_uri(), "shallow")
+    return source / "shallow"

@@ -54,6 +54,11 @@ def bundle(root: Path) -> bytes:
     return _git(root, "bundle", "create", "--quiet", "-", "HEAD")
 
 
+def is_shallow(root: Path) -> bool:
+    """Whether a clone lacks a part of its history (`git clone --depth 1`), and with it what `bundle` must hold."""
+    return _git(root, "rev-parse", "--is-shallow-repository").strip() == b"true"
+
+
 def snapshot(root: Path, project: str = ".") -> Snapshot:
     """Return the present state of a repository; DVC's lock must be held while it is taken."""
     listed = {kind: _names(root, kind) for kind in ("--modified", "--others", "--deleted")}

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.fleet.clones import Snapshot, snapshot
+from pipeline.fleet.clones import Snapshot, is_shallow, snapshot
 from pipeline.fleet.repository import locked_repository
 from pipeline.project import repository
 
@@ -36,6 +36,8 @@ def check_remote(name: str, engine: str) -> None:
     without += [remote["url"]] if remote["url"].startswith(("http:", "https:")) else []
     if without:
         raise UserError(f"--remote {name}: DVC keeps no run cache with {without[0]}; use a folder, SSH, S3 or its like")
+    if is_shallow(repository()):
+        raise UserError(f"--remote {name}: nodes need the history, which this clone lacks; run: git fetch --unshallow")
 
 
 def locked_snapshot() -> Snapshot:
