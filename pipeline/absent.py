@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.files import write_text
+from pipeline.project import repro_command
 
 NOTE = "absent.txt"  # in the folder of an analysis; a file begins with the mark instead
 MARK = "# absent: "
@@ -47,6 +48,16 @@ def attempt(what: str, out: Path, make: Callable[[], object], *, command: str) -
         shutil.rmtree(out, ignore_errors=True)
         write_text(out / NOTE, f"{line}\n")
     print(f"{what}: {line}", file=sys.stderr)
+
+
+def again(stage: str, params_path: str | Path) -> str:
+    """Return the command that makes a stage anew, and what shows it.
+
+    A plain `dvc repro` would not: to DVC the stage succeeded, and its cache would give back what it wrote.
+    """
+    command, _, pipeline = repro_command(params_path).partition(" repro")
+    target = f"{pipeline.strip()}:{stage}" if pipeline else stage
+    return f"{command} repro --force --downstream {target}"
 
 
 def reason(out: Path) -> str:

@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from pipeline.absent import attempt
+from pipeline.absent import again, attempt
 from pipeline.errors import UserError
 from pipeline.files import write_atomically, write_text
 from pipeline.live_run import attach_or_warn
@@ -27,16 +27,14 @@ from stages import run
 
 def main(params_path: str = "params.yaml") -> None:
     params, out = load_params(params_path), reports_folder(grid_name(params_path)) / "density"
-    attempt(
-        "density", out, partial(compare, params, params_path, out), command=f"python -m stages.density {params_path}"
-    )
+    attempt("density", out, partial(compare, params, params_path, out), command=again("density", params_path))
 
 
 def compare(params: Params, params_path: str, out: Path) -> None:
     found, missing = separation.read_all(params, params_path)
     print("".join(f"note: {line}\n" for line in missing), end="", file=sys.stderr)
     if not found:
-        raise UserError(f"no run has scored its own set and others ({'; '.join(missing)}); make the scores: dvc repro")
+        raise UserError(f"no run has scored its own set and others ({'; '.join(missing)})")
     encoders = [find_encoder(name, params, params_path) for name in dict.fromkeys(name for name, _ in found)]
     table = separation.auroc_table(found, {encoder.name: encoder.home for encoder in encoders})
     correlations = separation.correlation_table(found)

@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from pipeline.absent import attempt, reason
+from pipeline.absent import again, attempt, reason
 from pipeline.diagnostics import figures_health, figures_selection, picks, verdicts
 from pipeline.diagnostics.criteria import RULE, Criterion
 from pipeline.diagnostics.reading import incomparable_axes, read_runs
@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_json, write_text
 from pipeline.listing import Listing, open_listing
 from pipeline.live_run import tag_or_warn
-from pipeline.project import REPORTS, repro_command, shown
+from pipeline.project import REPORTS, repro_command
 from pipeline.report import score_label
 from stages import run
 
@@ -31,8 +31,8 @@ PAPER = Path(__file__).parents[1] / "pipeline/diagnostics/published_correlations
 def main(params_path: str = "params.yaml") -> None:
     listing = open_listing(params_path)
     out = REPORTS / "diagnosis" / listing.grid
-    again = f"python -m stages.diagnose {shown(params_path)}"
-    attempt("diagnosis", out, partial(diagnose, listing, params_path, out), command=again)
+    command = again("diagnose", params_path)
+    attempt("diagnosis", out, partial(diagnose, listing, params_path, out), command=command)
     for name in listing.params.grid.datasets if listing.grid == "default" else ():
         if not (pick := out / "picks" / f"{name}.json").exists():  # what depends on it has to be told why
             write_json(pick, {"absent": reason(out) or "no run of this data set has results"})

@@ -6,6 +6,8 @@ What is not there, an analysis that was not asked for or that failed, is named i
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 from pipeline import report, sections, tables, tracking
@@ -17,6 +19,7 @@ from pipeline.page import page
 from pipeline.params import reports_folder
 from pipeline.project import REPORTS, repro_command
 from pipeline.published.overview import paper_section
+from pipeline.store_place import pages
 from pipeline.typicality import page as typicality
 from stages import run
 
@@ -30,13 +33,29 @@ def main(params_path: str = "params.yaml") -> None:
     frame, missing = tables.collect(cells, Path(), run_ids=run_ids, command=repro_command(params_path))
     rows, gains, scores = tables.summarise(frame), tables.improvements(frame), tables.score_columns(frame)
     charts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((out / "figures").glob("*.svg"))}
-    style = report.Style.linked(settings.decimals, settings.mlflow_url, experiment())
+    style = report.Style.linked(settings.decimals, pages(settings.mlflow_url), experiment())
     subtitle = f"Grid {listing.grid}: {report.counted(gains, len(cells))}."
     shown = sections.comparison(rows, gains, scores, charts, missing, style)
-    shown += diagnosis.section(REPORTS / "diagnosis" / listing.grid)
-    shown += typicality.section(out / "density") + gallery.section(out / "pictures") + paper_section(out / "paper.csv")
+    analyses = {
+        REPORTS / "diagnosis" / listing.grid: diagnosis.section,
+        out / "density": typicality.section,
+        out / "pictures": gallery.section,
+        out / "paper.csv": paper_section,
+    }
+    for place, make in analyses.items():
+        shown += section(place, make)
     write_text(out / "index.html", page(settings.title, subtitle, shown, FOOTER))
     print(f"{subtitle} See {out}/index.html")
+
+
+def section(place: Path, make: Callable[[Path], list[tuple[str, str]]]) -> list[tuple[str, str]]:
+    """Make the sections of one analysis, or one that says why its files cannot be shown."""
+    try:
+        return make(place)
+    except Exception as error:  # a broken file costs its own section alone
+        told = f"{place} cannot be shown: {type(error).__name__}: {error}; remove it, then run: dvc repro"
+        print(f"warning: {told}", file=sys.stderr)
+        return [(place.stem.capitalize(), f'<p class="note">{escape(told)}</p>')]
 
 
 def experiment() -> str:

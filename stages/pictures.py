@@ -9,7 +9,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from pipeline.absent import attempt
+from pipeline.absent import again, attempt
+from pipeline.errors import UserError
 from pipeline.files import write_atomically, write_json
 from pipeline.gallery.exhibit import exhibits
 from pipeline.gallery.facts import FACTS, shares
@@ -17,14 +18,17 @@ from pipeline.gallery.picks import picked_runs
 from pipeline.listing import Listing, open_listing
 from pipeline.live_run import attach_or_warn
 from pipeline.params import reports_folder
+from pipeline.validation import did_you_mean
 from stages import run
 
 
 def main(dataset: str, params_path: str = "params.yaml") -> None:
     listing = open_listing(params_path)
+    if dataset not in (names := listing.params.grid.datasets):
+        raise UserError(f"unknown data set {dataset!r}{did_you_mean(dataset, names)}; it must be in grid.datasets")
     out = reports_folder(listing.grid) / "pictures" / dataset
-    again = f"python -m stages.pictures {dataset} {params_path}"
-    attempt(f"pictures of {dataset}", out, partial(draw, listing, dataset, out), command=again)
+    command = again(f"pictures@{dataset}", params_path)
+    attempt(f"pictures of {dataset}", out, partial(draw, listing, dataset, out), command=command)
 
 
 def draw(listing: Listing, dataset: str, out: Path) -> None:

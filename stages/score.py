@@ -15,17 +15,24 @@ from pipeline.absent import NOTE, NotAskedFor, attempt
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.params import load_params
-from pipeline.results import read_json
 from pipeline.schema import Params
-from pipeline.typicality.encoders import find_encoder, scored_sets, scores_path, set_folder
+from pipeline.typicality.encoders import (
+    absent_sets,
+    find_encoder,
+    scored_sets,
+    scores_path,
+    scoring_command,
+    set_folder,
+)
 from pipeline.validation import did_you_mean
 from stages import run
-
-REFUSED = Path("data/foreign/absent.json")
 
 
 def main(trained: str, scored: str, params_path: str = "params.yaml") -> None:
     params = load_params(params_path)
+    known = [*params.grid.datasets, *params.models]
+    if trained not in known:
+        raise UserError(f"unknown encoder {trained!r}{did_you_mean(trained, known)}; take a set of the grid or a model")
     if scored != "foreign":
         if scored not in params.datasets:
             raise UserError(f"unknown data set {scored!r}{did_you_mean(scored, params.datasets)}")
@@ -43,29 +50,23 @@ def main(trained: str, scored: str, params_path: str = "params.yaml") -> None:
 def score(trained: str, scored: str, params: Params, params_path: str) -> None:
     out = scores_path(trained, scored, params, params_path)
     work = partial(_score, trained, scored, params, params_path, out)
-    attempt(f"scores of {scored} by {trained}", out, work, command=f"python -m stages.score {trained} {scored}")
+    command = scoring_command(trained, scored, params, params_path)
+    attempt(f"scores of {scored} by {trained}", out, work, command=command)
 
 
 def _score(trained: str, scored: str, params: Params, params_path: str, out: Path) -> None:
     if scored not in scored_sets(trained, params):
         raise NotAskedFor(f"density.sets does not name {scored}")
-    if why := (read_json(REFUSED) if REFUSED.exists() else {}).get(scored):
+    if why := absent_sets().get(scored):
         raise UserError(f"the set is not there: {why}")
     encoder = find_encoder(trained, params, params_path)
-    from pipeline.devices import choose_device  # torch takes seconds, which what is not asked for need not cost
-    from pipeline.typicality.methods import scores_text
+    from pipeline.typicality.methods import (
+        scores_text,
+    )  # torch takes seconds, which what is not asked for need not cost
     from pipeline.typicality.scores import Reading, score_images
 
-    pretrain = params.pretrain
-    reading = Reading(
-        load_px=pretrain.load_px,
-        memory_gb=pretrain.loader.memory_gb,
-        num_workers=pretrain.loader.num_workers,
-        batch_size=params.probe.batch_size,
-        device=choose_device(pretrain.device),
-    )
     folders = (set_folder(name, params) for name in (encoder.home, scored))
-    rows, notes = score_images(encoder, *folders, params.density, reading)
+    rows, notes = score_images(encoder, *folders, params.density, Reading.of(params, encoder))
     write_text(out, scores_text(rows, notes))
     print(f"{len(rows)} test images of {scored} scored by {encoder.cell or encoder.name}: {out}")
 

@@ -23,7 +23,7 @@ import whole_grid
 import yaml
 
 from pipeline.backbones import create_backbone
-from pipeline.errors import Interrupted
+from pipeline.errors import Interrupted, UserError
 from pipeline.schema_analysis import Density
 from pipeline.typicality import scores
 from stages import check, configure, density, diagnose, foreign, page, pictures, score
@@ -113,9 +113,10 @@ def broken(*_: object, **__: object) -> None:
 
 FAILURES = {
     "diagnose": (diagnose, "read_runs", [diagnose.main]),
-    "score": (scores, "score_images", [partial(score.main, MINE, MINE), density.main]),
+    f"score@{MINE}-{MINE}": (scores, "score_images", [partial(score.main, MINE, MINE), density.main]),
+    f"score_foreign@{MINE}": (scores, "score_images", [partial(score.main, MINE, "foreign"), density.main]),
     "density": (density.separation, "auroc_table", [density.main]),
-    "pictures": (pictures, "exhibits", [partial(pictures.main, MINE)]),
+    f"pictures@{MINE}": (pictures, "exhibits", [partial(pictures.main, MINE)]),
 }
 
 
@@ -129,10 +130,29 @@ def test_a1_an_analysis_that_fails(here, analysis, monkeypatch, capsys):
             program()
     text, said = shown(), capsys.readouterr().err
     assert "failed: ZeroDivisionError: a mistake" in text and "Traceback" in said
-    assert f"python -m stages.{analysis}" in text and "1 of 1 cells have results" in text
+    assert f"dvc repro --force --downstream {analysis}" in text and "1 of 1 cells have results" in text
     for program in programs:  # the remedy
         program()
     assert "a mistake" not in shown()
+
+
+def test_a1_what_cannot_be_shown_is_named(here, capsys):
+    """A1: files of analyses that are broken cost their own section; files that are gone too."""
+    Path("reports/diagnosis/default/summary.json").write_text("{", encoding="utf-8")
+    Path("reports/density/table.csv").write_text("a,b\n", encoding="utf-8")
+    next(Path("reports/pictures").glob("*/*-map.png")).unlink()
+    Path("reports/paper.csv").write_text("a,b\n", encoding="utf-8")
+    text = shown()
+    assert "1 of 1 cells have results" in text
+    for place in ("reports/diagnosis/default", "reports/pictures", "reports/paper.csv"):
+        assert f"{place} cannot be shown: " in text
+    assert "reports/density/table.csv" in text
+
+
+def test_a1_a_mistyped_encoder_is_refused(here):
+    """A1: a command that was typed in the wrong way is no analysis that failed."""
+    with pytest.raises(UserError, match=r"unknown encoder 'my-picture'; did you mean 'my-pictures'\?"):
+        score.main("my-picture", "digits")
 
 
 def test_a1_nothing_is_picked(here, monkeypatch, capsys):

@@ -50,7 +50,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(live_run, "Store", Mock(side_effect=OSError("no disk")))
     write_params()
     write_set("home")
-    weights = Path("runs/default/home--test_vit/pretrain/backbone.safetensors")
+    weights = Path("runs/default/home--test_vit--lambda0.05--seed0/pretrain/backbone.safetensors")
     write_text(weights, "")
     write_pick("home", weights, hashlib.sha256(b"").hexdigest())
     write_scores("home", "home", shift=1.0)
@@ -236,7 +236,7 @@ def test_stage_writes_everything(place, capsys):
     before = {path.name: path.read_bytes() for path in REPORTS.iterdir()}
     assert tuple(rows_of("table.csv")[0]) == TABLE and len(rows_of("table.csv")) == len(METHODS)
     text = (REPORTS / "report.md").read_text(encoding="utf-8")
-    assert "**home**: the run home--test_vit, picked without labels" in text
+    assert "**home**: the run home--test_vit--lambda0.05--seed0, picked without labels" in text
     assert "![sheet-home.png](sheet-home.png)" in text and "## Missing" not in text and "72.9" in text
     area = float(rows_of("table.csv")[0]["auroc"])
     assert f"{100 * area:.1f} (" in text and f"{100 * area:.1f} (" in capsys.readouterr().out
@@ -250,11 +250,14 @@ def test_table_and_sheet_become_artifacts_of_the_picked_run(place, monkeypatch, 
     monkeypatch.setattr(live_run, "Store", Mock(return_value=store))
     density.main()
     files = [REPORTS / "table.csv", REPORTS / "sheet-home.png"]
-    store.attach.assert_called_once_with("default", "home--test_vit", files, "density")
+    store.attach.assert_called_once_with("default", "home--test_vit--lambda0.05--seed0", files, "density")
     assert capsys.readouterr().err == ""
     store.attach.return_value = False
     density.main()
-    assert "warning: no artifacts in MLflow: UserError: home--test_vit has no run" in capsys.readouterr().err
+    assert (
+        "warning: no artifacts in MLflow: UserError: home--test_vit--lambda0.05--seed0 has no run"
+        in capsys.readouterr().err
+    )
 
 
 def test_trouble_with_the_store_is_a_warning(place, capsys):
@@ -295,7 +298,9 @@ def test_a_mistake_of_the_program_is_told_and_costs_nothing_else(place, monkeypa
     density.main()
     said = capsys.readouterr().err
     assert "Traceback" in said
-    assert "density: failed: ZeroDivisionError: by nothing; run it again: python -m stages.density params.yaml" in said
+    assert (
+        "density: failed: ZeroDivisionError: by nothing; run it again: dvc repro --force --downstream density" in said
+    )
     assert "ZeroDivisionError" in section(REPORTS)[0][1]
     monkeypatch.setattr(density.separation, "auroc_table", Mock(side_effect=KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):

@@ -43,7 +43,12 @@ def write_set(name: str, *, low: int = 0, high: int = 256, num: int = 20) -> Non
 
 
 def write_pick(name: str, weights: Path, sha256: str, seed: int = 0) -> None:
-    pick = {"dataset": name, "criterion": "loss / λ^0.4", "cell": f"{name}--test_vit", "backbone": "test_vit"}
+    pick = {
+        "dataset": name,
+        "criterion": "loss / λ^0.4",
+        "cell": f"{name}--test_vit--lambda0.05--seed0",
+        "backbone": "test_vit",
+    }
     pick |= {"lambda": 0.05, "seed": seed, "weights": str(weights), "sha256": sha256, "by_backbone": {}}
     write_text(Path(f"reports/diagnosis/default/picks/{name}.json"), json.dumps(pick))
 

@@ -11,7 +11,6 @@ from pipeline.errors import UserError
 from pipeline.listing import Listing
 from pipeline.picked import picked_weights, read_pick, stale
 from pipeline.schema import Pretrain, Probe
-from pipeline.validation import did_you_mean
 
 
 class Run(NamedTuple):
@@ -32,12 +31,8 @@ def picked_runs(listing: Listing, dataset: str) -> dict[str, Run]:
         dataset: one of its data sets.
 
     Raises:
-        UserError: the data set is unknown, there is no pick, it names a cell that the grid lacks, or its weights are
-            absent or others.
+        UserError: there is no pick, it names a cell that the grid lacks, or its weights are absent or others.
     """
-    datasets = listing.params.grid.datasets
-    if dataset not in datasets:
-        raise UserError(f"unknown data set {dataset!r}{did_you_mean(dataset, datasets)}; it must be in grid.datasets")
     picks, cells = read_pick(dataset, listing.path)["by_backbone"], {cell.key: cell for cell in listing.cells}
     order = [name for name in listing.params.grid.backbones if name in picks]
     return {name: _run(listing, cells, picks[name], stale(dataset, listing.path)) for name in order}

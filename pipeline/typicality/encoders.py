@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.absent import NotAskedFor
+from pipeline.absent import NotAskedFor, again
+from pipeline.cells import grid_cells, resolve
 from pipeline.errors import UserError
 from pipeline.params import grid_name, reports_folder
 from pipeline.picked import picked_weights, read_pick, stale
 from pipeline.project import remake
+from pipeline.results import read_json
 from pipeline.schema import Params
 from pipeline.validation import did_you_mean
+
+ABSENT = Path("data/foreign/absent.json")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Encoder:
         weights: backbone.safetensors, which says itself how the network is built and what it is shown.
         seed: of the initialisation that the random-init score is taken of.
         cell: of the picked run; "" for a frozen model.
+        load_px: side to which larger images are resized when loaded, as they were for the picked run.
     """
 
     name: str
@@ -31,6 +36,7 @@ class Encoder:
     weights: Path
     seed: int
     cell: str
+    load_px: int
 
 
 def encoder_names(params: Params, params_path: str) -> list[str]:
@@ -55,6 +61,20 @@ def scored_sets(name: str, params: Params) -> list[str]:
 def set_folder(name: str, params: Params) -> Path:
     """Return where a set is packed: data/<name> if the grid trains on it, else data/foreign/<name>."""
     return Path("data") / name if name in params.grid.datasets else Path("data/foreign") / name
+
+
+def absent_sets() -> dict[str, str]:
+    """Return why sets of density.sets could not be packed, by name."""
+    return read_json(ABSENT) if ABSENT.exists() else {}
+
+
+def scoring_command(name: str, scored: str, params: Params, params_path: str) -> str:
+    """Return what scores a set again: a stage of DVC, or the program for a frozen model, which is none."""
+    if name not in params.grid.datasets:
+        return f"python -m stages.score {name} {scored} {params_path}"
+    if scored in params.grid.datasets:
+        return again(f"score@{name}-{scored}", params_path)
+    return again("foreign" if scored in absent_sets() else f"score_foreign@{name}", params_path)
 
 
 def home_of(name: str, params: Params) -> str:
@@ -85,14 +105,18 @@ def find_encoder(name: str, params: Params, params_path: str) -> Encoder:
     if name in params.grid.datasets:
         pick = read_pick(name, params_path)
         weights = picked_weights(pick, stale(name, params_path))
-        return Encoder(name, name, weights, seed=pick["seed"], cell=pick["cell"])
+        cells = (cell for cell in grid_cells(params, grid_name(params_path)) if cell.key == pick["cell"])
+        if (cell := next(cells, None)) is None:
+            raise UserError(f"the grid has no cell {pick['cell']}; {stale(name, params_path)}")
+        load_px = resolve(params, cell)[0].load_px
+        return Encoder(name, name, weights, seed=pick["seed"], cell=pick["cell"], load_px=load_px)
     if name not in params.models:
         known = [*params.grid.datasets, *params.models]
         raise UserError(f"unknown encoder {name!r}{did_you_mean(name, known)}; a data set of the grid, or of models:")
     weights = Path("models") / name / "backbone.safetensors"
     if not weights.is_file():
         raise UserError(f"there is no {weights}; make it with: {remake(Path('models') / name)}")
-    return Encoder(name, home_of(name, params), weights, seed=0, cell="")
+    return Encoder(name, home_of(name, params), weights, seed=0, cell="", load_px=params.pretrain.load_px)
 
 
 def scores_folder(params_path: str) -> Path:

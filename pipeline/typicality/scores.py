@@ -20,10 +20,11 @@ from pipeline.backbones import create_backbone, initial_backbone
 from pipeline.checkpoint import load_weights, read_description
 from pipeline.datasets import batches, open_split
 from pipeline.density import jepa_score, jepa_score_sketch
-from pipeline.devices import choose_autocast
+from pipeline.devices import choose_autocast, choose_device
 from pipeline.encoded import EncodedImages, ImageBatch, read_meta
 from pipeline.features import RAW_PIXELS_PX, embeddings
 from pipeline.progress import bar
+from pipeline.schema import Params
 from pipeline.schema_analysis import Density
 from pipeline.seeds import generator
 from pipeline.typicality import novelty
@@ -52,6 +53,18 @@ class Reading:
     num_workers: int
     batch_size: int
     device: torch.device
+
+    @classmethod
+    def of(cls, params: Params, encoder: Encoder) -> Reading:
+        """Read as the encoder was shown its training images."""
+        pretrain = params.pretrain
+        return cls(
+            load_px=encoder.load_px,
+            memory_gb=pretrain.loader.memory_gb,
+            num_workers=pretrain.loader.num_workers,
+            batch_size=params.probe.batch_size,
+            device=choose_device(pretrain.device),
+        )
 
     def split(self, folder: Path, split: str) -> ImageBatch | EncodedImages:
         """Open a split of a packed data set."""
