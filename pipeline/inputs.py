@@ -42,10 +42,8 @@ def local_inputs(name: str, entry: Dataset) -> list[Path]:
                 )
             return [file]
         case "torchvision" if entry.by_hand:
-            folder = user_path(entry.by_hand.path)
-            return [
-                folder / file for file in entry.by_hand.files if (folder / file).exists()
-            ]  # the stage names the rest
+            files = [user_path(entry.by_hand.path) / file for file in entry.by_hand.files]
+            return [file for file in files if file.exists()]  # the stage download names the others
         case "folder" | "arrays" if entry.path:
             path = user_path(entry.path)
             if not path.exists():

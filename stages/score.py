@@ -24,6 +24,7 @@ from pipeline.typicality.encoders import (
     scoring_command,
     set_folder,
 )
+from pipeline.typicality.methods import scores_text
 from pipeline.validation import did_you_mean
 from stages import run
 
@@ -60,10 +61,7 @@ def _score(trained: str, scored: str, params: Params, params_path: str, out: Pat
     if why := absent_sets().get(scored):
         raise UserError(f"the set is not there: {why}")
     encoder = find_encoder(trained, params, params_path)
-    from pipeline.typicality.methods import (
-        scores_text,
-    )  # torch takes seconds, which what is not asked for need not cost
-    from pipeline.typicality.scores import Reading, score_images
+    from pipeline.typicality.scores import Reading, score_images  # torch: seconds, only for what is asked for
 
     folders = (set_folder(name, params) for name in (encoder.home, scored))
     rows, notes = score_images(encoder, *folders, params.density, Reading.of(params, encoder))
