@@ -23,6 +23,7 @@ from pipeline.store_trouble import StoreError, shown
 STORE, ARTIFACTS = "mlflow.db", "mlruns"
 # Several processes that open a new store wait for the one that makes it, which takes a second or two.
 OPENING_S = 30.0
+TOLD_AFTER_S = 5.0
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 
 
@@ -83,13 +84,17 @@ def artifacts(file: Path) -> str:
 def alone(file: Path) -> Iterator[None]:
     """Keep other processes from opening the store; give up on one that hangs, go on where the disk has no locks."""
     with Path(f"{file}.lock").open("w", encoding="utf-8") as lock:
-        deadline = time.monotonic() + OPENING_S
+        begun, told = time.monotonic(), False
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                waited = time.monotonic() - begun
+                if waited > TOLD_AFTER_S and not told:
+                    told = True
+                    _say(f"waits for another process that opens {file}, for up to {OPENING_S:.0f} s")
+                if waited > OPENING_S:
                     message = f"locked for {OPENING_S:.0f} s by another process that opens the store"
                     raise TimeoutError(0, message, lock.name) from None
                 time.sleep(0.05)
