@@ -14,7 +14,7 @@ from pipeline.agreement import recorded_picks
 from pipeline.cells import Cell
 from pipeline.listing import open_listing
 from pipeline.params import reports_folder
-from pipeline.progress import bar
+from pipeline.progress import DELAY_S, bar
 from pipeline.project import REPORTS
 from pipeline.results import ResultError, cell_record
 from pipeline.tracking import Store
@@ -24,7 +24,7 @@ from stages import run
 def main(params_path: str = "params.yaml") -> int:
     listing, store, missing = open_listing(params_path), Store(), []
     grid, cells = listing.grid, listing.cells
-    shown = bar("cells in MLflow", len(cells), unit="cell", iterable=cells)
+    shown = bar("cells in MLflow", len(cells), unit="cell", delay_s=DELAY_S, iterable=cells)
     for cell in shown:
         try:
             record = cell_record(cell.configs)

@@ -14,7 +14,7 @@ from pipeline.cells import Cell
 from pipeline.listing import Listing, open_listing
 from pipeline.lockfile import locked_stages, unlocked
 from pipeline.params import reports_folder
-from pipeline.progress import bar
+from pipeline.progress import DELAY_S, bar
 from pipeline.project import REPORTS, repro_command, shown
 from pipeline.results import ResultError, cell_record, table_disagreements
 from pipeline.tracking import Store
@@ -31,7 +31,8 @@ def main(params_path: str = "params.yaml") -> int:
     locked, table, sync = locked_stages(lock), read_table(listing), f"; run: python -m stages.sync {shown(params_path)}"
     folder = REPORTS / "diagnosis" / listing.grid / "picks"
     picks, trained, problems = recorded_picks(folder), set(listing.trained), []
-    for cell in bar("cells verified", len(listing.cells), unit="cell", iterable=listing.cells):
+    cells = listing.cells
+    for cell in bar("cells verified", len(cells), unit="cell", delay_s=DELAY_S, iterable=cells):
         outputs = [cell.folder / "pretrain" / name for name in TRAINED] if cell in trained else []
         outputs += [cell.folder / "probe" / name for name in PROBED]
         found = list(unlocked(outputs, locked, lock, command))

@@ -31,6 +31,7 @@ MINIATURE = {
         {"when": {"dataset": "digits"}, "pretrain": {"views": {"flip_prob": 0.0}}},
     ],
 }
+TO_TABLES = ("configure", "download", "pretrain", "probe", "compare")
 
 
 def wanted(name: str, paper: bool) -> bool:
@@ -94,10 +95,9 @@ class Workspace:
             params[section] = {**params[section], **value} if isinstance(value, dict) else value
         (self.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
-    def keep_stages(self, *names: str, compared: list[str]) -> None:
-        """Leave these stages and compare, which then reads only what it compares."""
+    def keep_stages(self, *names: str) -> None:
+        """Leave the stages that lead to the tables, and these of the others."""
         path = self.root / "dvc.yaml"
         pipeline = yaml.safe_load(path.read_text(encoding="utf-8"))
-        pipeline["stages"] = {name: pipeline["stages"][name] for name in (*names, "compare")}
-        pipeline["stages"]["compare"]["deps"] = compared
+        pipeline["stages"] = {name: pipeline["stages"][name] for name in (*TO_TABLES, *names)}
         path.write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
