@@ -92,10 +92,11 @@ def _clean(graph: nx.DiGraph) -> set:
     """Return the stages that have nothing to do, whatever the others do."""
     from dvc.lock import LockError
 
-    from pipeline.progress import bar  # not of the standard library, as what nodes are sent must be
+    from pipeline.progress import DELAY_S, bar  # not of the standard library, as what nodes are sent must be
 
     clean: set = set()
-    for stage in bar("stages compared with dvc.lock", len(graph), unit="stage", iterable=nx.topological_sort(graph)):
+    stages = nx.topological_sort(graph)
+    for stage in bar("stages compared with dvc.lock", len(graph), unit="stage", delay_s=DELAY_S, iterable=stages):
         with suppress(LockError):  # in use by a process that an earlier launch left: its task waits for it
             if clean.issuperset(graph.predecessors(stage)) and not stage.changed():
                 clean.add(stage)
