@@ -71,7 +71,7 @@ def test_a_line_per_pipeline():
 
 
 def test_the_page_shows_what_was_measured_alone():
-    write("reports/table2.md", "# Table 2\n")
+    write("paper/reports/table2.md", "# Table 2\n")
     paper.main()
     text = read("reports/paper.md")
     assert "| table2 | Table 2: transfer | 3 | 1 | 1 | 1 | `dvc repro paper/table2/dvc.yaml` |" in text
@@ -102,7 +102,8 @@ def test_broken_files_are_named(capsys):
 
 
 def test_no_pipelines(monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path / "reports")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert paper.main() == 1
     assert "run from the repository root" in capsys.readouterr().err
 
