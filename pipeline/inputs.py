@@ -1,4 +1,4 @@
-"""A user's own files as dependencies of DVC: data/inputs/<name> leads to what an entry of the catalogue reads.
+"""A user's own files as dependencies of DVC: data/inputs/<name> and models/inputs/<name> lead to what an entry reads.
 
 DVC follows the link and looks at sizes and times, so that a changed folder or file is packed anew. Measured with 30,000
 files: 12 s once and after a change, 1 s at every later command (reports/LOG.md, 2026-11-30).
@@ -20,6 +20,7 @@ from pipeline.files import write_text
 from pipeline.project import clone, repository
 
 INPUTS = Path("data/inputs")
+MODELS = Path("models/inputs")
 NOTHING = "no local input\n"
 
 
@@ -108,7 +109,35 @@ def link_inputs(name: str, entry: Dataset, folder: Path = INPUTS) -> list[Path]:
     Returns:
         The inputs.
     """
-    link, inputs = folder / name, local_inputs(name, entry)
+    inputs = local_inputs(name, entry)
+    _link_all(folder / name, inputs)
+    return inputs
+
+
+def link_if_there(name: str, entry: Dataset) -> list[Path]:
+    """As link_inputs, of a set that perhaps nobody asks for: if its files are not there, only its download says so."""
+    try:
+        return link_inputs(name, entry)
+    except UserError:
+        _link_all(INPUTS / name, [])
+        return []
+
+
+def link_again(name: str, entry: Dataset) -> None:
+    """Lead to what is there now, if DVC watches the entry: files may have come since the link was made."""
+    if os.path.lexists(INPUTS / name):
+        link_inputs(name, entry)
+
+
+def link_model(name: str, pretrained_path: str | None) -> list[Path]:
+    """As link_if_there, for the weights of a frozen model."""
+    path = user_path(pretrained_path) if pretrained_path else None
+    inputs = [path] if path and path.is_file() else []
+    _link_all(MODELS / name, inputs)
+    return inputs
+
+
+def _link_all(link: Path, inputs: list[Path]) -> None:
     if link.is_dir() and not link.is_symlink():
         shutil.rmtree(link)
     link.unlink(missing_ok=True)
@@ -121,7 +150,6 @@ def link_inputs(name: str, entry: Dataset, folder: Path = INPUTS) -> list[Path]:
         link.mkdir()
         for number, path in enumerate(inputs):
             _link(link / f"{number}-{path.name}", path)
-    return inputs
 
 
 def _link(link: Path, path: Path) -> None:

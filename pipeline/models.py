@@ -29,6 +29,7 @@ from pipeline.checkpoint import save_weights
 from pipeline.errors import UserError
 from pipeline.fetch import TIMEOUT_S
 from pipeline.files import sha256_file, write_json
+from pipeline.inputs import user_path
 from pipeline.validation import did_you_mean
 
 HUB = "https://huggingface.co/"
@@ -55,7 +56,7 @@ def make_model(
         name: of the entry, for messages.
         folder: where to write.
         backbone: timm name with the tag of its weights.
-        pretrained_path: local weights file; None: timm's own download.
+        pretrained_path: local weights file, relative to the clone; None: timm's own download.
         checkpoint_key: entry of the checkpoint that holds the weights; None: timm's choice.
         random_init: untrained weights of seed 0 instead.
         img_size: side of the images, px; None: as published.
@@ -80,12 +81,12 @@ def make_model(
     except BackboneError as error:
         problem = str(error).rpartition("; ")[0]  # what to change is somewhere else here
         raise UserError(f"models.{name}: {problem}; change models.{name}.kwargs or models.{name}.img_size") from None
-    path = Path(pretrained_path).expanduser() if pretrained_path else None
+    path = user_path(pretrained_path) if pretrained_path else None
     if random_init:
         model, origin = initial_backbone(backbone, arguments, seed=0).eval(), "untrained, seed 0"
     else:
         model = _load(name, backbone, arguments, path, checkpoint_key, told).eval()
-        origin = f"{path}, sha256 {sha256_file(path)}" if path else told.address
+        origin = f"{pretrained_path}, sha256 {sha256_file(path)}" if path else told.address
     description = {
         "backbone": backbone,
         "kwargs": arguments,
@@ -106,7 +107,7 @@ def _load(
     name: str, backbone: str, arguments: dict[str, Any], path: Path | None, key: str | None, told: Published
 ) -> nn.Module:
     if path and not path.is_file():
-        raise UserError(f"models.{name}.pretrained_path: there is no file {path} (from {Path.cwd()})")
+        raise UserError(f"models.{name}.pretrained_path: there is no file {path}")
     if not path and not told.address:
         raise UserError(
             f"models.{name}.backbone: timm knows no weights of {backbone!r}; name a local file in "

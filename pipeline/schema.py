@@ -132,7 +132,9 @@ class Model(Strict):
         min_length=1, description="timm name with the tag of its weights, as vit_small_patch14_dinov2.lvd142m"
     )
     pretrained_path: str | None = Field(
-        None, min_length=1, description="local safetensors (or a torch file of tensors alone); null: timm's download"
+        None,
+        min_length=1,
+        description="local safetensors or torch file of tensors alone, relative to the clone; null: timm's download",
     )
     checkpoint_key: str | None = Field(
         None, min_length=1, description="entry of a torch checkpoint that holds the weights; null: timm's choice"

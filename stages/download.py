@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.catalogue import load_catalogue
 from pipeline.downloads import download, summary, warnings_of
 from pipeline.errors import UserError
+from pipeline.inputs import link_again
 from pipeline.project import root_params, stage_key
 from pipeline.validation import did_you_mean
 from stages import run
@@ -20,6 +21,7 @@ def main(name: str = "", params_path: str | None = None) -> None:
     name, catalogue = name or stage_key(), load_catalogue(params_path or root_params())
     if name not in catalogue:
         raise UserError(f"unknown data set {name!r}{did_you_mean(name, catalogue)}; add it under datasets:")
+    link_again(name, catalogue[name])
     meta = download(name, catalogue[name], Path("data") / name)
     print(*summary(meta), sep="\n")
     for line in warnings_of(meta):

@@ -18,7 +18,14 @@ from pipeline.params import read_sections
 from pipeline.project import repository, repro_command, shown
 from stages import run
 
-FROM_PAPER = (".dvc/config", ".dvc/.gitignore", "data/dvc.yaml", "models/dvc.yaml")
+FROM_PAPER = (
+    ".dvc/config",
+    ".dvc/.gitignore",
+    "data/.gitignore",
+    "data/dvc.yaml",
+    "models/.gitignore",
+    "models/dvc.yaml",
+)
 
 
 def main(*folders: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.fetch import TIMEOUT_S
+from pipeline.inputs import MODELS, link_model
 from pipeline.models import make_model
 from pipeline.project import root_params, stage_key
 from pipeline.schema import Model
@@ -22,6 +23,8 @@ def main(name: str = "", params_path: str | None = None) -> None:
     name, catalogue = name or stage_key(), Model.catalogue(params_path or root_params())
     if name not in catalogue:
         raise UserError(f"unknown model {name!r}{did_you_mean(name, catalogue)}; add it under models:")
+    if os.path.lexists(MODELS / name):  # DVC watches it
+        link_model(name, catalogue[name].pretrained_path)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # whatever timm asks for: no pickled code is run
     socket.setdefaulttimeout(max(TIMEOUT_S))  # torch.hub would wait for ever for a silent server
     model = make_model(name, Path("models") / name, **catalogue[name].model_dump())

@@ -5,14 +5,20 @@
 3. `dvc exp run --temp -S` and `dvc exp apply` succeed; the runs of an experiment reach MLflow beside
    those of the workspace.
 4. Pictures that are added to a user's folder, and an array file that is replaced, are packed again and their cells run.
+5. In the project of the paper as well, also weights of a frozen model, and files that came after the first try.
 """
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
+import timm
+import torch
 from mlflow import MlflowClient
 from PIL import Image
+from safetensors.torch import save_file
 from workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -99,3 +105,44 @@ def test_changed_inputs_are_packed_again(workspace):
         workspace.change_params({"datasets": {"arrays": entry}, "grid": {"datasets": ["arrays"]}})
         assert "download@arrays" in workspace.repro()
     assert workspace.repro() == []
+
+
+def test_changed_inputs_of_the_paper_are_read_again(tmp_path):
+    workspace = Workspace(tmp_path / "clone", paper=True)
+    for pipeline in (workspace.root / "paper").glob("*[0-9]*"):  # 2,000 stages are not the point
+        shutil.rmtree(pipeline)
+    workspace.change_params(
+        {
+            "datasets": {
+                "mine": {"source": "folder", "path": "my pictures"},
+                "later": {"source": "arrays", "path": "later.npz", "images": "images", "labels": "labels"},
+            },
+            "models": {"tiny": {"backbone": "test_vit", "pretrained_path": "tiny.safetensors"}},
+        }
+    )
+
+    def ran(target: str) -> list[str]:
+        return [stage.split(":")[1] for stage in workspace.repro(target, project="paper")]
+
+    def download(name: str) -> list[str]:
+        return ran(f"data/dvc.yaml:download@{name}")
+
+    def model() -> list[str]:
+        return ran("models/dvc.yaml:model@tiny")
+
+    for number in range(40):
+        picture(workspace.root / "my pictures" / f"class {number % 2}", number, number)
+    told = workspace.run("dvc", "--cd", "paper", "repro", "data/dvc.yaml:download@later", code=None)
+    assert "datasets.later.path: there is nothing at" in told
+    assert (download("mine"), download("mine")) == (["download@mine"], [])
+    picture(workspace.root / "my pictures" / "class 0", "new", 7)
+    assert download("mine") == ["download@mine"]
+    for fill in (50, 90):
+        images = np.full((60, 12, 12), fill, np.uint8) + np.arange(60, dtype=np.uint8)[:, None, None]
+        np.savez(workspace.root / "later.npz", images=images, labels=np.arange(60) % 3)
+        assert (download("later"), download("later")) == (["download@later"], [])
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        weights = timm.create_model("test_vit", num_classes=0).state_dict()
+        save_file(weights, workspace.root / "tiny.safetensors")
+        assert (model()[-1:], model()) == (["model@tiny"], [])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scmrepo.git import Git
 
 from pipeline.graph import import_closure, imports, local_imports
 
@@ -30,6 +31,14 @@ LIBRARY = sorted(p for p in (ROOT / "pipeline").rglob("*.py") if p.stem != "__in
 def test_imports_are_acyclic():
     graph = {path: local_imports(path, ROOT) for path in [*LIBRARY, *(ROOT / "stages").glob("*.py")]}
     assert len(list(TopologicalSorter(graph).static_order())) >= len(LIBRARY)
+
+
+def test_dvc_finds_every_pipeline():
+    """It walks into no folder that its git library takes for ignored: a rule like /paper/data/*/ hides paper/data/."""
+    scm = Git(ROOT)
+    folders = [path.parent for path in ROOT.glob("paper/*/dvc.yaml")]
+    assert len(folders) > 20
+    assert [folder for folder in folders if scm.is_ignored(f"{folder}/")] == []
 
 
 def test_library_never_imports_stages():
