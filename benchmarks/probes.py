@@ -28,11 +28,13 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.measure import in_turn, write_report
-from pipeline import backbones, features, probes
-from pipeline.devices import choose_autocast
-from pipeline.encoded import ImageBatch
-from pipeline.schedule import lr_factor
-from pipeline.seeds import generator
+from pipeline import features
+from pipeline.core.schedule import lr_factor
+from pipeline.core.seeds import generator
+from pipeline.data.packed import ImageBatch
+from pipeline.distributed.devices import choose_autocast
+from pipeline.models import backbones
+from pipeline.probing import probes
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "bundled" / "fashion-mnist-8k.npz"
 MODELS = ("resnet18", "test_convnext")

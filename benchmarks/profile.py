@@ -24,16 +24,16 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.measure import in_turn, write_report
 from benchmarks.step import BATCH, PROJ_DIM, VIEWS, made_images, make_learner, make_objective
-from pipeline import colour, views
-from pipeline.datasets import batches
-from pipeline.encoded import ImageBatch
-from pipeline.learner import Learner
-from pipeline.seeds import generator
+from pipeline.core.seeds import generator
+from pipeline.data.loader import batches
+from pipeline.data.packed import ImageBatch
+from pipeline.training.learner import Learner
+from pipeline.views import colour, multicrop
 
 MODELS = ("resnet18", "vit_tiny_patch16_224")
-# In the views: label by function, as pipeline.views calls them.
+# In the views: label by function, as multicrop calls them.
 VIEW_PARTS = {
-    "crop and resize": [(views, "crop_resize"), (views, "random_boxes")],
+    "crop and resize": [(multicrop, "crop_resize"), (multicrop, "random_boxes")],
     "colour": [(colour, name) for name in ("brightness_", "contrast_", "saturation_", "hue_", "solarize_")],
     "blur": [(colour, "gaussian_blur_some")],
     "normalise": [(colour, "normalise")],

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.peers import ROOT, peer_python
 from benchmarks.sigreg_table import SIZES, Size, missed_bars, write_table
-from pipeline.losses import random_directions, sigreg
+from pipeline.losses.lejepa import random_directions, sigreg
 
 # Tensors of N * S * T float32 that the plain form holds at its peak, rounded up; measured: 5.1.
 PLAIN_TENSORS = 6

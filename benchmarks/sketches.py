@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pipeline.density import EPS
+from pipeline.density.jepa_score import EPS
 
 
 def full_jacobians(encoder: nn.Module, images: Tensor, *, chunk_size: int) -> Tensor:

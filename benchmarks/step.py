@@ -26,11 +26,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.measure import in_turn, seconds, write_report
-from pipeline import backbones, learner, training
-from pipeline.datasets import batches
-from pipeline.encoded import ImageBatch
-from pipeline.seeds import generator
-from pipeline.views import Multicrop
+from pipeline.core.seeds import generator
+from pipeline.data.loader import batches
+from pipeline.data.packed import ImageBatch
+from pipeline.losses.objective import Objective, lejepa_objective
+from pipeline.models import backbones
+from pipeline.models.projector import make_projector, project_views
+from pipeline.training import learner
+from pipeline.views.multicrop import Multicrop
 
 BATCH, PROJ_DIM = 64, 64
 VIEWS = Multicrop(num_global=2, num_local=6, global_px=32, local_px=32)
@@ -85,20 +88,20 @@ def made_images(count: int) -> ImageBatch:
 def make_learner(name: str, device: torch.device, **settings: bool) -> learner.Learner:
     arguments = backbones.backbone_arguments(name, img_size=32, patch_size=MODELS[name])
     backbone = backbones.initial_backbone(name, arguments, seed=0)
-    projector = backbones.make_projector(backbone.num_features, hidden_dims=[2048, 2048], proj_dim=PROJ_DIM)
+    projector = make_projector(backbone.num_features, hidden_dims=[2048, 2048], proj_dim=PROJ_DIM)
     optimizer = {"lr": 1e-4, "weight_decay": 0.05, "betas": [0.9, 0.999]}
     return learner.make_learner(backbone, projector, device, optimizer, **settings)
 
 
-def make_objective() -> training.Objective:
+def make_objective() -> Objective:
     grid = {"statistic": "epps_pulley", "num_slices": 1024, "t_max": 3.0, "num_knots": 17}
-    return training.lejepa_objective(lamb=0.05, num_global=VIEWS.num_global, seed=0, proj_dim=PROJ_DIM, **grid)
+    return lejepa_objective(lamb=0.05, num_global=VIEWS.num_global, seed=0, proj_dim=PROJ_DIM, **grid)
 
 
-def train_step(state: learner.Learner, batch: ImageBatch, objective: training.Objective, step: int) -> None:
+def train_step(state: learner.Learner, batch: ImageBatch, objective: Objective, step: int) -> None:
     draws = generator(0, "views", step, device=batch.pixels.device)
     views = VIEWS(batch.pixels, batch.aspect, generator=draws)
-    projections = learner.project_views(state.backbone, state.projector, list(views))
+    projections = project_views(state.backbone, state.projector, list(views))
     state.step(objective(projections, step).loss, 1e-4)
 
 
@@ -114,9 +117,7 @@ def parts(state: learner.Learner, images: ImageBatch, rounds: int, device: torch
         draws = generator(0, "views", step, device=device)
         took["views"] = seconds(lambda: kept.update(views=VIEWS(batch.pixels, batch.aspect, generator=draws)))
         modules.zero_grad()
-        forward = seconds(
-            lambda: kept.update(z=learner.project_views(state.backbone, state.projector, list(kept["views"])))
-        )
+        forward = seconds(lambda: kept.update(z=project_views(state.backbone, state.projector, list(kept["views"]))))
         leaf = kept["z"].detach().requires_grad_()
         took["objective"] = seconds(lambda: objective(leaf, step).loss.backward())
         took["backbone and projector"] = forward + seconds(lambda: kept["z"].backward(leaf.grad))
@@ -142,7 +143,7 @@ def plain_loop(state: learner.Learner, images: ImageBatch, device: torch.device)
     loader = DataLoader(PerSample(images), batch_size=BATCH, shuffle=True, num_workers=2, drop_last=True)
     for step, views in enumerate(loader):
         groups = [views.to(device).transpose(0, 1)]
-        projections = learner.project_views(state.backbone, state.projector, groups)
+        projections = project_views(state.backbone, state.projector, groups)
         state.step(objective(projections, step).loss, 1e-4)
 
 

@@ -39,12 +39,12 @@ import torch
 from PIL import Image
 
 from benchmarks.measure import write_report
-from pipeline.datasets import batches
-from pipeline.encoded import EncodedImages, ImageBatch, decode, read_blocks
-from pipeline.order import shuffled
-from pipeline.packing import pack
-from pipeline.pictures import Picture
-from pipeline.seeds import generator
+from pipeline.core.seeds import generator
+from pipeline.data.loader import batches
+from pipeline.data.packed import EncodedImages, ImageBatch, decode, read_blocks
+from pipeline.data.shuffle import shuffled
+from pipeline.sources.images import Picture
+from pipeline.sources.packing import pack
 
 BATCH, CANVAS_PX, NUM_CLASSES, NUM_TEST = 256, 160, 1000, 1000
 NUM_DISTINCT = 256  # pictures; every file has a number in its comment, so no two files are the same bytes

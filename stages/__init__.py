@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.errors import Interrupted, UserError
-from pipeline.project import enter
+from pipeline.runtime.errors import Interrupted, UserError
+from pipeline.runtime.project import enter
 
 try:
     Path.home()

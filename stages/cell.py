@@ -1,14 +1,14 @@
 """Bring stages up to date beside others that run: `python -m stages.cell [FLAG...] LOG STAGE...`.
 
 What the launcher starts for a cell: `dvc repro --single-item STAGE...`, which waits for DVC's locks and ends when its
-parent does. Flags exchange data with the DVC remote: dvc_commands in pipeline/fleet/cell.py.
+parent does. Flags exchange data with the DVC remote: dvc_commands in pipeline/launch/cell.py.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.fleet.cell import dvc_commands, guarded, run_commands
+from pipeline.launch.cell import dvc_commands, guarded, run_commands
 from stages import run
 
 

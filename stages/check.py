@@ -5,9 +5,9 @@ What only timm knows, the backbones' names and sizes, is left to `python -m stag
 
 from __future__ import annotations
 
-from pipeline.inputs import absent_inputs
-from pipeline.listing import open_listing
-from pipeline.validation import ParamsError
+from pipeline.catalogue.validation import ParamsError
+from pipeline.settings.grid import open_listing
+from pipeline.sources.inputs import absent_inputs
 from stages import run
 
 

@@ -10,14 +10,15 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline import figures, report, tables, tracking
-from pipeline.cells import Cell
-from pipeline.files import write_text
-from pipeline.listing import open_listing
-from pipeline.params import reports_folder
-from pipeline.project import repro_command
-from pipeline.results import ResultError, cell_record
-from pipeline.store_place import pages
+from pipeline.core.results import ResultError
+from pipeline.reports import comparison, figures, tables
+from pipeline.runtime.files import write_text
+from pipeline.runtime.project import reports_folder, repro_command
+from pipeline.settings.cells import Cell
+from pipeline.settings.grid import open_listing
+from pipeline.tracking import store
+from pipeline.tracking.place import pages
+from pipeline.tracking.record import cell_record
 from stages import run
 
 
@@ -34,15 +35,15 @@ def main(params_path: str = "params.yaml") -> int:
     curves, damaged = tables.histories(cells, Path(), command=command)
     missing += damaged
     rows, gains, scores = tables.summarise(frame), tables.improvements(frame), tables.score_columns(frame)
-    charts = figures.comparison(rows, curves, {score: report.score_label(score) for score in scores})
-    style = report.Style.linked(params.report.decimals, pages(params.report.mlflow_url), experiment)
+    charts = figures.comparison(rows, curves, {score: comparison.score_label(score) for score in scores})
+    style = comparison.Style.linked(params.report.decimals, pages(params.report.mlflow_url), experiment)
     write_text(out / "comparison.csv", tables.to_csv(frame))
-    write_text(out / "comparison.md", report.markdown(params.report.title, rows, gains, scores, missing, style))
+    write_text(out / "comparison.md", comparison.markdown(params.report.title, rows, gains, scores, missing, style))
     shutil.rmtree(out / "figures", ignore_errors=True)
     for name, svg in charts.items():
         write_text(out / "figures" / f"{name}.svg", svg)
-    counted = f"Grid {grid}: {report.counted(gains, len(cells))}."
-    print("\n".join([*(report.summary_line(gain, style) for gain in gains), f"{counted} See {out}/comparison.md"]))
+    counted = f"Grid {grid}: {comparison.counted(gains, len(cells))}."
+    print("\n".join([*(comparison.summary_line(gain, style) for gain in gains), f"{counted} See {out}/comparison.md"]))
     print("".join(f"missing: {line}\n" for line in missing), end="", file=sys.stderr)
     return 0
 
@@ -50,13 +51,13 @@ def main(params_path: str = "params.yaml") -> int:
 def tracked(grid: str, cells: list[Cell]) -> tuple[str, dict[str, str]]:
     """Return experiment id and run ids; a cell that DVC restored from its cache gets its run here."""
     try:
-        store = tracking.Store()
-        run_ids = store.finished_runs(grid)
+        found = store.Store()
+        run_ids = found.finished_runs(grid)
         for cell in cells:
             with suppress(ResultError):
                 if cell.key not in run_ids:
-                    run_ids[cell.key] = store.publish(cell_record(cell.configs))
-        return store.experiment_id, run_ids
+                    run_ids[cell.key] = found.publish(cell_record(cell.configs))
+        return found.experiment_id, run_ids
     except Exception as error:  # whatever ails the store, the tables are on disk and are shown
         print(f"warning: no run ids, MLflow is out of reach: {type(error).__name__}: {error}", file=sys.stderr)
         return "", {}

@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.configs import resolve_listing
-from pipeline.files import write_json, write_text
-from pipeline.graph import checksums
-from pipeline.inputs import INPUTS, absent_inputs, link_foreign, link_inputs
-from pipeline.listing import Listing, open_listing
-from pipeline.progress import bar
-from pipeline.validation import ParamsError
+from pipeline.catalogue.validation import ParamsError
+from pipeline.runtime.bars import bar
+from pipeline.runtime.files import write_json
+from pipeline.settings.grid import Listing, open_listing
+from pipeline.settings.resolve import resolve_listing
+from pipeline.sources.inputs import INPUTS, absent_inputs, link_foreign, link_inputs
 from stages import run
 
 
@@ -26,9 +25,6 @@ def main(params_path: str = "params.yaml") -> None:
         write_settings(cell.configs, config._asdict())
     if listing.grid == "default":
         write_sections(listing)
-    else:  # the root's stages name their files one by one
-        for program in ("pretrain", "probe"):
-            write_text(Path("runs") / listing.grid / "configs" / f"code-{program}.txt", checksums(program))
     print(f"{params_path}: {len(configs)} cells of grid {listing.grid!r} are valid")
 
 

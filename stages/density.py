@@ -11,17 +11,19 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from pipeline.absent import again, attempt
-from pipeline.errors import UserError
-from pipeline.files import write_atomically, write_text
-from pipeline.live_run import attach_or_warn
-from pipeline.params import grid_name, load_params, reports_folder
-from pipeline.published.claims import csv_text, rounded
-from pipeline.schema import Params
-from pipeline.typicality import figures_typicality, report, separation
-from pipeline.typicality.encoders import find_encoder, set_folder
-from pipeline.typicality.methods import CORRELATIONS, NOTES, TABLE
-from pipeline.typicality.sheet import typical_sheet
+from pipeline.core.csv_files import csv_text, rounded
+from pipeline.density import separation
+from pipeline.density.encoders import find_encoder, set_folder
+from pipeline.density.methods import CORRELATIONS, NOTES, TABLE
+from pipeline.pictures.extremes import typical_sheet
+from pipeline.reports import density_report, figures_density
+from pipeline.runtime.absent import again, attempt
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_atomically, write_text
+from pipeline.runtime.project import grid_name, reports_folder
+from pipeline.settings.params import load_params
+from pipeline.settings.schema import Params
+from pipeline.tracking.live_run import attach_or_warn
 from stages import run
 
 
@@ -38,11 +40,11 @@ def compare(params: Params, params_path: str, out: Path) -> None:
     encoders = [find_encoder(name, params, params_path) for name in dict.fromkeys(name for name, _ in found)]
     table = separation.auroc_table(found, {encoder.name: encoder.home for encoder in encoders})
     correlations = separation.correlation_table(found)
-    charts = {"auroc": figures_typicality.areas(table)} if table else {}
+    charts = {"auroc": figures_density.areas(table)} if table else {}
     sheets = {}
     for name, home in ((encoder.name, encoder.home) for encoder in encoders):
         own = {scored: scores for (of, scored), scores in found.items() if of == name}
-        charts[f"histogram-{name}"] = figures_typicality.histograms(name, home, own)
+        charts[f"histogram-{name}"] = figures_density.histograms(name, home, own)
         sheets[f"sheet-{name}"] = typical_sheet(set_folder(home, params), own[home], params.density.num_shown)
     shutil.rmtree(out, ignore_errors=True)
     write_text(out / "table.csv", csv_text(TABLE, map(rounded, table)))
@@ -52,13 +54,15 @@ def compare(params: Params, params_path: str, out: Path) -> None:
     for name, png in sheets.items():
         write_atomically(out / f"{name}.png", lambda file, png=png: file.write(png))
     pictures = [*(f"{name}.svg" for name in charts), *(f"{name}.png" for name in sheets)]
-    write_text(out / "report.md", report.markdown(table, correlations, encoders, pictures, missing, params_path))
+    write_text(
+        out / "report.md", density_report.markdown(table, correlations, encoders, pictures, missing, params_path)
+    )
     cells = {
         encoder.cell: [out / "table.csv", out / f"sheet-{encoder.name}.png"] for encoder in encoders if encoder.cell
     }
     attach_or_warn(grid_name(params_path), cells, "density")
     write_text(out / NOTES, "".join(f"{line}\n" for line in missing))
-    print("\n".join(report.summary(table)))
+    print("\n".join(density_report.summary(table)))
 
 
 if __name__ == "__main__":

@@ -11,21 +11,22 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from pipeline.absent import again, attempt, reason
-from pipeline.diagnostics import figures_health, figures_selection, picks, verdicts
-from pipeline.diagnostics.criteria import RULE, Criterion
-from pipeline.diagnostics.reading import incomparable_axes, read_runs
-from pipeline.diagnostics.report import Diagnosis, markdown, read_paper, read_table, table_csv
-from pipeline.diagnostics.selection import select
-from pipeline.errors import UserError
-from pipeline.files import write_json, write_text
-from pipeline.listing import Listing, open_listing
-from pipeline.live_run import tag_or_warn
-from pipeline.project import REPORTS, repro_command
-from pipeline.report import score_label
+from pipeline.reports import figures_health, figures_selection, selection_text
+from pipeline.reports.comparison import score_label
+from pipeline.reports.selection_report import Diagnosis, markdown, read_paper, read_table, table_csv
+from pipeline.runtime.absent import again, attempt, reason
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_json, write_text
+from pipeline.runtime.project import REPORTS, repro_command
+from pipeline.selection import picks
+from pipeline.selection.correlation import select
+from pipeline.selection.criteria import RULE, Criterion
+from pipeline.selection.runs import incomparable_axes, read_runs
+from pipeline.settings.grid import Listing, open_listing
+from pipeline.tracking.live_run import tag_or_warn
 from stages import run
 
-PAPER = Path(__file__).parents[1] / "pipeline/diagnostics/published_correlations.csv"
+PAPER = Path(__file__).parents[1] / "pipeline/selection/published_correlations.csv"
 
 
 def main(params_path: str = "params.yaml") -> None:
@@ -49,7 +50,7 @@ def diagnose(listing: Listing, params_path: str, out: Path) -> None:
     runs = list(found.runs.values())
     write_text(out / "table.csv", table_csv(select(runs, exponent=settings.exponent, num_draws=settings.num_draws)))
     entries = read_table(out / "table.csv")  # what is said and drawn has the digits of the table
-    said = verdicts.sentences(entries, settings.exponent, settings.score)
+    said = selection_text.sentences(entries, settings.exponent, settings.score)
     write_json(out / "summary.json", {"rule": rule, **settings.model_dump(), "sentences": said})
     charts = figures_selection.charts(
         runs, entries, exponent=settings.exponent, label=score_label(settings.score), paper=paper

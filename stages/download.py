@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline.catalogue import load_catalogue
-from pipeline.downloads import download, summary, warnings_of
-from pipeline.errors import UserError
-from pipeline.inputs import link_again
-from pipeline.project import root_params, stage_key
-from pipeline.validation import did_you_mean
+from pipeline.catalogue.datasets import load_catalogue
+from pipeline.catalogue.validation import did_you_mean
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.project import root_params, stage_key
+from pipeline.sources.download import download, summary, warnings_of
+from pipeline.sources.inputs import link_again
 from stages import run
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.errors import UserError
-from pipeline.files import write_text
-from pipeline.graph import cells_text, graph_text
-from pipeline.listing import LISTING, open_listing
-from pipeline.params import BACKBONE_LIST, backbone_rule
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_text
+from pipeline.settings.dvc_graph import cells_text, graph_text
+from pipeline.settings.grid import LISTING, open_listing
+from pipeline.settings.params import BACKBONE_LIST, backbone_rule
 from stages import run
 
 
@@ -27,9 +27,9 @@ def expand(folder: Path) -> None:
     params_path = folder / "params.yaml"
     rule, names = backbone_rule(params_path), folder / BACKBONE_LIST
     if rule and not names.exists():
-        from pipeline import zoo  # timm, six seconds, only for rules
+        from pipeline.zoo import families
 
-        zoo.write_list(names, zoo.expand(rule.families, rule.max_params))
+        families.write_list(names, families.expand(rule.families, rule.max_params))
     listing = open_listing(params_path, whole=True)
     write_text(folder / LISTING, cells_text(listing))
     write_text(folder / "dvc.yaml", graph_text(listing))

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.devices import choose_device
+from pipeline.distributed.devices import choose_device
 from pipeline.experiments.settings import read_settings
 from pipeline.experiments.synthetic_report import write_report
 from pipeline.experiments.visuals_measure import Settings, measure
 from pipeline.experiments.visuals_report import report
-from pipeline.files import write_atomically
-from pipeline.gallery.sheet import sheet
-from pipeline.project import REPORTS
+from pipeline.pictures.sheet import sheet
+from pipeline.runtime.files import write_atomically
+from pipeline.runtime.project import REPORTS
 from stages import run
 
 

@@ -6,7 +6,7 @@ from pipeline.experiments.quadrature import Settings, measure
 from pipeline.experiments.quadrature_report import report
 from pipeline.experiments.settings import read_settings
 from pipeline.experiments.synthetic_report import write_report
-from pipeline.project import REPORTS
+from pipeline.runtime.project import REPORTS
 from stages import run
 
 

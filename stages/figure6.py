@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.experiments import repair
 from pipeline.experiments.descent import origin, run_all
 from pipeline.experiments.settings import read_settings
-from pipeline.files import write_json
+from pipeline.runtime.files import write_json
 from stages import run
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pipeline.downloads import download, is_packed, summary
-from pipeline.errors import UserError
-from pipeline.files import write_json
-from pipeline.params import load_params
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_json
+from pipeline.settings.params import load_params
+from pipeline.sources.download import download, is_packed, summary
 from stages import run
 
 FOREIGN = Path("data/foreign")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.catalogue import load_catalogue
-from pipeline.files import write_json
-from pipeline.inputs import link_if_there, link_model
-from pipeline.schema import Model
+from pipeline.catalogue.datasets import load_catalogue
+from pipeline.runtime.files import write_json
+from pipeline.settings.schema import Model
+from pipeline.sources.inputs import link_if_there, link_model
 from stages import run
 
 

@@ -12,12 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.fleet.engines import open_engine
-from pipeline.fleet.here import Here, Homeward
-from pipeline.fleet.remote import check_remote
-from pipeline.fleet.running import Running
-from pipeline.fleet.tasks import plan, read_graph
-from pipeline.params import read_sections
+from pipeline.launch.engines import open_engine
+from pipeline.launch.local import Here, Homeward
+from pipeline.launch.remote import check_remote
+from pipeline.launch.running import Running
+from pipeline.launch.tasks import plan, read_graph
+from pipeline.settings.params import read_sections
 from stages import run
 
 UP_TO_DATE = "Data and pipelines are up to date."

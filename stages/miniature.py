@@ -9,13 +9,13 @@ from __future__ import annotations
 from contextlib import chdir
 from pathlib import Path
 
-from pipeline import miniature
-from pipeline.errors import UserError
-from pipeline.files import write_text
-from pipeline.graph import cells_text, graph_text
-from pipeline.listing import LISTING, PUBLISHED, Listing, open_listing, published_rows
-from pipeline.params import read_sections
-from pipeline.project import repository, repro_command, shown
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_text
+from pipeline.runtime.project import repository, repro_command, shown
+from pipeline.settings import miniature
+from pipeline.settings.dvc_graph import cells_text, graph_text
+from pipeline.settings.grid import LISTING, PUBLISHED, Listing, open_listing, published_rows
+from pipeline.settings.params import read_sections
 from stages import run
 
 FROM_PAPER = (

@@ -9,13 +9,13 @@ import os
 import socket
 from pathlib import Path
 
-from pipeline.errors import UserError
-from pipeline.fetch import TIMEOUT_S
-from pipeline.inputs import MODELS, link_model
-from pipeline.models import make_model
-from pipeline.project import root_params, stage_key
-from pipeline.schema import Model
-from pipeline.validation import did_you_mean
+from pipeline.catalogue.validation import did_you_mean
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.project import root_params, stage_key
+from pipeline.settings.schema import Model
+from pipeline.sources.inputs import MODELS, link_model
+from pipeline.sources.transfer import TIMEOUT_S
+from pipeline.zoo.pretrained import make_model
 from stages import run
 
 

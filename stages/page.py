@@ -10,17 +10,17 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-from pipeline import report, sections, tables, tracking
-from pipeline.diagnostics import page as diagnosis
-from pipeline.files import write_text
-from pipeline.gallery import page as gallery
-from pipeline.listing import open_listing
-from pipeline.page import page
-from pipeline.params import reports_folder
-from pipeline.project import REPORTS, repro_command
-from pipeline.published.overview import paper_section
-from pipeline.store_place import pages
-from pipeline.typicality import page as typicality
+from pipeline.reports import comparison, comparison_html, tables
+from pipeline.reports import density_html as typicality
+from pipeline.reports import pictures_html as gallery
+from pipeline.reports import selection_html as diagnosis
+from pipeline.reports.html import page
+from pipeline.reports.paper_overview import paper_section
+from pipeline.runtime.files import write_text
+from pipeline.runtime.project import REPORTS, reports_folder, repro_command
+from pipeline.settings.grid import open_listing
+from pipeline.tracking import store
+from pipeline.tracking.place import pages
 from stages import run
 
 FOOTER = "The same numbers stand beside this page in comparison.csv and comparison.md."
@@ -33,9 +33,9 @@ def main(params_path: str = "params.yaml") -> None:
     frame, missing = tables.collect(cells, Path(), run_ids=run_ids, command=repro_command(params_path))
     rows, gains, scores = tables.summarise(frame), tables.improvements(frame), tables.score_columns(frame)
     charts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((out / "figures").glob("*.svg"))}
-    style = report.Style.linked(settings.decimals, pages(settings.mlflow_url), experiment())
-    subtitle = f"Grid {listing.grid}: {report.counted(gains, len(cells))}."
-    shown = sections.comparison(rows, gains, scores, charts, missing, style)
+    style = comparison.Style.linked(settings.decimals, pages(settings.mlflow_url), experiment())
+    subtitle = f"Grid {listing.grid}: {comparison.counted(gains, len(cells))}."
+    shown = comparison_html.comparison(rows, gains, scores, charts, missing, style)
     analyses = {
         REPORTS / "diagnosis" / listing.grid: diagnosis.section,
         out / "density": typicality.section,
@@ -61,7 +61,7 @@ def section(place: Path, make: Callable[[Path], list[tuple[str, str]]]) -> list[
 def experiment() -> str:
     """Return the id of the experiment in MLflow; "" if the store cannot be read."""
     try:
-        return tracking.Store().experiment_id
+        return store.Store().experiment_id
     except Exception as error:  # whatever ails the store, the page needs no links
         print(f"warning: no links to MLflow: {type(error).__name__}: {error}", file=sys.stderr)
         return ""

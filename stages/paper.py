@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline.files import write_text
-from pipeline.project import REPORTS
-from pipeline.published.overview import paper_csv, paper_markdown, read_pipelines
+from pipeline.reports.paper_overview import paper_csv, paper_markdown, read_pipelines
+from pipeline.runtime.files import write_text
+from pipeline.runtime.project import REPORTS
 from stages import run
 
 PAPER = Path("paper")

@@ -9,16 +9,16 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from pipeline.absent import again, attempt
-from pipeline.errors import UserError
-from pipeline.files import write_atomically, write_json
-from pipeline.gallery.exhibit import exhibits
-from pipeline.gallery.facts import FACTS, shares
-from pipeline.gallery.picks import picked_runs
-from pipeline.listing import Listing, open_listing
-from pipeline.live_run import attach_or_warn
-from pipeline.params import reports_folder
-from pipeline.validation import did_you_mean
+from pipeline.catalogue.validation import did_you_mean
+from pipeline.pictures.captions import FACTS, shares
+from pipeline.pictures.encoders_shown import picked_runs
+from pipeline.pictures.exhibit import exhibits
+from pipeline.runtime.absent import again, attempt
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_atomically, write_json
+from pipeline.runtime.project import reports_folder
+from pipeline.settings.grid import Listing, open_listing
+from pipeline.tracking.live_run import attach_or_warn
 from stages import run
 
 

@@ -9,13 +9,13 @@ from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.costs import measure
-from pipeline.devices import announced, choose_device
-from pipeline.plan_text import pipeline_text, problems, speeds_text, totals
-from pipeline.planning import Pipeline, params_files, read_pipeline
-from pipeline.progress import bar
-from pipeline.project import enter
-from pipeline.validation import ParamsError
+from pipeline.catalogue.validation import ParamsError
+from pipeline.distributed.devices import announced, choose_device
+from pipeline.planning.costs import measure
+from pipeline.planning.plan_text import pipeline_text, problems, speeds_text, totals
+from pipeline.planning.planning import Pipeline, params_files, read_pipeline
+from pipeline.runtime.bars import bar
+from pipeline.runtime.project import enter
 from stages import run
 
 

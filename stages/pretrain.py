@@ -7,19 +7,24 @@ from pathlib import Path
 
 import torch
 
-from pipeline import devices, preflight, provenance, training
-from pipeline.checkpoint import Checkpoints, checkpoints_folder
-from pipeline.datasets import open_split
-from pipeline.encoded import read_meta
-from pipeline.follow import Untracked, follow
-from pipeline.learner import build_learner, save_networks
-from pipeline.live_run import LiveRun
-from pipeline.order import build_shuffle
-from pipeline.ranks import process_group, rank, world_size
-from pipeline.results import opening_record, read_json, write_pretraining
-from pipeline.torchrun import started_several
-from pipeline.views import Multicrop
-from pipeline.watch import build_watch
+from pipeline.core.checkpoints import Checkpoints, checkpoints_folder
+from pipeline.core.results import read_json, write_pretraining
+from pipeline.data import preflight
+from pipeline.data.loader import open_split
+from pipeline.data.packed import read_meta
+from pipeline.data.shuffle import build_shuffle
+from pipeline.distributed import devices
+from pipeline.distributed.collectives import process_group, rank, world_size
+from pipeline.distributed.torchrun import started_several
+from pipeline.losses.objective import build_objective
+from pipeline.runtime import provenance, rooms
+from pipeline.tracking.live_run import LiveRun
+from pipeline.tracking.record import opening_record
+from pipeline.training import loop
+from pipeline.training.held_out import build_watch
+from pipeline.training.learner import build_learner, save_networks
+from pipeline.training.monitor import Untracked, follow
+from pipeline.views.multicrop import Multicrop
 from stages import run
 
 
@@ -42,14 +47,14 @@ def train(config: dict, execution: dict, probe: dict, device: torch.device) -> N
     images = open_split(config["data"], "train", load_px=settings["load_px"], memory_gb=loader["memory_gb"])
     learner = build_learner(config, device, micro_batch_size=execution["layout"]["micro_batch_size"])
     identity = [{**config, "pretrain": {**settings, "health": None}}, meta]
-    checkpoints = Checkpoints(checkpoints_folder(config), identity, provenance.loaded_sources())
-    epochs = training.pretrain(
+    checkpoints = Checkpoints(checkpoints_folder(config), identity, rooms.sources("pretrain"))
+    epochs = loop.pretrain(
         learner,
         images,
         make_views=Multicrop(**settings["views"]),
-        objective=training.build_objective(config),
+        objective=build_objective(config),
         seed=config["seed"],
-        **training.schedule_arguments(settings),
+        **loop.schedule_arguments(settings),
         device=device,
         autocast=autocast,
         num_workers=loader["num_workers"],
@@ -65,7 +70,7 @@ def train(config: dict, execution: dict, probe: dict, device: torch.device) -> N
     if rank():
         return
     save_networks(out, learner, config)
-    numbers = training.summary(learner.backbone, config["embed_dim"], len(images.labels), settings, history)
+    numbers = loop.summary(learner.backbone, config["embed_dim"], len(images.labels), settings, history)
     where = provenance.describe(str(device), world_size(), **devices.found(device, autocast))
     where |= {"wall_s": round(time.monotonic() - started, 1), **times, "config": config}
     write_pretraining(out, history, numbers | story, where)

@@ -6,15 +6,21 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from pipeline import backbones, features, finetune, health, preflight, probes, provenance
-from pipeline.checkpoint import Checkpoints, checkpoints_folder, load_weights
-from pipeline.datasets import open_split
-from pipeline.devices import announced, choose_device
-from pipeline.encoded import read_meta
-from pipeline.files import write_json
-from pipeline.live_run import publish_or_warn
-from pipeline.results import cell_record, read_json
-from pipeline.views import Multicrop
+from pipeline import features
+from pipeline.core.checkpoints import Checkpoints, checkpoints_folder
+from pipeline.core.results import read_json
+from pipeline.data import preflight
+from pipeline.data.loader import open_split
+from pipeline.data.packed import read_meta
+from pipeline.distributed.devices import announced, choose_device
+from pipeline.models import backbones
+from pipeline.models.weights import load_weights
+from pipeline.probing import finetune, health, probes
+from pipeline.runtime import rooms
+from pipeline.runtime.files import write_json
+from pipeline.tracking.live_run import publish_or_warn
+from pipeline.tracking.record import cell_record
+from pipeline.views.multicrop import Multicrop
 from stages import run
 
 
@@ -40,7 +46,7 @@ def main(config_path: str) -> None:
     load_weights(Path(config["weights"]), networks[""])
     if "random_init" in settings["baselines"]:
         networks["random_init_"] = backbones.initial_backbone(*architecture, seed=seed)
-    sources = [Path(config["weights"]), *provenance.loaded_sources()]
+    sources = [Path(config["weights"]), *rooms.sources("probe")]
     checkpoints = Checkpoints(Path(".scratch/checkpoints"), [config, meta], sources)
 
     def measure(extract):

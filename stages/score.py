@@ -11,12 +11,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from pipeline.absent import NOTE, NotAskedFor, attempt
-from pipeline.errors import UserError
-from pipeline.files import write_text
-from pipeline.params import load_params
-from pipeline.schema import Params
-from pipeline.typicality.encoders import (
+from pipeline.catalogue.validation import did_you_mean
+from pipeline.density.encoders import (
     absent_sets,
     find_encoder,
     scored_sets,
@@ -24,8 +20,12 @@ from pipeline.typicality.encoders import (
     scoring_command,
     set_folder,
 )
-from pipeline.typicality.methods import scores_text
-from pipeline.validation import did_you_mean
+from pipeline.density.methods import scores_text
+from pipeline.runtime.absent import NOTE, NotAskedFor, attempt
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_text
+from pipeline.settings.params import load_params
+from pipeline.settings.schema import Params
 from stages import run
 
 
@@ -61,7 +61,7 @@ def _score(trained: str, scored: str, params: Params, params_path: str, out: Pat
     if why := absent_sets().get(scored):
         raise UserError(f"the set is not there: {why}")
     encoder = find_encoder(trained, params, params_path)
-    from pipeline.typicality.scores import Reading, score_images  # torch: seconds, only for what is asked for
+    from pipeline.density.scores import Reading, score_images  # torch: seconds, only for what is asked for
 
     folders = (set_folder(name, params) for name in (encoder.home, scored))
     rows, notes = score_images(encoder, *folders, params.density, Reading.of(params, encoder))

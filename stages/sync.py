@@ -10,14 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.agreement import recorded_picks
-from pipeline.cells import Cell
-from pipeline.listing import open_listing
-from pipeline.params import reports_folder
-from pipeline.progress import DELAY_S, bar
-from pipeline.project import REPORTS
-from pipeline.results import ResultError, cell_record
-from pipeline.tracking import Store
+from pipeline.core.results import ResultError
+from pipeline.runtime.bars import DELAY_S, bar
+from pipeline.runtime.project import REPORTS, reports_folder
+from pipeline.settings.cells import Cell
+from pipeline.settings.grid import open_listing
+from pipeline.tracking.diff import recorded_picks
+from pipeline.tracking.record import cell_record
+from pipeline.tracking.store import Store
 from stages import run
 
 

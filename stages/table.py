@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.files import write_text
-from pipeline.listing import open_listing
-from pipeline.project import REPORTS, repro_command
-from pipeline.published.claims import write_claims
-from pipeline.published.measured import read_results
-from pipeline.published.pairing import table_numbers
-from pipeline.published.plots import published_against_ours
-from pipeline.published.report import Table, claims, csv_table, markdown, missing
+from pipeline.reports.claims import write_claims
+from pipeline.reports.paper_figures import published_against_ours
+from pipeline.reports.paper_pairing import table_numbers
+from pipeline.reports.paper_results import read_results
+from pipeline.reports.paper_table import Table, claims, csv_table, markdown, missing
+from pipeline.runtime.files import write_text
+from pipeline.runtime.project import REPORTS, repro_command
+from pipeline.settings.grid import open_listing
 from stages import run
 
 

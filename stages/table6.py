@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.devices import choose_device
+from pipeline.distributed.devices import choose_device
 from pipeline.experiments.settings import read_settings
 from pipeline.experiments.sigreg_time import Settings, measure, read_published
 from pipeline.experiments.sigreg_time_report import report
 from pipeline.experiments.synthetic_report import write_report
-from pipeline.project import REPORTS
+from pipeline.runtime.project import REPORTS
 from stages import run
 
 

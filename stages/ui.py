@@ -10,11 +10,11 @@ import os
 import socket
 import sys
 
-from pipeline.errors import UserError
-from pipeline.project import clone
-from pipeline.store_place import address, place
-from pipeline.store_trouble import shown
-from pipeline.tracking import Store
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.project import clone
+from pipeline.tracking.place import address, place
+from pipeline.tracking.store import Store
+from pipeline.tracking.trouble import shown
 from stages import run
 
 HOST, DEFAULT = "127.0.0.1", "5000"

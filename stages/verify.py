@@ -9,15 +9,15 @@ import csv
 import sys
 from pathlib import Path
 
-from pipeline.agreement import recorded_picks
-from pipeline.cells import Cell
-from pipeline.listing import Listing, open_listing
-from pipeline.lockfile import locked_stages, unlocked
-from pipeline.params import reports_folder
-from pipeline.progress import DELAY_S, bar
-from pipeline.project import REPORTS, repro_command, shown
-from pipeline.results import ResultError, cell_record, table_disagreements
-from pipeline.tracking import Store
+from pipeline.core.results import ResultError
+from pipeline.runtime.bars import DELAY_S, bar
+from pipeline.runtime.project import REPORTS, reports_folder, repro_command, shown
+from pipeline.settings.cells import Cell
+from pipeline.settings.grid import Listing, open_listing
+from pipeline.tracking.diff import recorded_picks
+from pipeline.tracking.lockfile import locked_stages, unlocked
+from pipeline.tracking.record import cell_record, table_disagreements
+from pipeline.tracking.store import Store
 from stages import run
 
 TRAINED = ("backbone.safetensors", "history.csv", "metrics.json", "projector.safetensors", "provenance.json")

@@ -10,12 +10,21 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.conformance import Conformance, conformance, facts, isolated, read_rows, report_text, untried, write_rows
-from pipeline.errors import UserError
-from pipeline.files import write_text
-from pipeline.params import backbone_rule, load_params, read_backbones
-from pipeline.progress import bar
-from pipeline.zoo import FAMILIES, expand
+from pipeline.runtime.bars import bar
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_text
+from pipeline.settings.params import backbone_rule, load_params, read_backbones
+from pipeline.zoo.conformance import (
+    Conformance,
+    conformance,
+    facts,
+    isolated,
+    read_rows,
+    report_text,
+    untried,
+    write_rows,
+)
+from pipeline.zoo.families import FAMILIES, expand
 from stages import run
 
 MAX_PARAMS = 20e6

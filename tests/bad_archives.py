@@ -13,7 +13,7 @@ from typing import Any
 from bad_data import cut
 from bad_place import Attempt, Place, bad
 
-from pipeline import archives, fetch
+from pipeline.sources import archives, transfer
 from stages import download
 
 # addresses
@@ -45,7 +45,7 @@ def _(place):
     "address: nobody answers", "datasets.new", "http://127.0.0.1:9/x.npz", "gave up", "check the address", "HTTPS_PROXY"
 )
 def _(place):
-    place.monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
+    place.monkeypatch.setattr(transfer.time, "sleep", lambda _: None)
     place.set_of(source="arrays", url="http://127.0.0.1:9/x.npz", sha256="0" * 64)
     return download, "new"
 

@@ -17,7 +17,7 @@ from bad_data import arrays
 from bad_place import Attempt, Place, bad, pack_noise
 from bad_settings import CHANGES, TEXTS
 
-from pipeline.cells import merge
+from pipeline.settings.cells import merge
 from stages import configure, download, pretrain
 
 CELL = Path("runs/default/configs/digits--test_vit--lambda0.05--seed0")
@@ -123,7 +123,7 @@ def out_of_memory(error: Exception) -> Callable[[Place], Attempt]:
             raise error
 
         place.configured({"pretrain": {"batch_size": 8}})
-        place.monkeypatch.setattr(pretrain.training, "pretrain", fail)
+        place.monkeypatch.setattr(pretrain.loop, "pretrain", fail)
         return pretrain, str(CELL / "pretrain.json")
 
     return make

@@ -15,10 +15,10 @@ import yaml
 from bad_settings import SOUND
 from source_helpers import serving
 
-from pipeline import fetch
-from pipeline.cells import merge
-from pipeline.packing import pack
-from pipeline.pictures import Picture
+from pipeline.settings.cells import merge
+from pipeline.sources import transfer
+from pipeline.sources.images import Picture
+from pipeline.sources.packing import pack
 from stages import configure, run
 
 
@@ -58,7 +58,7 @@ class Place:
         pack_noise(Path("data/digits"))
 
     def serve(self) -> Any:
-        self.monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
+        self.monkeypatch.setattr(transfer.time, "sleep", lambda _: None)
         opened = serving()
         server = opened.__enter__()
         self.request.addfinalizer(lambda: opened.__exit__(None, None, None))

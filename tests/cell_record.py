@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.results import Record, epoch_metrics, opening_record
+from pipeline.tracking.record import Record, epoch_metrics, opening_record
 
 CONFIG = {
     "grid": "default",

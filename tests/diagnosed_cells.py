@@ -8,12 +8,12 @@ from pathlib import Path
 import yaml
 from params_file import BASE
 
-from pipeline import live_run
-from pipeline.cells import merge
-from pipeline.diagnostics import report
-from pipeline.diagnostics.selection import entry_of, of_group
-from pipeline.listing import open_listing
-from pipeline.results import CURVES
+from pipeline.core.results import CURVES
+from pipeline.reports import selection_report
+from pipeline.selection.correlation import entry_of, of_group
+from pipeline.settings.cells import merge
+from pipeline.settings.grid import open_listing
+from pipeline.tracking import live_run
 from stages import diagnose
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +79,7 @@ def write_grid(listing, offset=0.0):
 
 
 def table(out=OUT):
-    return report.read_table(out / "table.csv")
+    return selection_report.read_table(out / "table.csv")
 
 
 def entry(dataset="digits", name="train_loss", a=0.4, out=OUT):

@@ -6,8 +6,8 @@ import io
 
 import numpy as np
 
-from pipeline.packing import pack
-from pipeline.pictures import Picture
+from pipeline.sources.images import Picture
+from pipeline.sources.packing import pack
 
 CLASSES = ["cat", "dög"]
 

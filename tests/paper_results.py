@@ -8,9 +8,9 @@ from pathlib import Path
 import yaml
 from params_file import BASE
 
-from pipeline.cells import Cell, merge
-from pipeline.graph import cells_text
-from pipeline.listing import Listing, open_listing
+from pipeline.settings.cells import Cell, merge
+from pipeline.settings.dvc_graph import cells_text
+from pipeline.settings.grid import Listing, open_listing
 
 REPORT = {"title": "Table 0: a test", "claim": "Small sets suffice", "decimals": 1}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cells import merge
-from pipeline.params import load_params
-from pipeline.validation import ParamsError
+from pipeline.catalogue.validation import ParamsError
+from pipeline.settings.cells import merge
+from pipeline.settings.params import load_params
 
 BASE = {
     "grid": {"datasets": ["digits"], "backbones": ["test_vit"], "lambdas": [0.05], "seeds": [0]},

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from pipeline import costs, packing, planning, speed, timing
-from pipeline.cells import merge
-from pipeline.pictures import Picture
+from pipeline.planning import costs, planning, speed, timing
+from pipeline.settings.cells import merge
+from pipeline.sources import packing
+from pipeline.sources.images import Picture
 
 TIMING = speed.Timing(train_s=2e-9, embed_s=1e-9, update_s=1e-8)
 PROBE_TIME, START_S, DECODE_S = timing.ProbeTime(1.0, 2.0, 4.0), 7.0, 0.001

@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from pipeline.backbones import initial_backbone, make_projector
-from pipeline.checkpoint import Checkpoints
-from pipeline.devices import choose_autocast
-from pipeline.encoded import EncodedImages, ImageBatch
-from pipeline.learner import Learner, make_learner
-from pipeline.packing import pack
-from pipeline.pictures import Picture
-from pipeline.tally import Epoch
-from pipeline.training import lejepa_objective, pretrain
-from pipeline.views import Multicrop
+from pipeline.core.checkpoints import Checkpoints
+from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.distributed.devices import choose_autocast
+from pipeline.losses.objective import lejepa_objective
+from pipeline.models.backbones import initial_backbone
+from pipeline.models.projector import make_projector
+from pipeline.sources.images import Picture
+from pipeline.sources.packing import pack
+from pipeline.training.epochs import Epoch
+from pipeline.training.learner import Learner, make_learner
+from pipeline.training.loop import pretrain
+from pipeline.views.multicrop import Multicrop
 
 CPU = torch.device("cpu")
 PROJ_DIM, NUM_GLOBAL, LAMB = 8, 2, 0.1

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter
 
-from pipeline.catalogue import Dataset
-from pipeline.sources import open_source
+from pipeline.catalogue.datasets import Dataset
+from pipeline.sources.open import open_source
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cell_record import OPENING
 
-from pipeline.tracking import Store
+from pipeline.tracking.store import Store
 
 
 @cache

@@ -16,9 +16,9 @@ from functools import reduce
 
 import pytest
 
-from pipeline import alarms
-from pipeline.errors import UserError
-from pipeline.schema_pretrain import Alarms, Pretrain
+from pipeline.runtime.errors import UserError
+from pipeline.settings.schema_pretrain import Alarms, Pretrain
+from pipeline.training import alerts
 
 SETTINGS = Alarms().model_dump()
 HEALTHY = {"embedding_rank": 20.0, "projection_rank": 12.0, "projection_std": 0.9}
@@ -36,7 +36,7 @@ def run(losses=(1.0, 0.8, 0.7), waits=None, **watched) -> list[dict[str, float]]
 
 
 def named(rows, num_epochs=9, **settings) -> list[str]:
-    return [alarm.name for alarm in alarms.raised(rows, SETTINGS | settings, num_epochs=num_epochs)]
+    return [alarm.name for alarm in alerts.raised(rows, SETTINGS | settings, num_epochs=num_epochs)]
 
 
 def test_a_healthy_run_is_silent():
@@ -112,14 +112,14 @@ def test_the_first_epoch_may_wait_unless_it_is_the_only_one():
 def test_a_name_rings_once():
     rows = run([1.0, 20.0, 30.0, 1.0], [0.9, 0.9, 0.0, 0.9], projection_rank=1.2)
     rows[2]["projection_std"] = 0.001
-    found = [alarms.raised(rows[:end], SETTINGS, num_epochs=4) for end in range(1, 5)]
+    found = [alerts.raised(rows[:end], SETTINGS, num_epochs=4) for end in range(1, 5)]
     rang = [(alarm.name, alarm.epoch) for new in found for alarm in new]
     assert rang == [("explosion", 2), ("starvation", 2), ("collapse", 3)]
 
 
 def test_epochs_are_whole_numbers():
     rows = [row | {"epoch": float(row["epoch"])} for row in run(projection_rank=1.0)]
-    (alarm,) = alarms.raised(rows, SETTINGS, num_epochs=3)
+    (alarm,) = alerts.raised(rows, SETTINGS, num_epochs=3)
     assert type(alarm.epoch) is int
 
 
@@ -128,7 +128,7 @@ def test_epochs_are_whole_numbers():
 
 def test_texts():
     rows = run([1.0, 0.5, 6.0], [0.0, 0.0, 0.625], projection_rank=1.02, projection_std=0.0012)
-    texts = [alarm.text for alarm in alarms.raised(rows, SETTINGS, num_epochs=3)]
+    texts = [alarm.text for alarm in alerts.raised(rows, SETTINGS, num_epochs=3)]
     assert texts[0] == (
         "collapse at epoch 3: projection_rank 1.02 is below pretrain.alarms.min_rank 1.5, projection_std 0.0012 is "
         "below pretrain.alarms.min_std 0.01; raise lambda (grid.lambdas) or lower pretrain.optimizer.lr"
@@ -142,18 +142,18 @@ def test_texts():
 
 
 def test_the_error_is_one_without_a_traceback():
-    assert issubclass(alarms.AlarmError, UserError)
+    assert issubclass(alerts.AlarmError, UserError)
 
 
 @pytest.mark.parametrize(
     ("warmup_epochs", "steps_per_epoch", "expected"), [(0, 100, 1), (0, 50, 1), (0, 49, 2), (1.5, 100, 2), (3, 1, 50)]
 )
 def test_how_long_a_run_is_unsettled(warmup_epochs, steps_per_epoch, expected):
-    assert alarms.unsettled_epochs(warmup_epochs, steps_per_epoch) == expected
+    assert alerts.unsettled_epochs(warmup_epochs, steps_per_epoch) == expected
 
 
 def test_no_collapse_is_seen_before_a_run_has_settled():
     low = [{"epoch": epoch, "loss": 1.0, "wait_frac": 0.0, "projection_std": 0.001} for epoch in (1, 2, 3)]
-    found = [alarms.raised(low[:end], SETTINGS, num_epochs=3, num_unsettled=2) for end in (1, 2, 3)]
+    found = [alerts.raised(low[:end], SETTINGS, num_epochs=3, num_unsettled=2) for end in (1, 2, 3)]
     assert [len(some) for some in found] == [0, 0, 1]
-    assert [alarms.is_collapsed(row, SETTINGS, num_unsettled=2) for row in low] == [False, False, True]
+    assert [alerts.is_collapsed(row, SETTINGS, num_unsettled=2) for row in low] == [False, False, True]

@@ -21,12 +21,13 @@ import torch
 import yaml
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.errors import UserError
+from pipeline.core.csv_files import read_rows
+from pipeline.core.seeds import generator
 from pipeline.experiments import anisotropy
 from pipeline.experiments.anisotropy import Row, Settings, fit_probes
 from pipeline.experiments.anisotropy_report import claims
-from pipeline.published.claims import read_claims, read_rows
-from pipeline.seeds import generator
+from pipeline.reports.claims import read_claims
+from pipeline.runtime.errors import UserError
 from stages import figure3
 
 PARAMS = Path(__file__).parents[1] / "paper/figure3/params.yaml"

@@ -20,7 +20,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.backbones import (
+from pipeline.data.packed import ImageBatch
+from pipeline.distributed.devices import choose_autocast
+from pipeline.features import embeddings
+from pipeline.models.backbones import (
     BackboneError,
     backbone_arguments,
     check_backbone,
@@ -29,15 +32,12 @@ from pipeline.backbones import (
     initial_backbone,
     is_known,
     known_backbones,
-    make_projector,
     pretrained_backbone,
     published,
 )
-from pipeline.checkpoint import save_weights
-from pipeline.devices import choose_autocast
-from pipeline.encoded import ImageBatch
-from pipeline.features import embeddings
-from pipeline.views import evaluation_view
+from pipeline.models.projector import make_projector
+from pipeline.models.weights import save_weights
+from pipeline.views.multicrop import evaluation_view
 
 ZOO = ["test_byobnet", "test_convnext", "test_vit", "test_efficientnet", "test_resnet", "test_mambaout"]
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]

@@ -28,10 +28,10 @@ from bad_place import INPUTS, Place
 from PIL import Image
 from source_helpers import png
 
-from pipeline import preflight
-from pipeline.encoded import EncodedImages, read_meta
-from pipeline.errors import Interrupted
-from pipeline.results import read_json
+from pipeline.core.results import read_json
+from pipeline.data import preflight
+from pipeline.data.packed import EncodedImages, read_meta
+from pipeline.runtime.errors import Interrupted
 from stages import configure, download, pretrain, run
 
 MAX_S = 60.0  # of a refusal: no minutes of work come first, and no machine is so busy
@@ -40,7 +40,7 @@ MAX_S = 60.0  # of a refusal: no minutes of work come first, and no machine is s
 @pytest.fixture
 def place(tmp_path, monkeypatch, capsys, request):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pretrain.training, "pretrain", lambda *_, **__: pytest.fail("it was trained first"))
+    monkeypatch.setattr(pretrain.loop, "pretrain", lambda *_, **__: pytest.fail("it was trained first"))
     return Place(tmp_path, monkeypatch, capsys, request)
 
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from benchmarks import measure, probes, profile, step
-from pipeline.datasets import batches
-from pipeline.probes import Split
+from pipeline.data.loader import batches
+from pipeline.probing.probes import Split
 
 CPU = torch.device("cpu")
 MODEL = "test_convnext"

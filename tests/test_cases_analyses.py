@@ -22,10 +22,10 @@ import torch
 import whole_grid
 import yaml
 
-from pipeline.backbones import create_backbone
-from pipeline.errors import Interrupted, UserError
-from pipeline.schema_analysis import Density
-from pipeline.typicality import scores
+from pipeline.density import scores
+from pipeline.models.backbones import create_backbone
+from pipeline.runtime.errors import Interrupted, UserError
+from pipeline.settings.schema_analysis import Density
 from stages import check, configure, density, diagnose, foreign, page, pictures, score
 
 # SQLAlchemy on MLflow's own models.

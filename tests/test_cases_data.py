@@ -29,10 +29,11 @@ import pytest
 from PIL import Image, PngImagePlugin
 from source_helpers import png, serving
 
-from pipeline import fetch, files, packing, pictures, progress, sources_torchvision
-from pipeline.encoded import EncodedImages
-from pipeline.errors import UserError
-from pipeline.sources_hub import choose_files
+from pipeline.data.packed import EncodedImages
+from pipeline.runtime import bars, files
+from pipeline.runtime.errors import UserError
+from pipeline.sources import images, packing, torchvision_sets, transfer
+from pipeline.sources.hub import choose_files
 from stages import download, foreign
 
 LABELS = np.arange(60) % 3
@@ -646,7 +647,7 @@ def test_wrong_arguments_of_torchvision_are_no_damage():
 
 def test_an_address_of_torchvision_that_is_gone_is_told(monkeypatch):
     """B8"""
-    monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
+    monkeypatch.setattr(transfer.time, "sleep", lambda _: None)
     monkeypatch.setattr("torchvision.datasets.FashionMNIST.mirrors", ["http://127.0.0.1:9/"])
     told = refused(
         "FashionMNIST cannot be downloaded", "by_hand", source="torchvision", dataset="FashionMNIST", test=None
@@ -708,11 +709,11 @@ def test_no_more_cores_than_allowed(monkeypatch, tmp_path):
     """B10"""
     monkeypatch.setattr(os, "cpu_count", lambda: 128)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    monkeypatch.setattr(progress, "_CGROUP_QUOTA", tmp_path / "cpu.max")
-    assert progress.num_cpus() == 6
+    monkeypatch.setattr(bars, "_CGROUP_QUOTA", tmp_path / "cpu.max")
+    assert bars.num_cpus() == 6
     for text, num in (("max 100000", 6), ("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 6)):
         (tmp_path / "cpu.max").write_text(text)
-        assert progress.num_cpus() == num
+        assert bars.num_cpus() == num
 
 
 def test_pictures_ahead_are_bounded_in_bytes(monkeypatch):
@@ -725,7 +726,7 @@ def test_pictures_ahead_are_bounded_in_bytes(monkeypatch):
         for index in range(20):
             started.append(index)
             ahead.append(len(started) - len(handed_on))
-            yield pictures.Picture(png(index, 9, 8, 3), 0, str(index))
+            yield images.Picture(png(index, 9, 8, 3), 0, str(index))
 
     for row in packing._prepare_all("train", 1, source()):
         handed_on.append(row)
@@ -783,9 +784,9 @@ def test_a_full_disk_is_no_missing_operation(monkeypatch):
 def test_transfers_of_torchvision_are_copied_where_there_are_no_hard_links(monkeypatch):
     """C11"""
     monkeypatch.setattr(os, "link", refuse)
-    with serving() as server, sources_torchvision._resumable(Path("files")):
+    with serving() as server, torchvision_sets._resumable(Path("files")):
         server.files["/x"] = b"content"
-        sources_torchvision.utils._urlretrieve(f"{server.url}/x", "x")
+        torchvision_sets.utils._urlretrieve(f"{server.url}/x", "x")
     assert Path("x").read_bytes() == b"content"
 
 
@@ -805,7 +806,7 @@ def test_foreign_sets_are_packed_and_those_that_cannot_be_had_are_named(monkeypa
     patches = {"source": "sklearn", "dataset": "sample_images", "patch_px": 64, "test_frac": 0.5}
     datasets = {"mine": folder(), "patches": patches, "gone": {"source": "folder", "path": "nowhere"}, "odd": arrays()}
     foreign_params(["digits", "mine", "gone", "odd", "patches"], datasets)
-    monkeypatch.setattr("pipeline.sources_arrays.h5py.is_hdf5", lambda _: 1 / 0)
+    monkeypatch.setattr("pipeline.sources.arrays.h5py.is_hdf5", lambda _: 1 / 0)
     Path("data/foreign/old").mkdir(parents=True)
     foreign.main()
     absent = json.loads(Path("data/foreign/absent.json").read_text(encoding="utf-8"))

@@ -34,15 +34,16 @@ from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from small_pipeline import SmallPipeline
 from stores import new_store, the_run
 
-from pipeline import devices, float64, ranks
-from pipeline.devices import announced, choose_autocast, choose_device
-from pipeline.errors import UserError
-from pipeline.fleet import cell, repository
-from pipeline.live_run import LiveRun, publish_or_warn
-from pipeline.store_place import clone_store, place
-from pipeline.store_trouble import StoreError
-from pipeline.torchrun import started_several
-from pipeline.tracking import Store
+from pipeline.core import float64
+from pipeline.distributed import collectives, devices
+from pipeline.distributed.devices import announced, choose_autocast, choose_device
+from pipeline.distributed.torchrun import started_several
+from pipeline.launch import cell, repository
+from pipeline.runtime.errors import UserError
+from pipeline.tracking.live_run import LiveRun, publish_or_warn
+from pipeline.tracking.place import clone_store, place
+from pipeline.tracking.store import Store
+from pipeline.tracking.trouble import StoreError
 from stages import pretrain, run, ui
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +56,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:s
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch):
     names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "MLFLOW_TRACKING_URI")
-    for name in (*names, *ranks.TOGETHER, "CUDA_VISIBLE_DEVICES"):
+    for name in (*names, *collectives.TOGETHER, "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -137,7 +138,7 @@ def test_c4_no_write_ahead_log(tmp_path, monkeypatch, capsys, connect):
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.tracking.sqlite3.connect", connect)
+        patch.setattr("pipeline.tracking.store.sqlite3.connect", connect)
         store = Store(path)
     assert "this disk refuses a write-ahead log" in capsys.readouterr().err
     store.publish(finished())
@@ -367,8 +368,8 @@ class OnHost(torch.Tensor):
 
 def test_an_apple_gpu_is_asked_for_no_float64(monkeypatch):
     """A CPU that plays a device without float64: a step's loss and the probes' accuracies go to the host for it."""
-    from pipeline.losses import epps_pulley, lejepa_loss, random_directions
-    from pipeline.probes import Split, few_shot_probe, linear_probe
+    from pipeline.losses.lejepa import epps_pulley, lejepa_loss, random_directions
+    from pipeline.probing.probes import Split, few_shot_probe, linear_probe
 
     double, cpu = torch.Tensor.double, torch.Tensor.cpu
 
@@ -435,7 +436,9 @@ def test_c9_a_world_of_one_is_passed_over(monkeypatch, capfd):
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert started_several("stages.pretrain", "nothing", 1) is None
     asked = []
-    monkeypatch.setattr("pipeline.torchrun.subprocess.Popen", lambda command, **_: asked.append(command) or Done())
+    monkeypatch.setattr(
+        "pipeline.distributed.torchrun.subprocess.Popen", lambda command, **_: asked.append(command) or Done()
+    )
     assert started_several("stages.pretrain", "nothing", 2) == 0 and "--nproc-per-node=2" in asked[0]
     assert "WORLD_SIZE=1 of the environment is passed over: pretrain.layout.processes is 2" in capfd.readouterr().err
 
@@ -454,9 +457,12 @@ def free_port() -> str:
 
 def test_c9_a_wait_says_for_what_and_ends(monkeypatch, capsys):
     several(monkeypatch, MASTER_PORT=free_port())
-    monkeypatch.setattr(ranks, "WAIT_MIN", 0.04)
-    monkeypatch.setattr(ranks, "TOLD_AFTER_S", 0.2)
-    with pytest.raises(UserError, match=r"rank 0 of 2 at .* did not meet .*unset WORLD_SIZE"), ranks.process_group(CPU):
+    monkeypatch.setattr(collectives, "WAIT_MIN", 0.04)
+    monkeypatch.setattr(collectives, "TOLD_AFTER_S", 0.2)
+    with (
+        pytest.raises(UserError, match=r"rank 0 of 2 at .* did not meet .*unset WORLD_SIZE"),
+        collectives.process_group(CPU),
+    ):
         pass
     assert "waits for the other processes of the run" in capsys.readouterr().err
 
@@ -464,7 +470,10 @@ def test_c9_a_wait_says_for_what_and_ends(monkeypatch, capsys):
 def test_c9_a_port_that_is_taken(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as other:
         several(monkeypatch, MASTER_PORT=str(other.getsockname()[1]))
-        with pytest.raises(UserError, match=r"another program has that port.*MASTER_PORT"), ranks.process_group(CPU):
+        with (
+            pytest.raises(UserError, match=r"another program has that port.*MASTER_PORT"),
+            collectives.process_group(CPU),
+        ):
             pass
 
 

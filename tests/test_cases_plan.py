@@ -17,9 +17,11 @@ import yaml
 from plan_files import fake_measurements, write
 
 from benchmarks import photographs
-from pipeline import costs, devices, packing, planning
-from pipeline.catalogue import Folder
-from pipeline.sources import open_source
+from pipeline.catalogue.datasets import Folder
+from pipeline.distributed import devices
+from pipeline.planning import costs, planning
+from pipeline.sources import packing
+from pipeline.sources.open import open_source
 from stages import plan
 
 ROOT = Path(__file__).parents[1]

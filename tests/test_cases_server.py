@@ -19,9 +19,9 @@ import pytest
 from bad_place import Place
 from cell_record import OPENING, ROWS, finished
 
-from pipeline.live_run import LiveRun
-from pipeline.store_place import pages as place_of_pages
-from pipeline.tracking import Store
+from pipeline.tracking.live_run import LiveRun
+from pipeline.tracking.place import pages as place_of_pages
+from pipeline.tracking.store import Store
 from stages import compare, pretrain, probe, run, sync, ui, verify
 
 pytestmark = pytest.mark.slow

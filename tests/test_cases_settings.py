@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cells import merge
-from pipeline.validation import ParamsError
+from pipeline.catalogue.validation import ParamsError
+from pipeline.settings.cells import merge
 from stages import check, configure
 
 ROOT = Path(__file__).parents[1]

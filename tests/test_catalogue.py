@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.catalogue import Dataset, DatasetName, check_name, load_catalogue, transfer_key
-from pipeline.sources_torchvision import check_arguments, find_class
+from pipeline.catalogue.datasets import Dataset, DatasetName, check_name, load_catalogue, transfer_key
+from pipeline.sources.torchvision_sets import check_arguments, find_class
 
 ENTRY = TypeAdapter(Dataset)
 PARAMS = Path(__file__).parents[1] / "params.yaml"

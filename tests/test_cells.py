@@ -15,8 +15,9 @@ import yaml
 from dvc.repo import Repo
 from params_file import BASE, load, problems, written
 
-from pipeline.cells import Cell, grid_cells, merge, resolve
-from pipeline.params import grid_name, load_params, reports_folder
+from pipeline.runtime.project import grid_name, reports_folder
+from pipeline.settings.cells import Cell, grid_cells, merge, resolve
+from pipeline.settings.params import load_params
 
 ROOT = Path(__file__).parents[1]
 

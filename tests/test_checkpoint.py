@@ -20,8 +20,9 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from pipeline.checkpoint import Checkpoints, load_weights, save_weights
-from pipeline.files import sha256_file, write_atomically, write_json, write_text
+from pipeline.core.checkpoints import Checkpoints
+from pipeline.models.weights import load_weights, save_weights
+from pipeline.runtime.files import sha256_file, write_atomically, write_json, write_text
 
 
 class Interrupted(BaseException):

@@ -12,18 +12,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.core.csv_files import csv_text, rounded
 from pipeline.experiments.settings import check_names, check_number, check_whole, check_whole_list, read_settings
-from pipeline.published.claims import (
-    Claim,
-    claims_table,
-    csv_text,
-    markdown_table,
-    mean_and_std,
-    read_claims,
-    rounded,
-    write_claims,
-)
+from pipeline.reports.claims import Claim, claims_table, markdown_table, mean_and_std, read_claims, write_claims
+from pipeline.runtime.errors import UserError
 
 CLAIMS = [
     Claim('accuracy of "ViT-L", λ 0.05', "74.57", "60.10", "0.42", 3, "differs"),

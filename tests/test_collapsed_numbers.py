@@ -11,12 +11,12 @@ from __future__ import annotations
 import pytest
 from paper_results import write_json, write_pipeline, write_result
 
-from pipeline.diagnostics.reading import read_runs
-from pipeline.published.measured import read_results
-from pipeline.published.numbers import Number
-from pipeline.published.pairing import table_numbers
-from pipeline.published.shape import shown
-from pipeline.report import Style
+from pipeline.reports.comparison import Style
+from pipeline.reports.paper_numbers import Number
+from pipeline.reports.paper_pairing import table_numbers
+from pipeline.reports.paper_results import read_results
+from pipeline.reports.paper_shape import shown
+from pipeline.selection.runs import read_runs
 
 SCORES = (0.88, 0.90, 0.10)
 

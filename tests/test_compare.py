@@ -19,13 +19,13 @@ import pytest
 import yaml
 from grid_results import pretrain_metrics, probe_metrics, write_cell, write_grid
 
-from pipeline.cells import grid_cells
-from pipeline.diagnostics.criteria import Run
-from pipeline.diagnostics.report import table_csv
-from pipeline.diagnostics.selection import select
-from pipeline.diagnostics.verdicts import sentences
-from pipeline.files import write_json, write_text
-from pipeline.params import load_params
+from pipeline.reports.selection_report import table_csv
+from pipeline.reports.selection_text import sentences
+from pipeline.runtime.files import write_json, write_text
+from pipeline.selection.correlation import select
+from pipeline.selection.criteria import Run
+from pipeline.settings.cells import grid_cells
+from pipeline.settings.params import load_params
 from stages import compare, page
 
 
@@ -39,7 +39,7 @@ def cells(tmp_path, monkeypatch):
     found = grid_cells(load_params("params.yaml"), "default")
     ids = {cell.key: f"run-of-{cell.backbone}" for cell in found}
     store = SimpleNamespace(experiment_id="7", finished_runs=lambda grid: ids)
-    monkeypatch.setattr(compare.tracking, "Store", lambda: store)
+    monkeypatch.setattr(compare.store, "Store", lambda: store)
     return found
 
 
@@ -86,7 +86,7 @@ def test_partial_results(cells, tmp_path, monkeypatch, capsys):
     def unreachable():
         raise OSError("database is locked")
 
-    monkeypatch.setattr(compare.tracking, "Store", unreachable)
+    monkeypatch.setattr(compare.store, "Store", unreachable)
     tables_and_page()
     assert [(row["backbone"], row["mlflow_run_id"]) for row in rows()] == [("test_vit", "")]
     said = capsys.readouterr().err

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cells import grid_cells, merge
-from pipeline.configs import resolve_listing
-from pipeline.files import write_json
-from pipeline.listing import Listing
-from pipeline.results import read_json
-from pipeline.schema import Params
+from pipeline.core.results import read_json
+from pipeline.runtime.files import write_json
+from pipeline.settings.cells import grid_cells, merge
+from pipeline.settings.grid import Listing
+from pipeline.settings.resolve import resolve_listing
+from pipeline.settings.schema import Params
 
 BASE = {
     "grid": {"datasets": ["digits"], "backbones": ["test_vit", "test_resnet"], "lambdas": [0.05, 1], "seeds": [0]},

@@ -22,8 +22,8 @@ import pytest
 import torch
 from plan_files import DECODE_S, PROBE_TIME, START_S, TIMING, fake_measurements, finish, planned, tasks_of, write
 
-from pipeline import costs, speed, timing
-from pipeline.schema import Pretrain
+from pipeline.planning import costs, speed, timing
+from pipeline.settings.schema import Pretrain
 from stages import plan
 
 ROOT = Path(__file__).parents[1]

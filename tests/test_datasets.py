@@ -18,10 +18,10 @@ import torch
 from packed_pictures import CLASSES, encode, noise, pack_all, two_splits
 from PIL import Image, ImageDraw
 
-from pipeline import packing
-from pipeline.encoded import EncodedImages, decode, read_meta
-from pipeline.packing import PackError, pack
-from pipeline.pictures import Picture, prepare, to_grey_or_rgb
+from pipeline.data.packed import EncodedImages, decode, read_meta
+from pipeline.sources import packing
+from pipeline.sources.images import Picture, prepare, to_grey_or_rgb
+from pipeline.sources.packing import PackError, pack
 
 
 def one(tmp_path, content):

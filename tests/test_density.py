@@ -27,10 +27,10 @@ from torch import nn
 
 from benchmarks import density as benchmark
 from benchmarks import sketches
-from pipeline.density import EPS, jepa_score, jepa_score_sketch
-from pipeline.errors import UserError
-from pipeline.jacobian import jacobians
-from pipeline.seeds import generator
+from pipeline.core.seeds import generator
+from pipeline.density.jacobian import jacobians
+from pipeline.density.jepa_score import EPS, jepa_score, jepa_score_sketch
+from pipeline.runtime.errors import UserError
 
 ENCODERS = ["test_resnet", "test_vit", "test_convnext", pytest.param("test_byobnet", marks=pytest.mark.slow)]
 

@@ -24,16 +24,17 @@ from diagnosed_cells import OUT, enter, entry, files, put, table, write_cell, wr
 from paper_results import write_pipeline
 from torch import nn
 
-from pipeline import health
-from pipeline.absent import reason
-from pipeline.diagnostics import picks, report, verdicts
-from pipeline.diagnostics.criteria import DIRECTIONS
-from pipeline.diagnostics.reading import incomparable_axes
-from pipeline.diagnostics.selection import Entry
-from pipeline.encoded import ImageBatch
-from pipeline.errors import UserError
-from pipeline.losses import LeJEPALoss
-from pipeline.views import Multicrop
+from pipeline.data.packed import ImageBatch
+from pipeline.losses.lejepa import LeJEPALoss
+from pipeline.probing import health
+from pipeline.reports import selection_report, selection_text
+from pipeline.runtime.absent import reason
+from pipeline.runtime.errors import UserError
+from pipeline.selection import picks
+from pipeline.selection.correlation import Entry
+from pipeline.selection.criteria import DIRECTIONS
+from pipeline.selection.runs import incomparable_axes
+from pipeline.views.multicrop import Multicrop
 from stages import diagnose
 
 # SQLAlchemy on MLflow's own models.
@@ -81,7 +82,7 @@ def test_the_table_reads_back():
     listing = write_params()
     write_grid(listing)
     diagnose.main()
-    assert report.table_csv(table()) == (OUT / "table.csv").read_text(encoding="utf-8")
+    assert selection_report.table_csv(table()) == (OUT / "table.csv").read_text(encoding="utf-8")
     (OUT / "table.csv").write_text("dataset,rho\ndigits,1\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"table.csv must have the columns dataset, backbone"):
         table()
@@ -194,10 +195,10 @@ CERTAINTY = {
 def test_doubts_are_said(changes, words):
     numbers = {"rho": 0.5, "low": 0.2, "high": 0.8, "accuracy": 0.8, "regret": 0.0, "gain": 0.1}
     sure = Entry("d", "all", "train_loss", 0.4, 24, 0, pick="d--x", within_point=0.5, beats_random=0.9, **numbers)
-    said = verdicts.sentences([sure], 0.4, "linear_top1")["d"]
+    said = selection_text.sentences([sure], 0.4, "linear_top1")["d"]
     assert said.endswith("beats their mean in 90 %.")
     assert not any(text in said for text in ("includes", "few", "nothing"))
-    assert words in verdicts.sentences([replace(sure, **changes)], 0.4, "linear_top1")["d"]
+    assert words in selection_text.sentences([replace(sure, **changes)], 0.4, "linear_top1")["d"]
 
 
 def test_a_grid_of_lambda_zero_has_no_pick(capsys):
@@ -238,7 +239,7 @@ def test_unfinished_cells_are_named(capsys):
         f"no {folders[0]}/metrics.json; make it with: dvc repro",
         f"{folders[1]}/metrics.json must hold finite numbers, got linear_top1 'absent'; remove it and run: dvc repro",
         f"no {folders[2]}/health.json; make it with: dvc repro",
-        f"{folders[3]}/health.json has magic, unknown to pipeline/diagnostics/criteria.py",
+        f"{folders[3]}/health.json has magic, unknown to pipeline/selection/criteria.py",
     ]
     reasons = [f"{cell.key}: {reason}" for cell, reason in zip(listing.cells, reasons, strict=False)]
     assert capsys.readouterr().err == "".join(f"missing: {line}\n" for line in reasons)

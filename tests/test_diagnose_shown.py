@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import pytest
 from diagnosed_cells import OUT, enter, write_grid, write_params
 
-from pipeline.diagnostics import figures_selection, page, report
-from pipeline.diagnostics.criteria import Run
-from pipeline.diagnostics.figures_selection import charts
-from pipeline.diagnostics.selection import select
+from pipeline.reports import figures_selection, selection_html, selection_report
+from pipeline.reports.figures_selection import charts
+from pipeline.selection.correlation import select
+from pipeline.selection.criteria import Run
 from stages import diagnose
 
 
@@ -38,7 +38,7 @@ def texts(svg):
 
 def test_charts_name_what_they_show():
     runs, entries = a_grid(4)
-    paper = report.read_paper(diagnose.PAPER)
+    paper = selection_report.read_paper(diagnose.PAPER)
     made = charts(runs, entries, exponent=0.4, label="linear", paper=paper)
     assert list(made) == ["plane-d$_1$<i>", "correlation", "criteria"]
     shown = texts(made["plane-d$_1$<i>"])
@@ -58,7 +58,7 @@ def test_few_runs_draw_what_there_is():
 def test_the_section_shows_what_the_folder_has():
     write_grid(write_params())
     diagnose.main()
-    (name, shown), (health, drawn) = page.section(OUT)
+    (name, shown), (health, drawn) = selection_html.section(OUT)
     assert (name, health) == ("Model selection without labels", "Embedding health")
     assert shown.count("<svg") == drawn.count("<svg") == 1 and shown.count('class="verdict"') == 2
     assert shown.count("<table>") == 3 and "train loss / λ^0.4, the rule" in shown and "mean over data sets" in shown
@@ -66,7 +66,7 @@ def test_the_section_shows_what_the_folder_has():
 
 
 def test_a_folder_that_is_not_there_is_a_gap():
-    ((name, gap),) = page.section(Path("reports/diagnosis/<none>"))
+    ((name, gap),) = selection_html.section(Path("reports/diagnosis/<none>"))
     assert name == "Model selection without labels" and "python -m stages.diagnose" in gap and "&lt;none&gt;" in gap
 
 
@@ -77,5 +77,5 @@ def test_names_are_escaped():
     for name in ("table.csv", "summary.json"):
         text = (OUT / name).read_text(encoding="utf-8").replace("digits", evil)
         (OUT / name).write_text(text, encoding="utf-8")
-    (_, shown), *_ = page.section(OUT)
+    (_, shown), *_ = selection_html.section(OUT)
     assert "<script>" not in shown and "&lt;script&gt;" in shown

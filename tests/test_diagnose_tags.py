@@ -11,8 +11,8 @@ import pytest
 from cell_record import OPENING
 from diagnosed_cells import OUT, enter, put, write_cell, write_grid, write_params
 
-from pipeline import live_run
-from pipeline.tracking import Store
+from pipeline.tracking import live_run
+from pipeline.tracking.store import Store
 from stages import diagnose
 
 # SQLAlchemy on MLflow's own models.

@@ -18,9 +18,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pipeline.losses import directions_for_step, epps_pulley, lejepa_loss, sigreg
-from pipeline.ranks import gather_samples, mean_over_ranks
-from pipeline.statistics import STATISTICS, statistic_by_name
+from pipeline.distributed.collectives import gather_samples, mean_over_ranks
+from pipeline.losses.lejepa import directions_for_step, epps_pulley, lejepa_loss, sigreg
+from pipeline.losses.univariate import STATISTICS, statistic_by_name
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +96,7 @@ def ranks(request, tmp_path_factory) -> tuple[int, list[list[dict]]]:
     world, folder = request.param, tmp_path_factory.mktemp("ranks")
     context = multiprocessing.get_context("forkserver")
     # Imported once, then forked: DDP and the optimisers import torch._dynamo.
-    context.set_forkserver_preload(["torch._dynamo", "pipeline.statistics"])
+    context.set_forkserver_preload(["torch._dynamo", "pipeline.losses.univariate"])
     processes = [context.Process(target=worker, args=(rank, world, str(folder))) for rank in range(world)]
     for process in processes:
         process.start()

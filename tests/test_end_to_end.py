@@ -22,9 +22,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from workspace import Workspace
 
-from pipeline.datasets import open_split
+from pipeline.data.loader import open_split
 from pipeline.features import embeddings
-from pipeline.probes import Split, evaluate
+from pipeline.probing.probes import Split, evaluate
 
 pytestmark = pytest.mark.slow
 

@@ -17,15 +17,16 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.backbones import create_backbone
-from pipeline.datasets import in_memory
-from pipeline.devices import choose_autocast
-from pipeline.encoded import EncodedImages, ImageBatch
-from pipeline.errors import UserError
-from pipeline.features import RAW_PIXELS_PX, check_site, embeddings, raw_pixels, site_extractor
-from pipeline.packing import pack
-from pipeline.pictures import Picture
-from pipeline.views import evaluation_view
+from pipeline.data.loader import in_memory
+from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.distributed.devices import choose_autocast
+from pipeline.features import RAW_PIXELS_PX, embeddings, raw_pixels
+from pipeline.models.backbones import create_backbone
+from pipeline.models.sites import check_site, site_extractor
+from pipeline.runtime.errors import UserError
+from pipeline.sources.images import Picture
+from pipeline.sources.packing import pack
+from pipeline.views.multicrop import evaluation_view
 
 CPU = torch.device("cpu")
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]

@@ -15,10 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pipeline import archives
-from pipeline.archives import extract
-from pipeline.fetch import FetchError, fetch, shown
-from pipeline.files import sha256_file
+from pipeline.runtime.files import sha256_file
+from pipeline.sources import archives
+from pipeline.sources.archives import extract
+from pipeline.sources.transfer import FetchError, fetch, shown
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
 SHA = hashlib.sha256(BODY).hexdigest()

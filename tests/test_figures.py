@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 from grid_results import make_cells, pretrain_metrics, probe_metrics, write_cell, write_grid
 
-from pipeline import figures, tables
+from pipeline.reports import figures, tables
 
 LABELS = {"linear_top1": "linear", "knn_top1": "k-NN", "linear_top1_1shot": "1-shot", "linear_top1_10shot": "10-shot"}
 

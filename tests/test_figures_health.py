@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.diagnostics.figures_health import _relative_spectrum, charts
+from pipeline.reports.figures_health import _relative_spectrum, charts
 
 
 def site(dim: int, seed: int) -> dict:

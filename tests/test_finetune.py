@@ -22,22 +22,24 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import finetune
-from pipeline.backbones import create_backbone, make_projector, weight_decay_groups
-from pipeline.checkpoint import Checkpoints, save_weights
-from pipeline.devices import choose_autocast
-from pipeline.encoded import ImageBatch
-from pipeline.errors import UserError
+from pipeline.core.checkpoints import Checkpoints
+from pipeline.core.results import read_json
+from pipeline.core.schedule import lr_factor
+from pipeline.core.seeds import generator
+from pipeline.data.packed import ImageBatch
+from pipeline.distributed.devices import choose_autocast
 from pipeline.features import embeddings
-from pipeline.files import write_json
-from pipeline.finetune import accuracy, evaluate, finetuned
-from pipeline.packing import pack
-from pipeline.pictures import Picture
-from pipeline.probes import Split, few_shot_members, linear_probe, stratified_holdout
-from pipeline.results import read_json
-from pipeline.schedule import lr_factor
-from pipeline.seeds import generator
-from pipeline.views import evaluation_view
+from pipeline.models.backbones import create_backbone, weight_decay_groups
+from pipeline.models.projector import make_projector
+from pipeline.models.weights import save_weights
+from pipeline.probing import finetune
+from pipeline.probing.finetune import accuracy, evaluate, finetuned
+from pipeline.probing.probes import Split, few_shot_members, linear_probe, stratified_holdout
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_json
+from pipeline.sources.images import Picture
+from pipeline.sources.packing import pack
+from pipeline.views.multicrop import evaluation_view
 from stages import probe as stage
 
 CPU = torch.device("cpu")

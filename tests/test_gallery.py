@@ -21,13 +21,14 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from pipeline.files import write_json
-from pipeline.gallery import embedding_map, neighbours, page
-from pipeline.gallery.colours import RAMP, heat, pca_rgb, principal_components, project
-from pipeline.gallery.embedding_map import COLOURS, OTHERS, Map, agreement, densest, make_map, make_maps
-from pipeline.gallery.neighbours import NEIGHBOUR_PX, QUERY_PX, RIGHT, WRONG, Labelled, nearest
-from pipeline.gallery.room import shown_images
-from pipeline.gallery.sheet import CELL_PX, GAP_PX, HEAD_PX, fitted, font, sheet, text_width
+from pipeline.pictures import embedding_map, neighbours
+from pipeline.pictures.colours import RAMP, heat, pca_rgb, principal_components, project
+from pipeline.pictures.embedding_map import COLOURS, OTHERS, Map, agreement, densest, make_map, make_maps
+from pipeline.pictures.image_set import shown_images
+from pipeline.pictures.neighbours import NEIGHBOUR_PX, QUERY_PX, RIGHT, WRONG, Labelled, nearest
+from pipeline.pictures.sheet import CELL_PX, GAP_PX, HEAD_PX, fitted, font, sheet, text_width
+from pipeline.reports import pictures_html
+from pipeline.runtime.files import write_json
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -318,7 +319,7 @@ def test_page_names_every_picture_with_its_size(tmp_path):
         {"test_vit": {**RUN, **SEEN, "layer": "last layer", "fine_grid": [4, 4], "class_token": True}},
     )
     write_folder(folder / "a<b", {"net": {**RUN, **SEEN}})
-    sections = dict(page.section(folder))
+    sections = dict(pictures_html.section(folder))
     assert list(sections) == ["Pictures: a<b", "Pictures: digits"]
     for source in re.findall(r'src="([^"]+)"', sections["Pictures: digits"]):
         assert (tmp_path / "reports" / source).is_file()
@@ -334,7 +335,7 @@ def test_page_names_every_picture_with_its_size(tmp_path):
 
 
 def test_page_names_gaps(tmp_path):
-    assert "make them with <code>dvc repro pictures</code>" in page.section(tmp_path / "pictures")[0][1]
+    assert "make them with <code>dvc repro pictures</code>" in pictures_html.section(tmp_path / "pictures")[0][1]
     write_folder(tmp_path / "pictures/digits", {"net": {**RUN, "no_features": "tokens <8> are no square"}})
-    html = page.section(tmp_path / "pictures")[0][1]
+    html = pictures_html.section(tmp_path / "pictures")[0][1]
     assert html.count("<img") == 2 and "net: no picture of features: tokens &lt;8&gt; are no square." in html

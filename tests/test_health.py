@@ -23,22 +23,25 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from pipeline import health, spectrum
-from pipeline.backbones import create_backbone, initial_backbone, make_projector
-from pipeline.checkpoint import save_weights
-from pipeline.datasets import batches
-from pipeline.devices import choose_autocast
-from pipeline.encoded import ImageBatch
-from pipeline.errors import UserError
+from pipeline.core.results import read_history, read_json
+from pipeline.core.seeds import generator
+from pipeline.data.loader import batches
+from pipeline.data.packed import ImageBatch
+from pipeline.distributed.devices import choose_autocast
 from pipeline.features import embeddings
-from pipeline.files import write_json
-from pipeline.losses import directions_for_step, epps_pulley, lejepa_loss
-from pipeline.packing import pack
-from pipeline.pictures import Picture
-from pipeline.results import cell_record, read_history, read_json
-from pipeline.schema_pretrain import Alarms
-from pipeline.seeds import generator
-from pipeline.views import Multicrop
+from pipeline.losses import spectrum
+from pipeline.losses.lejepa import directions_for_step, epps_pulley, lejepa_loss
+from pipeline.models.backbones import create_backbone, initial_backbone
+from pipeline.models.projector import make_projector
+from pipeline.models.weights import save_weights
+from pipeline.probing import health
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_json
+from pipeline.settings.schema_pretrain import Alarms
+from pipeline.sources.images import Picture
+from pipeline.sources.packing import pack
+from pipeline.tracking.record import cell_record
+from pipeline.views.multicrop import Multicrop
 from stages import pretrain as pretrain_stage
 from stages import probe as probe_stage
 

@@ -20,7 +20,9 @@ import pytest
 import torch
 from scipy.stats import kstest, multivariate_normal
 
-from pipeline.density import jepa_score
+from pipeline.core.csv_files import read_rows
+from pipeline.core.seeds import generator
+from pipeline.density.jepa_score import jepa_score
 from pipeline.experiments import known_density
 from pipeline.experiments.known_density import (
     LEARNED_SCALES,
@@ -37,8 +39,6 @@ from pipeline.experiments.known_density import (
     rank_correlation,
 )
 from pipeline.experiments.mixtures import ToGaussian, ToSphere, log_density, plane_mixture, sample, scale_mixture
-from pipeline.published.claims import read_rows
-from pipeline.seeds import generator
 from stages import known_density as stage
 
 FEW = Settings(

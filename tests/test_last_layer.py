@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, pad
 
-from pipeline.backbones import create_backbone
-from pipeline.errors import UserError
-from pipeline.gallery.last_layer import (
+from pipeline.models.backbones import create_backbone
+from pipeline.pictures.last_layer import (
     attention_maps,
     cls_attention,
     deepest_features,
@@ -23,6 +22,7 @@ from pipeline.gallery.last_layer import (
     patch_features,
     stitched,
 )
+from pipeline.runtime.errors import UserError
 
 VIT = {"img_size": 32, "patch_size": 8, "dynamic_img_size": True}
 

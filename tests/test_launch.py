@@ -25,13 +25,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_pipeline import SmallPipeline
 
-from pipeline.errors import UserError
-from pipeline.fleet import cell, clones, running
-from pipeline.fleet.cell import Outcome
-from pipeline.fleet.engines import open_engine
-from pipeline.fleet.progress import seconds_left
-from pipeline.fleet.remote import check_remote
-from pipeline.fleet.tasks import Stage, Task, blocks, joined, plan
+from pipeline.launch import cell, clones, running
+from pipeline.launch.cell import Outcome
+from pipeline.launch.engines import open_engine
+from pipeline.launch.remote import check_remote
+from pipeline.launch.status import seconds_left
+from pipeline.launch.tasks import Stage, Task, blocks, joined, plan
+from pipeline.runtime.errors import UserError
 
 
 @st.composite
@@ -296,7 +296,7 @@ def test_a_remote_must_be_one_that_nodes_find(tmp_path, monkeypatch):
         check_remote("shared", "ray")
     subprocess.run([sys.executable, "-m", "dvc", "remote", "default", "shared"], check=True)
     check_remote("shared", "ray")
-    monkeypatch.setattr("pipeline.fleet.remote.repository", lambda: shallow_clone(tmp_path))
+    monkeypatch.setattr("pipeline.launch.remote.repository", lambda: shallow_clone(tmp_path))
     with pytest.raises(UserError, match="nodes need the history, which this clone lacks; run: git fetch --unshallow"):
         check_remote("shared", "ray")
 

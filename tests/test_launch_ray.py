@@ -126,9 +126,9 @@ def test_nodes_exchange_results_through_an_object_store(cluster, store, tmp_path
 SEND = """
 import sys
 import ray.cloudpickle
-from pipeline import fleet
-from pipeline.fleet import clones, on_ray, tasks
-ray.cloudpickle.register_pickle_by_value(fleet)
+from pipeline import launch
+from pipeline.launch import clones, on_ray, tasks
+ray.cloudpickle.register_pickle_by_value(launch)
 sent = on_ray._in_clone, clones.Snapshot("commit", b"", ()), tasks.Task(("probe@a",))
 sys.stdout.buffer.write(ray.cloudpickle.dumps(sent))
 """

@@ -17,13 +17,14 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.checkpoint import Checkpoints
-from pipeline.devices import choose_autocast
-from pipeline.encoded import ImageBatch
-from pipeline.learner import Learner, build_learner, make_learner
-from pipeline.losses import lejepa_loss, random_directions
-from pipeline.training import lejepa_objective, pretrain
-from pipeline.views import Multicrop
+from pipeline.core.checkpoints import Checkpoints
+from pipeline.data.packed import ImageBatch
+from pipeline.distributed.devices import choose_autocast
+from pipeline.losses.lejepa import lejepa_loss, random_directions
+from pipeline.losses.objective import lejepa_objective
+from pipeline.training.learner import Learner, build_learner, make_learner
+from pipeline.training.loop import pretrain
+from pipeline.views.multicrop import Multicrop
 
 CPU = torch.device("cpu")
 ADAMW = {"lr": 1e-2, "weight_decay": 0.0, "betas": [0.9, 0.999]}

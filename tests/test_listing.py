@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.cells import Resolver, grid_cells, identity, merge, resolve
-from pipeline.graph import cells_text, checksums
-from pipeline.listing import is_about, open_listing, possible_cells
-from pipeline.params import grid_name, load_params
-from pipeline.validation import ParamsError
+from pipeline.catalogue.validation import ParamsError
+from pipeline.runtime.project import grid_name
+from pipeline.settings.cells import Resolver, grid_cells, identity, merge, resolve
+from pipeline.settings.dvc_graph import cells_text
+from pipeline.settings.grid import is_about, open_listing, possible_cells
+from pipeline.settings.params import load_params
 
 CATALOGUES = {
     "datasets": {"digits": {"source": "sklearn"}, "dtd": {"source": "bundled"}},
@@ -227,20 +228,3 @@ def test_a_missing_or_stale_listing_says_what_to_run():
     pipeline(grid={"axes": T_MAX})
     pipeline(listed=False)
     assert "2 entries of probe" in problems(path) and "run: python -m stages.expand paper/one" in problems(path)
-
-
-def test_checksums_name_every_file_of_a_program(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name, text in {
-        "stages/a.py": "from pipeline import b\n",
-        "pipeline/b.py": "x = 1\n",
-        "pipeline/c.py": "",
-    }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    before = checksums("a")
-    assert [line.split()[1] for line in before.splitlines()] == ["pipeline/b.py", "stages/a.py"]
-    (tmp_path / "pipeline/c.py").write_text("y = 2\n")
-    assert checksums("a") == before
-    (tmp_path / "pipeline/b.py").write_text("x = 2\n")
-    assert checksums("a") != before

@@ -21,11 +21,11 @@ import torch
 from packed_pictures import encode, noise, pack_all
 from PIL import Image
 
-from pipeline import packing
-from pipeline.datasets import batches, in_memory, open_split
-from pipeline.encoded import EncodedImages, ImageBatch, read_blocks
-from pipeline.errors import UserError
-from pipeline.shards import Shards
+from pipeline.data.loader import batches, in_memory, open_split
+from pipeline.data.packed import EncodedImages, ImageBatch, read_blocks
+from pipeline.data.shards import Shards
+from pipeline.runtime.errors import UserError
+from pipeline.sources import packing
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.harmonics import FactoredBlock
-from pipeline.losses import directions_for_step, epps_pulley, lejepa_loss, random_directions, sigreg
+from pipeline.losses.harmonics import FactoredBlock
+from pipeline.losses.lejepa import directions_for_step, epps_pulley, lejepa_loss, random_directions, sigreg
 
 
 def plain_epps_pulley(samples, t_max=3.0, num_knots=17):

@@ -14,9 +14,9 @@ import pytest
 import timm
 from workspace import ROOT
 
-from pipeline import miniature
-from pipeline.listing import open_listing, published_rows
-from pipeline.params import read_sections
+from pipeline.settings import miniature
+from pipeline.settings.grid import open_listing, published_rows
+from pipeline.settings.params import read_sections
 
 GRIDS = ["table1b", "table2", "table3", "table4", "table5", "table7", "figure9"]
 

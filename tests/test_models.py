@@ -24,10 +24,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.backbones import initial_backbone, published
-from pipeline.errors import UserError
-from pipeline.schema import Model
-from pipeline.validation import ParamsError
+from pipeline.catalogue.validation import ParamsError
+from pipeline.models.backbones import initial_backbone, published
+from pipeline.runtime.errors import UserError
+from pipeline.settings.schema import Model
 from stages import model as stage
 
 ROOT = Path(__file__).parents[1]
@@ -151,9 +151,9 @@ def test_code_in_a_file_is_not_run(workplace):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("backbone: test_vit, pretrained_path: nowhere.pth", "pretrained_path: there is no file nowhere.pth"),
+        ("backbone: test_vit, pretrained_path: nowhere.pth", "pretrained_path: there is no file .*nowhere.pth"),
         ("backbone: test_resnet, pretrained_path: tiny.safetensors", "does not load as 'test_resnet'.*safetensors"),
-        (f"{LOCAL}, checkpoint_key: x", "entry 'x' of tiny.safetensors"),
+        (f"{LOCAL}, checkpoint_key: x", "entry 'x' of .*tiny.safetensors"),
         (f"{LOCAL}, kwargs: {{depth: 1}}", "Unexpected key"),
         ("backbone: test_vit.r160_in1k, checkpoint_key: x", "checkpoint_key picks from a torch checkpoint"),
         (f"{LOCAL}, kwargs: {{global_pool: avg}}", "Missing key.*fc_norm"),  # timm would leave that norm as initialised

@@ -18,15 +18,15 @@ from scipy.stats import norm, spearmanr
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
-from pipeline.errors import UserError
-from pipeline.typicality.auroc import auroc, placements
-from pipeline.typicality.novelty import (
+from pipeline.density.auroc import auroc, placements
+from pipeline.density.baselines import (
     fit_gaussian,
     knn_distance,
     nearest_distance,
     relative_mahalanobis,
     shrunk_covariance,
 )
+from pipeline.runtime.errors import UserError
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

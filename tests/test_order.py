@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import packing
-from pipeline.encoded import EncodedImages, read_blocks
-from pipeline.order import shuffled
-from pipeline.packing import pack
-from pipeline.pictures import Picture
-from pipeline.seeds import generator
-from pipeline.shards import Blocks
+from pipeline.core.seeds import generator
+from pipeline.data.packed import EncodedImages, read_blocks
+from pipeline.data.shards import Blocks
+from pipeline.data.shuffle import shuffled
+from pipeline.sources import packing
+from pipeline.sources.images import Picture
+from pipeline.sources.packing import pack
 
 MB = 10**6
 

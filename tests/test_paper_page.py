@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.page import page
-from pipeline.published.claims import Claim, write_claims
-from pipeline.published.overview import paper_section
+from pipeline.reports.claims import Claim, write_claims
+from pipeline.reports.html import page
+from pipeline.reports.paper_overview import paper_section
+from pipeline.runtime.errors import UserError
 from stages import paper
 
 GRID = 'report: {title: "Table 2: transfer", claim: "On a par | with <others>."}\ngrid: {}\n'

@@ -17,8 +17,8 @@ import yaml
 from dvc.repo import Repo
 from workspace import ROOT, Workspace
 
-from pipeline.graph import cells_text, graph_text
-from pipeline.listing import is_about, open_listing, published_rows
+from pipeline.settings.dvc_graph import cells_text, graph_text
+from pipeline.settings.grid import is_about, open_listing, published_rows
 
 PIPELINES = sorted(path.parent.name for path in (ROOT / "paper").glob("*/params.yaml"))
 GRIDS = [name for name in PIPELINES if "grid" in yaml.safe_load((ROOT / "paper" / name / "params.yaml").read_text())]

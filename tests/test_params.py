@@ -14,11 +14,11 @@ import pytest
 import yaml
 from params_file import BASE, problems, written
 
-from pipeline.cells import grid_cells
-from pipeline.params import load_params
-from pipeline.schema_pretrain import Views
-from pipeline.validation import did_you_mean
-from pipeline.views import Multicrop
+from pipeline.catalogue.validation import did_you_mean
+from pipeline.settings.cells import grid_cells
+from pipeline.settings.params import load_params
+from pipeline.settings.schema_pretrain import Views
+from pipeline.views.multicrop import Multicrop
 
 ROOT = Path(__file__).parents[1]
 

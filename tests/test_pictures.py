@@ -19,16 +19,16 @@ import torch
 import yaml
 from PIL import Image
 
-from pipeline.absent import reason
-from pipeline.backbones import create_backbone, initial_backbone
-from pipeline.checkpoint import save_weights
-from pipeline.errors import UserError
-from pipeline.gallery import embedding_map
-from pipeline.gallery.picks import picked_runs
-from pipeline.gallery.room import Room
-from pipeline.listing import open_listing
-from pipeline.packing import pack
-from pipeline.pictures import Picture
+from pipeline.models.backbones import create_backbone, initial_backbone
+from pipeline.models.weights import save_weights
+from pipeline.pictures import embedding_map
+from pipeline.pictures.encoders_shown import picked_runs
+from pipeline.pictures.image_set import Room
+from pipeline.runtime.absent import reason
+from pipeline.runtime.errors import UserError
+from pipeline.settings.grid import open_listing
+from pipeline.sources.images import Picture
+from pipeline.sources.packing import pack
 from stages import pictures
 
 VIT = {"img_size": 32, "patch_size": 8, "dynamic_img_size": True}
@@ -73,7 +73,7 @@ class Store:
 @pytest.fixture(autouse=True)
 def store(monkeypatch):
     found = Store()
-    monkeypatch.setattr("pipeline.live_run.Store", lambda: found)
+    monkeypatch.setattr("pipeline.tracking.live_run.Store", lambda: found)
     monkeypatch.setattr(embedding_map, "NUM_STEPS", 250)
     return found
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from plan_files import BY_HAND, fake_measurements, finish, pack, planned, settings, tasks_of, write
 
-from pipeline import costs, plan_text, planning, speed, timing
-from pipeline.errors import UserError
-from pipeline.graph import cells_text
-from pipeline.listing import open_listing
-from pipeline.params import load_params
+from pipeline.planning import costs, plan_text, planning, speed, timing
+from pipeline.runtime.errors import UserError
+from pipeline.settings.dvc_graph import cells_text
+from pipeline.settings.grid import open_listing
+from pipeline.settings.params import load_params
 from stages import plan
 
 ROOT = Path(__file__).parents[1]

@@ -18,9 +18,8 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
-from pipeline import probes
-from pipeline.errors import UserError
-from pipeline.probes import (
+from pipeline.probing import probes
+from pipeline.probing.probes import (
     AdamW,
     Split,
     evaluate,
@@ -32,6 +31,7 @@ from pipeline.probes import (
     standardise,
     stratified_holdout,
 )
+from pipeline.runtime.errors import UserError
 
 NUM_CLASSES = 3
 LINEAR = {"learning_rates": [1e-3, 1e-2, 0.1], "weight_decays": [1e-6], "epochs": 15, "batch_size": 32}

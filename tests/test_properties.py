@@ -26,14 +26,14 @@ from hypothesis import strategies as st
 from params_file import BASE
 from source_helpers import entry, png
 
-from pipeline.archives import extract
-from pipeline.downloads import download
-from pipeline.encoded import EncodedImages
-from pipeline.errors import UserError
-from pipeline.packing import pack
-from pipeline.params import load_params
-from pipeline.sources import open_source
-from pipeline.validation import ParamsError
+from pipeline.catalogue.validation import ParamsError
+from pipeline.data.packed import EncodedImages
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import load_params
+from pipeline.sources.archives import extract
+from pipeline.sources.download import download
+from pipeline.sources.open import open_source
+from pipeline.sources.packing import pack
 
 SAME = {
     "derandomize": True,

@@ -26,11 +26,11 @@ from xml.etree import ElementTree
 import pytest
 from paper_results import write_pipeline, write_result
 
-from pipeline.errors import UserError
-from pipeline.published.claims import read_claims
-from pipeline.published.measured import read_results
-from pipeline.published.numbers import plain
-from pipeline.published.pairing import table_numbers
+from pipeline.reports.claims import read_claims
+from pipeline.reports.paper_numbers import plain
+from pipeline.reports.paper_pairing import table_numbers
+from pipeline.reports.paper_results import read_results
+from pipeline.runtime.errors import UserError
 from stages import table
 
 PARAMS = "paper/t/params.yaml"

@@ -20,12 +20,13 @@ import pytest
 import torch
 import yaml
 
-from pipeline.errors import UserError
+from pipeline.core.csv_files import read_rows
 from pipeline.experiments import quadrature
 from pipeline.experiments.quadrature import LAWS, Settings
 from pipeline.experiments.quadrature_report import claims
-from pipeline.losses import epps_pulley
-from pipeline.published.claims import read_claims, read_rows
+from pipeline.losses.lejepa import epps_pulley
+from pipeline.reports.claims import read_claims
+from pipeline.runtime.errors import UserError
 from stages import figure20
 
 PARAMS = Path(__file__).parents[1] / "paper/figure20/params.yaml"

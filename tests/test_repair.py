@@ -23,12 +23,12 @@ import pytest
 import torch
 import yaml
 
-from pipeline.errors import UserError
 from pipeline.experiments import repair, repair_report
 from pipeline.experiments.descent import descend
 from pipeline.experiments.repair import CONTROL, START, Run, Settings
 from pipeline.experiments.settings import read_settings
-from pipeline.losses import random_directions, sigreg
+from pipeline.losses.lejepa import random_directions, sigreg
+from pipeline.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 PARAMS = ROOT / "paper/figure6/params.yaml"

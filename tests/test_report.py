@@ -17,8 +17,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pipeline import page, report, sections
-from pipeline.report import Style
+from pipeline.reports import comparison, comparison_html, html
+from pipeline.reports.comparison import Style
 
 STYLE = Style(1, "http://127.0.0.1:5000/#/experiments/7/runs/{run_id}")
 SCORES = ["linear_top1", "knn_top1"]
@@ -43,12 +43,12 @@ def collapsed_row(**changes):
 
 
 def markdown(rows, missing=()):
-    return report.markdown("LeJEPA benchmark", rows, [gain()], SCORES, missing, STYLE)
+    return comparison.markdown("LeJEPA benchmark", rows, [gain()], SCORES, missing, STYLE)
 
 
-def html(rows, missing=(), charts=None, title="LeJEPA benchmark"):
-    found = sections.comparison(rows, [gain(rows[0]["dataset"])], SCORES, charts or {}, missing, STYLE)
-    return page.page(title, "16 of 16 cells", found)
+def page_of(rows, missing=(), charts=None, title="LeJEPA benchmark"):
+    found = comparison_html.comparison(rows, [gain(rows[0]["dataset"])], SCORES, charts or {}, missing, STYLE)
+    return html.page(title, "16 of 16 cells", found)
 
 
 class Reader(HTMLParser):
@@ -87,7 +87,7 @@ def test_percent():
 
 def test_labels():
     names = ["linear_top1", "knn_top1", "linear_top1_1shot", "linear_top1_10shot"]
-    assert [report.score_label(name) for name in names] == ["linear", "k-NN", "1-shot", "10-shot"]
+    assert [comparison.score_label(name) for name in names] == ["linear", "k-NN", "1-shot", "10-shot"]
 
 
 def test_markdown_row():
@@ -106,7 +106,7 @@ def test_every_markdown_row_has_the_columns_of_its_head():
 
 
 def test_html_row():
-    text = html([row()])
+    text = page_of([row()])
     assert '<span class="score best">82.6</span>' in text
     assert '<dt>random</dt><dd>74.3<i class="up">+8.3</i></dd>' in text
     assert '<dt>random</dt><dd><b>76.0</b><i class="down">−1.0</i></dd>' in text
@@ -116,26 +116,26 @@ def test_html_row():
 
 def test_equal_looks_are_equally_best():
     rows = [row(linear_top1=0.8262), row(linear_top1=0.8258, backbone="b")]
-    assert [report.entry(rows, r, "linear_top1", STYLE).best for r in rows] == [True, True]
+    assert [comparison.entry(rows, r, "linear_top1", STYLE).best for r in rows] == [True, True]
 
 
 def test_verdict_names_the_winning_baseline():
-    said = report.verdict([row()], SCORES, STYLE)
+    said = comparison.verdict([row()], SCORES, STYLE)
     assert said == (
         "A baseline is not beaten here. "
         "k-NN: the best random initialisation beats the best learned backbone, 76.0 against 75.0."
     )
-    assert said in markdown([row()]) and said in html([row()])
+    assert said in markdown([row()]) and said in page_of([row()])
 
 
 def test_verdict_on_a_tie():
-    said = report.verdict([row(raw_pixels_linear_top1=0.826)], ["linear_top1"], STYLE)
+    said = comparison.verdict([row(raw_pixels_linear_top1=0.826)], ["linear_top1"], STYLE)
     assert "linear: the probe on raw pixels equals the best learned backbone, 82.6 against 82.6" in said
 
 
 def test_verdict_when_learned_features_win():
     rows = [row(knn_top1=0.9)]
-    assert report.verdict(rows, SCORES, STYLE) == "In every column the best number is a learned one."
+    assert comparison.verdict(rows, SCORES, STYLE) == "In every column the best number is a learned one."
 
 
 def test_number_of_seeds_is_told():
@@ -143,24 +143,24 @@ def test_number_of_seeds_is_told():
     several = [row(num_seeds=3, linear_top1_std=0.0042)]
     assert "Means over n training seeds" in markdown(several)
     assert "| 3 | **82.6 ± 0.4**<br>" in markdown(several)
-    assert "± 0.4" in html(several)
+    assert "± 0.4" in page_of(several)
 
 
 def test_what_was_not_measured_is_a_dash():
     lacking = [row(raw_pixels_linear_top1=None, knn_top1=None, run_ids=[])]
     (line,) = [line for line in markdown(lacking).splitlines() if line.startswith("| test_vit")]
     assert "pixels – |" in line and "| –<br>random **76.0**<br>" in line and line.endswith("| – |")
-    Reader(html(lacking))
+    Reader(page_of(lacking))
 
 
 def test_run_without_a_known_experiment_is_plain():
-    text = report.markdown("t", [row()], [gain()], SCORES, [], Style(1))
+    text = comparison.markdown("t", [row()], [gain()], SCORES, [], Style(1))
     assert "| `01234567` |" in text and "](http" not in text
 
 
 def test_summary_line():
     said = "digits: learned minus random init, mean over 2 cells: linear +3.2 points (1 of 2 cells gain)"
-    assert report.summary_line(gain(), STYLE) == said
+    assert comparison.summary_line(gain(), STYLE) == said
     assert f"- {said}" in markdown([row()])
 
 
@@ -175,7 +175,7 @@ def test_a_collapsed_run_is_a_word():
     assert entries[:3] == ["| test_vit †", "0.05", "collapsed (epoch 3)<br>random 74.3<br>pixels 80.1"]
     assert entries[3].startswith("collapsed (epoch 3)<br>random **76.0**<br>pixels")
     assert "\n† test_vit, λ 0.05, seed 0: collapse at epoch 3\n" in markdown(rows)
-    text = html(rows)
+    text = page_of(rows)
     assert '<td data-value=""><span class="score">collapsed (epoch 3)</span><dl><dt>random</dt><dd>74.3</dd>' in text
     assert '<p class="note">† test_vit, λ 0.05, seed 0: collapse at epoch 3</p>' in text
     Reader(text)
@@ -187,7 +187,7 @@ def test_collapsed_seeds_are_counted():
     alarms = {1: {"collapse": 3}, 2: {"collapse": 7}}
     some = row(num_seeds=1, num_collapsed=2, alarms=alarms)
     assert "| 1 | **82.6**<br>2 of 3 collapsed<br>random" in line_of(markdown([some]))
-    assert '<span class="score best">82.6</span><br><small>2 of 3 collapsed</small><dl>' in html([some])
+    assert '<span class="score best">82.6</span><br><small>2 of 3 collapsed</small><dl>' in page_of([some])
     every = collapsed_row(num_collapsed=2, alarms=alarms)
     assert "| 0 | collapsed (epochs 3, 7)<br>random" in line_of(markdown([every]))
 
@@ -196,44 +196,44 @@ def test_other_alarms_leave_the_numbers():
     rang = [row(alarms={0: {"explosion": 5, "starvation": 2}})]
     assert "† test_vit, λ 0.05, seed 0: explosion at epoch 5, starvation at epoch 2" in markdown(rang)
     assert "| test_vit † | 0.05 | **82.6**<br>random 74.3 (+8.3)" in line_of(markdown(rang))
-    assert "test_<wbr>vit †<small>" in html(rang)
-    assert "†" not in markdown([row()]) + html([row()])
+    assert "test_<wbr>vit †<small>" in page_of(rang)
+    assert "†" not in markdown([row()]) + page_of([row()])
 
 
 def test_gains_tell_what_was_left_out():
-    said = report.summary_line(gain(num_collapsed=1), STYLE)
+    said = comparison.summary_line(gain(num_collapsed=1), STYLE)
     assert said.startswith("digits: learned minus random init, mean over 2 cells (1 collapsed cell left out): linear")
     nothing = gain(num_cells=0, num_collapsed=3, gains={})
-    assert report.summary_line(nothing, STYLE) == "digits: 3 collapsed cells left out"
-    assert '<p class="note">3 collapsed cells left out</p>' in sections.overview([nothing], STYLE)
-    assert "left out" not in sections.overview([gain()], STYLE)
+    assert comparison.summary_line(nothing, STYLE) == "digits: 3 collapsed cells left out"
+    assert '<p class="note">3 collapsed cells left out</p>' in comparison_html.overview([nothing], STYLE)
+    assert "left out" not in comparison_html.overview([gain()], STYLE)
 
 
 def test_no_verdict_without_a_learned_number():
-    assert report.verdict([collapsed_row()], SCORES, STYLE) == "There is no learned number to compare."
+    assert comparison.verdict([collapsed_row()], SCORES, STYLE) == "There is no learned number to compare."
 
 
 def test_missing_cells_are_listed():
     lines = ["digits--a--lambda0.1--seed0: no probe/metrics.json; run: dvc repro"]
     assert f"## Missing cells\n\n- {lines[0]}\n" in markdown([row()], lines)
-    assert f"<li><code>{lines[0]}</code></li>" in html([row()], lines)
-    assert "Missing cells" not in markdown([row()]) + html([row()])
+    assert f"<li><code>{lines[0]}</code></li>" in page_of([row()], lines)
+    assert "Missing cells" not in markdown([row()]) + page_of([row()])
 
 
 def test_page_is_self_contained():
-    reader = Reader(html([row()], charts={"accuracy-digits": "<svg></svg>", "curves-digits": "<svg></svg>"}))
+    reader = Reader(page_of([row()], charts={"accuracy-digits": "<svg></svg>", "curves-digits": "<svg></svg>"}))
     assert not {"link", "img", "iframe", "object"} & set(reader.tags) and reader.tags.count("svg") == 2
     names = {name for name, _ in reader.attributes}
     assert "src" not in names and "onclick" not in names
     ids = [value for name, value in reader.attributes if name == "id"]
     anchors = [value[1:] for name, value in reader.attributes if name == "href" and value.startswith("#")]
     assert anchors == ids and len(set(ids)) == len(ids) == 2
-    assert "url(" not in page.CSS and "@import" not in page.CSS
+    assert "url(" not in html.CSS and "@import" not in html.CSS
 
 
 def test_names_are_escaped():
     evil = '<script>alert("x")</script>|`*'
-    text = html([row(dataset=evil, backbone=evil, run_ids=[evil])], [evil], title=evil)
+    text = page_of([row(dataset=evil, backbone=evil, run_ids=[evil])], [evil], title=evil)
     reader = Reader(text)
     assert reader.tags.count("script") == 1 and "alert(&quot;x&quot;)" in text
     written = markdown([row(backbone=evil)], [evil])
@@ -243,7 +243,7 @@ def test_names_are_escaped():
 
 
 def test_further_sections():
-    text = page.page("t", "s", [("Overview", "<p>a</p>"), ("Against the paper", "<p>b</p>"), ("Overview", "<p>c</p>")])
+    text = html.page("t", "s", [("Overview", "<p>a</p>"), ("Against the paper", "<p>b</p>"), ("Overview", "<p>c</p>")])
     reader = Reader(text)
     assert reader.tags.count("section") == 3
     assert '<a href="#s1-against-the-paper">Against the paper</a>' in text

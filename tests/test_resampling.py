@@ -17,11 +17,11 @@ import pytest
 import torch
 from torch.quasirandom import SobolEngine
 
-from pipeline.errors import UserError
 from pipeline.experiments import resampling, resampling_report
 from pipeline.experiments.resampling import FRESH, KEPT, NORMAL, START, Run, Settings
 from pipeline.experiments.settings import read_settings
-from pipeline.losses import random_directions
+from pipeline.losses.lejepa import random_directions
+from pipeline.runtime.errors import UserError
 
 PARAMS = Path(__file__).parents[1] / "paper/figure7/params.yaml"
 

@@ -18,17 +18,9 @@ from pathlib import Path
 import pytest
 from cell_record import CONFIG, OPENING, PROBE, ROWS, finished
 
-from pipeline.lockfile import locked_stages, unlocked
-from pipeline.results import (
-    ResultError,
-    cell_record,
-    epoch_metrics,
-    flatten,
-    read_history,
-    read_json,
-    table_disagreements,
-    write_history,
-)
+from pipeline.core.results import ResultError, read_history, read_json, write_history
+from pipeline.tracking.lockfile import locked_stages, unlocked
+from pipeline.tracking.record import cell_record, epoch_metrics, flatten, table_disagreements
 
 
 def write_cell(root: Path) -> Path:

@@ -31,14 +31,14 @@ from small_training import (
     timeless,
 )
 
-from pipeline.devices import choose_autocast
-from pipeline.encoded import EncodedImages, ImageBatch
-from pipeline.errors import Interrupted
-from pipeline.losses import random_directions
-from pipeline.order import shuffled
-from pipeline.seeds import generator
-from pipeline.shards import Blocks
-from pipeline.watch import Watch
+from pipeline.core.seeds import generator
+from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.data.shards import Blocks
+from pipeline.data.shuffle import shuffled
+from pipeline.distributed.devices import choose_autocast
+from pipeline.losses.lejepa import random_directions
+from pipeline.runtime.errors import Interrupted
+from pipeline.training.held_out import Watch
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,13 @@ import pytest
 from object_store import BUCKET, ObjectStore, object_store
 from small_pipeline import SmallPipeline
 
-from pipeline.errors import UserError
-from pipeline.fleet.remote import check_remote
+from pipeline.launch.remote import check_remote
+from pipeline.runtime.errors import UserError
 
 pytestmark = pytest.mark.slow
 CELLS = "abc"
 STAGES = 2 + 2 * len(CELLS)
-DVC = "python", "-m", "pipeline.fleet.run_cache"
+DVC = "python", "-m", "pipeline.launch.run_cache"
 
 
 @pytest.fixture

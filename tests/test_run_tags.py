@@ -15,11 +15,11 @@ import pytest
 from cell_record import OPENING, finished
 from stores import new_store, the_run
 
-from pipeline.agreement import recorded_picks
-from pipeline.errors import Interrupted, NonFiniteLossError
-from pipeline.live_run import LiveRun
-from pipeline.results import alarm_metrics
-from pipeline.tracking import Store
+from pipeline.runtime.errors import Interrupted, NonFiniteLossError
+from pipeline.tracking.diff import recorded_picks
+from pipeline.tracking.live_run import LiveRun
+from pipeline.tracking.record import alarm_metrics
+from pipeline.tracking.store import Store
 
 # SQLAlchemy on MLflow's own models.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")

@@ -13,10 +13,10 @@ import math
 import pytest
 import torch
 
-from pipeline.devices import choose_autocast, choose_device
-from pipeline.errors import UserError
-from pipeline.schedule import lr_factor
-from pipeline.seeds import derive_seed, generator
+from pipeline.core.schedule import lr_factor
+from pipeline.core.seeds import derive_seed, generator
+from pipeline.distributed.devices import choose_autocast, choose_device
+from pipeline.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 

@@ -23,7 +23,7 @@ from bad_settings import SOUND
 from source_helpers import serving
 from workspace import Workspace
 
-from pipeline.cells import merge
+from pipeline.settings.cells import merge
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for folder in ("pipeline", "stages", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from pipeline.diagnostics import selection
-from pipeline.diagnostics.criteria import DIRECTIONS, RULE, Criterion, Run, all_criteria
-from pipeline.diagnostics.selection import ALL, entry_of, hindsight, interval, of_group, select, spearman
+from pipeline.selection import correlation
+from pipeline.selection.correlation import ALL, entry_of, hindsight, interval, of_group, select, spearman
+from pipeline.selection.criteria import DIRECTIONS, RULE, Criterion, Run, all_criteria
 
 
 def make_run(index, accuracy, loss, *, lamb=0.1, dataset="digits", backbone="vit", holdout=None, **values):
@@ -40,7 +40,7 @@ def rule(runs, a=0.0, name=RULE, dataset="digits", backbone=ALL, **changes):
 @pytest.fixture
 def one_criterion(monkeypatch):
     """Simulations need no other."""
-    monkeypatch.setattr(selection, "all_criteria", lambda exponent: [Criterion(RULE, exponent)])
+    monkeypatch.setattr(correlation, "all_criteria", lambda exponent: [Criterion(RULE, exponent)])
 
 
 def simulated(rng, num_runs, r, dataset="digits"):

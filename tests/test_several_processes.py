@@ -21,16 +21,18 @@ import torch.distributed as dist
 from sklearn.datasets import load_digits
 from torch import nn
 
-from pipeline.backbones import initial_backbone, make_projector
-from pipeline.checkpoint import Checkpoints
-from pipeline.devices import choose_autocast
-from pipeline.encoded import ImageBatch
-from pipeline.errors import Interrupted, UserError
-from pipeline.learner import Learner, make_learner
-from pipeline.losses import epps_pulley
-from pipeline.rank_norm import OverRanks, synchronise
-from pipeline.training import lejepa_objective, pretrain
-from pipeline.views import Multicrop
+from pipeline.core.checkpoints import Checkpoints
+from pipeline.data.packed import ImageBatch
+from pipeline.distributed.batch_norm import OverRanks, synchronise
+from pipeline.distributed.devices import choose_autocast
+from pipeline.losses.lejepa import epps_pulley
+from pipeline.losses.objective import lejepa_objective
+from pipeline.models.backbones import initial_backbone
+from pipeline.models.projector import make_projector
+from pipeline.runtime.errors import Interrupted, UserError
+from pipeline.training.learner import Learner, make_learner
+from pipeline.training.loop import pretrain
+from pipeline.views.multicrop import Multicrop
 
 pytestmark = pytest.mark.slow
 

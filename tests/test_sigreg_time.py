@@ -18,11 +18,12 @@ import pytest
 import torch
 import yaml
 
-from pipeline.errors import UserError
+from pipeline.core.csv_files import read_rows
 from pipeline.experiments import sigreg_time
 from pipeline.experiments.sigreg_time import AXES, Settings, Size, Times
 from pipeline.experiments.sigreg_time_report import COLUMNS, claims
-from pipeline.published.claims import read_claims, read_rows
+from pipeline.reports.claims import read_claims
+from pipeline.runtime.errors import UserError
 from stages import table6
 
 FOLDER = Path(__file__).parents[1] / "paper/table6"

@@ -18,16 +18,16 @@ import pytest
 from sklearn.datasets import load_sample_images
 from source_helpers import entry, labels_of, png, read, run_stage, serving
 
-from pipeline import fetch
-from pipeline.encoded import EncodedImages
-from pipeline.fetch import FetchError
-from pipeline.packing import pack
-from pipeline.sources import BUNDLED, open_source
+from pipeline.data.packed import EncodedImages
+from pipeline.sources import transfer
+from pipeline.sources.open import BUNDLED, open_source
+from pipeline.sources.packing import pack
+from pipeline.sources.transfer import FetchError
 
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
+    monkeypatch.setattr(transfer.time, "sleep", lambda _: None)
     with serving() as running:
         yield running
 

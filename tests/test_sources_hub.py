@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from source_helpers import entry, labels_of, png, read, run_stage, serving
 
-from pipeline import fetch
-from pipeline.fetch import FetchError
-from pipeline.sources import open_source
-from pipeline.sources_hub import choose_files
+from pipeline.sources import transfer
+from pipeline.sources.hub import choose_files
+from pipeline.sources.open import open_source
+from pipeline.sources.transfer import FetchError
 
 TOKEN = "hf_thisIsSecret"
 
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
+    monkeypatch.setattr(transfer.time, "sleep", lambda _: None)
     with serving() as running:
         yield running
 

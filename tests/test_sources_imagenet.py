@@ -17,11 +17,11 @@ from source_helpers import entry as checked
 from source_helpers import labels_of, read
 from torchvision.datasets import ImageNet, imagenet
 
-from pipeline.encoded import EncodedImages
-from pipeline.errors import UserError
-from pipeline.fetch import FetchError
-from pipeline.packing import pack
-from pipeline.sources import open_source
+from pipeline.data.packed import EncodedImages
+from pipeline.runtime.errors import UserError
+from pipeline.sources.open import open_source
+from pipeline.sources.packing import pack
+from pipeline.sources.transfer import FetchError
 
 NUM_PICTURES = {"n02000003": 6, "n01000001": 3, "n03000002": 12}  # as uneven as nothing in ImageNet
 WORDS = {"n01000001": "tench, Tinca tinca", "n02000003": "crane", "n03000002": "crane"}

@@ -15,15 +15,15 @@ import torchvision.datasets
 from PIL import Image
 from source_helpers import ROOT, labels_of, png, read, serving
 
-from pipeline import fetch
-from pipeline.catalogue import load_catalogue
-from pipeline.fetch import FetchError
-from pipeline.sources import open_source
+from pipeline.catalogue.datasets import load_catalogue
+from pipeline.sources import transfer
+from pipeline.sources.open import open_source
+from pipeline.sources.transfer import FetchError
 
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
+    monkeypatch.setattr(transfer.time, "sleep", lambda _: None)
     with serving() as running:
         yield running
 

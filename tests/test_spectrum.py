@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import spectrum
-from pipeline.losses import random_directions
-from pipeline.seeds import generator
+from pipeline.core.seeds import generator
+from pipeline.losses import spectrum
+from pipeline.losses.lejepa import random_directions
 
 
 def gaussian(num: int, dim: int, index: int = 0) -> torch.Tensor:

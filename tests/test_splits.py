@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.labels import number_classes
-from pipeline.splits import stratified_test
+from pipeline.sources.labels import number_classes
+from pipeline.sources.splits import stratified_test
 
 
 def test_number_classes():

@@ -16,9 +16,9 @@ import scipy.integrate
 import scipy.stats
 import torch
 
-from pipeline import statistics
-from pipeline.losses import epps_pulley, lejepa_loss, random_directions, sigreg
-from pipeline.statistics import MULTIVARIATE, STATISTICS, UNIVARIATE, statistic_by_name
+from pipeline.losses import univariate
+from pipeline.losses.lejepa import epps_pulley, lejepa_loss, random_directions, sigreg
+from pipeline.losses.univariate import MULTIVARIATE, STATISTICS, UNIVARIATE, statistic_by_name
 
 
 def gaussian(*shape, seed=0):
@@ -42,26 +42,26 @@ def test_extended_jarque_bera_is_scipys_plus_two_terms():
         return n * x.mean() ** 2 / var + (n - 1) * (var - 1) ** 2 / 2 + scipy.stats.jarque_bera(x).statistic
 
     samples = columns()
-    torch.testing.assert_close(statistics.extended_jarque_bera(samples), per_column(reference, samples))
+    torch.testing.assert_close(univariate.extended_jarque_bera(samples), per_column(reference, samples))
 
 
 def test_vcreg_by_hand():
     samples = torch.tensor([[1.0], [5.0]])
-    assert statistics.vcreg(samples).item() == pytest.approx(3**2 + (2 - 1) ** 2)
+    assert univariate.vcreg(samples).item() == pytest.approx(3**2 + (2 - 1) ** 2)
 
 
 def test_moments_by_hand():
     samples = torch.tensor([[1.0], [2.0]])
     gaps = [1.5, 2.5 - 1, 4.5, 8.5 - 3]
-    assert statistics.moments(samples).item() == pytest.approx(sum(g * g * math.exp(-k) for k, g in enumerate(gaps)))
-    sixth = statistics.moments(samples, max_order=6) - statistics.moments(samples, max_order=5)
+    assert univariate.moments(samples).item() == pytest.approx(sum(g * g * math.exp(-k) for k, g in enumerate(gaps)))
+    sixth = univariate.moments(samples, max_order=6) - univariate.moments(samples, max_order=5)
     assert sixth.item() == pytest.approx((32.5 - 15) ** 2 * math.exp(-5))
 
 
 def test_cramer_von_mises_is_scipys():
     samples = columns()
     want = per_column(lambda x: scipy.stats.cramervonmises(x, "norm").statistic, samples)
-    torch.testing.assert_close(statistics.cramer_von_mises(samples), want)
+    torch.testing.assert_close(univariate.cramer_von_mises(samples), want)
 
 
 def integral_over_steps(x, integrand):
@@ -77,7 +77,7 @@ def integral_over_steps(x, integrand):
 def test_anderson_darling_is_its_integral():
     samples = columns(9)
     want = per_column(lambda x: integral_over_steps(x, lambda f, u: (f - u) ** 2 / (u * (1 - u))), samples)
-    torch.testing.assert_close(statistics.anderson_darling(samples), want, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(univariate.anderson_darling(samples), want, rtol=1e-6, atol=1e-6)
 
 
 def test_watson_is_its_integral():
@@ -86,14 +86,14 @@ def test_watson_is_its_integral():
         return integral_over_steps(x, lambda f, u: (f - u - shift) ** 2)
 
     samples = columns(9)
-    torch.testing.assert_close(statistics.watson(samples), per_column(reference, samples), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(univariate.watson(samples), per_column(reference, samples), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_samples", [3, 4, 5, 6, 12, 50, 500])
 def test_shapiro_wilk_is_scipys(num_samples):
     samples = columns(num_samples)
     want = per_column(lambda x: 1 - scipy.stats.shapiro(x).statistic, samples)
-    torch.testing.assert_close(statistics.shapiro_wilk(samples), want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(univariate.shapiro_wilk(samples), want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("beta", [0.3, 1.0])
@@ -105,19 +105,19 @@ def test_bhep_is_its_integral(beta):
         return abs(difference) ** 2 * scipy.stats.norm.pdf(t, scale=beta)
 
     want = 7 * scipy.integrate.quad(gap, -12 * beta, 12 * beta)[0]
-    assert statistics.bhep(z, beta=beta).item() == pytest.approx(want, rel=1e-8)
+    assert univariate.bhep(z, beta=beta).item() == pytest.approx(want, rel=1e-8)
 
 
 def test_bhep_in_one_dimension_is_epps_pulley_on_a_wide_grid():
     z = columns(20, 1)
     wide = epps_pulley(z, t_max=10.0, num_knots=400)
-    assert math.sqrt(2 * math.pi) * statistics.bhep(z).item() == pytest.approx(wide.item(), rel=1e-8)
+    assert math.sqrt(2 * math.pi) * univariate.bhep(z).item() == pytest.approx(wide.item(), rel=1e-8)
 
 
 def test_henze_zirkler_is_bhep_with_its_bandwidth():
     z = columns(20, 3)
-    want = statistics.bhep(z, beta=(7 * 20 / 4) ** (1 / 7) / math.sqrt(2))
-    torch.testing.assert_close(statistics.henze_zirkler(z), want)
+    want = univariate.bhep(z, beta=(7 * 20 / 4) ** (1 / 7) / math.sqrt(2))
+    torch.testing.assert_close(univariate.henze_zirkler(z), want)
 
 
 def expectation(function, gamma):
@@ -140,7 +140,7 @@ def test_henze_visagie_is_its_integral():
         return ((growth @ z.numpy() / 6 - t * growth.mean()) ** 2).sum()
 
     want = 6 * expectation(integrand, gamma=5.0)
-    assert statistics.henze_visagie(z).item() == pytest.approx(want, rel=1e-8)
+    assert univariate.henze_visagie(z).item() == pytest.approx(want, rel=1e-8)
 
 
 def test_comb_is_its_integral():
@@ -150,7 +150,7 @@ def test_comb_is_its_integral():
         return np.cos(z.numpy() @ t).mean() * np.exp(z.numpy() @ t).mean()
 
     want = 6 * (expectation(integrand, gamma=5.0) - 1) ** 2
-    assert statistics.comb(z).item() == pytest.approx(want, rel=1e-8)
+    assert univariate.comb(z).item() == pytest.approx(want, rel=1e-8)
 
 
 # 2. Gradients and shapes
@@ -239,4 +239,4 @@ def test_names_are_disjoint_and_unknown_ones_are_answered():
 
 def test_shapiro_wilk_needs_three_samples():
     with pytest.raises(ValueError, match="N >= 3 samples, got N = 2"):
-        statistics.shapiro_wilk(torch.randn(2, 1))
+        univariate.shapiro_wilk(torch.randn(2, 1))

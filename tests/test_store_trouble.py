@@ -26,10 +26,10 @@ from cell_record import OPENING, ROWS, finished
 from params_file import written
 from stores import empty_store, new_store, the_run
 
-from pipeline import store_place, tracking
-from pipeline.live_run import LiveRun, publish_or_warn
-from pipeline.store_trouble import StoreError
-from pipeline.tracking import Store
+from pipeline.tracking import place, store
+from pipeline.tracking.live_run import LiveRun, publish_or_warn
+from pipeline.tracking.store import Store
+from pipeline.tracking.trouble import StoreError
 from stages import compare, run, sync, verify
 
 # SQLAlchemy on MLflow's own models.
@@ -104,12 +104,12 @@ def test_a_store_is_whole_or_absent(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tracking.MlflowClient, "create_experiment", killed)
+        patch.setattr(store.MlflowClient, "create_experiment", killed)
         Store(path)
     assert not path.exists()
     (tmp_path / "mlflow.db.new").write_bytes(b"half a store")
     (tmp_path / "mlflow.db-wal").write_bytes(b"of another store")
-    monkeypatch.setattr(tracking, "MlflowClient", lambda tracking_uri: Fresh(tracking_uri))
+    monkeypatch.setattr(store, "MlflowClient", lambda tracking_uri: Fresh(tracking_uri))
     Store(path)
     assert path.read_bytes()[:16] == b"SQLite format 3\0" and not (tmp_path / "mlflow.db.new").exists()
 
@@ -196,7 +196,7 @@ def test_a_store_that_becomes_read_only(path, monkeypatch):
 
     with LiveRun(OPENING, afresh=True, where=path) as live:
         live.log_epoch(ROWS[0])
-        monkeypatch.setattr(tracking.MlflowClient, "log_batch", refuse)
+        monkeypatch.setattr(store.MlflowClient, "log_batch", refuse)
         with pytest.warns(UserWarning, match="attempt to write a readonly database; make it and its .*" + REMEDY):
             live.log_epoch(ROWS[1])
         monkeypatch.undo()
@@ -226,7 +226,7 @@ def test_a_full_disk(mounted):
 
 
 def test_a_process_that_hangs_while_it_opens_the_store(path, monkeypatch):
-    monkeypatch.setattr(store_place, "OPENING_S", 0.3)
+    monkeypatch.setattr(place, "OPENING_S", 0.3)
     with Path(f"{path}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert 0.3 <= train(path) < 5

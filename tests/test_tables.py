@@ -20,7 +20,7 @@ import re
 import pytest
 from grid_results import make_cells, pretrain_metrics, probe_metrics, write_cell, write_grid
 
-from pipeline import tables
+from pipeline.reports import tables
 
 FRONT = (
     "grid,dataset,backbone,lambda,seed,num_params,epochs,train_loss,pred_loss,sigreg_loss,linear_top1,knn_top1,"

@@ -19,9 +19,9 @@ from cell_record import CONFIG, LOSSES, OPENING, ROWS, finished
 from mlflow.entities import Metric
 from stores import new_store, the_run
 
-from pipeline.live_run import LiveRun
-from pipeline.results import epoch_metrics
-from pipeline.tracking import Store
+from pipeline.tracking.live_run import LiveRun
+from pipeline.tracking.record import epoch_metrics
+from pipeline.tracking.store import Store
 
 # SQLAlchemy on MLflow's own models.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")

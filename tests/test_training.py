@@ -34,16 +34,16 @@ from small_training import (
 )
 from torch import nn
 
-from pipeline.checkpoint import Checkpoints
-from pipeline.datasets import batches, in_memory
-from pipeline.devices import choose_autocast
-from pipeline.encoded import EncodedImages, ImageBatch
-from pipeline.errors import NonFiniteLossError, UserError
-from pipeline.learner import project_views
-from pipeline.losses import LeJEPALoss, directions_for_step
-from pipeline.schedule import lr_factor
-from pipeline.seeds import generator
-from pipeline.training import summary
+from pipeline.core.checkpoints import Checkpoints
+from pipeline.core.schedule import lr_factor
+from pipeline.core.seeds import generator
+from pipeline.data.loader import batches, in_memory
+from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.distributed.devices import choose_autocast
+from pipeline.losses.lejepa import LeJEPALoss, directions_for_step
+from pipeline.models.projector import project_views
+from pipeline.runtime.errors import NonFiniteLossError, UserError
+from pipeline.training.loop import summary
 
 
 @pytest.fixture(scope="module")

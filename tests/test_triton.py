@@ -19,9 +19,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline import epps_pulley_blocks
-from pipeline.harmonics import FactoredBlock
-from pipeline.losses import random_directions, sigreg
+from pipeline.losses import blocks
+from pipeline.losses.harmonics import FactoredBlock
+from pipeline.losses.lejepa import random_directions, sigreg
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
@@ -84,9 +84,9 @@ def test_kernels_compile(tmp_path):
 
 def test_the_pure_path_is_taken_on_cpu_and_without_triton(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "pipeline.epps_pulley_triton", raising=False)
-    assert epps_pulley_blocks._engine(torch.zeros(1)) is FactoredBlock
-    assert epps_pulley_blocks._engine(SimpleNamespace(is_cuda=True)) is FactoredBlock
+    monkeypatch.delitem(sys.modules, "pipeline.losses.triton_blocks", raising=False)
+    assert blocks._engine(torch.zeros(1)) is FactoredBlock
+    assert blocks._engine(SimpleNamespace(is_cuda=True)) is FactoredBlock
     assert sigreg(torch.zeros(4, 3), random_directions(3, 5)).isfinite()
 
 

@@ -21,17 +21,17 @@ import pytest
 import torch
 from typical_scores import CLASSES, path_of, write_params, write_pick, write_set
 
-from pipeline.absent import reason
-from pipeline.backbones import create_backbone, initial_backbone
-from pipeline.checkpoint import save_weights
-from pipeline.density import jepa_score
-from pipeline.encoded import EncodedImages
-from pipeline.errors import UserError
-from pipeline.files import write_text
-from pipeline.typicality import scores
-from pipeline.typicality.encoders import encoder_names, find_encoder
-from pipeline.typicality.methods import COLUMNS, read_scores
-from pipeline.views import evaluation_view
+from pipeline.data.packed import EncodedImages
+from pipeline.density import scores
+from pipeline.density.encoders import encoder_names, find_encoder
+from pipeline.density.jepa_score import jepa_score
+from pipeline.density.methods import COLUMNS, read_scores
+from pipeline.models.backbones import create_backbone, initial_backbone
+from pipeline.models.weights import save_weights
+from pipeline.runtime.absent import reason
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_text
+from pipeline.views.multicrop import evaluation_view
 from stages import score
 
 KWARGS = {"img_size": 16, "patch_size": 8}

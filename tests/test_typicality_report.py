@@ -27,17 +27,18 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 from typical_scores import path_of, write_params, write_pick, write_scores, write_set
 
-from pipeline import live_run
-from pipeline.errors import UserError
-from pipeline.files import write_text
-from pipeline.gallery.sheet import GAP_PX, HEAD_PX, text_width
-from pipeline.packing import pack
-from pipeline.params import load_params
-from pipeline.pictures import Picture
-from pipeline.typicality import report, sheet
-from pipeline.typicality.methods import METHODS, TABLE, Scores, read_scores, scores_text
-from pipeline.typicality.page import HEADINGS, section
-from pipeline.typicality.separation import auroc_table, correlation_table, read_all, spearman
+from pipeline.density.methods import METHODS, TABLE, Scores, read_scores, scores_text
+from pipeline.density.separation import auroc_table, correlation_table, read_all, spearman
+from pipeline.pictures import extremes
+from pipeline.pictures.sheet import GAP_PX, HEAD_PX, text_width
+from pipeline.reports import density_report
+from pipeline.reports.density_html import HEADINGS, section
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_text
+from pipeline.settings.params import load_params
+from pipeline.sources.images import Picture
+from pipeline.sources.packing import pack
+from pipeline.tracking import live_run
 from stages import density
 
 REPORTS = Path("reports/density")
@@ -126,7 +127,7 @@ def test_scores_that_go_the_wrong_way_stay_below_one_half(place):
     found, _ = read_all(load_params(), "params.yaml")
     table = auroc_table(found, {"home": "home"})
     assert all(row["high"] < 0.5 for row in table)
-    overall, line = report.summary(table)
+    overall, line = density_report.summary(table)
     assert "worse than chance in 1" in overall and "better than chance in 0" in overall
     assert re.search(r"^home against abroad: best .*; JEPA-SCORE \d\.\d \(", line)
 
@@ -136,7 +137,7 @@ def test_the_summary_counts(place):
         return dict(zip(TABLE, ("home", "abroad", method, area, area - 0.1, area + 0.1, 5, 5), strict=True))
 
     areas = {"jepa_score": 0.8, "random_init_jepa_score": 0.7, "knn_distance": 0.9, "mahalanobis": 0.9}
-    overall, line = report.summary([row(method, area) for method, area in areas.items()])
+    overall, line = density_report.summary([row(method, area) for method, area in areas.items()])
     assert overall == (
         "Of 1 pairs of in-domain and foreign set JEPA-SCORE is the best method in 0, better than chance in 1, worse "
         "than chance in 0 (the interval on one side of 50), and ahead of the same score of the untrained network in 1."
@@ -188,7 +189,7 @@ def test_encoders_are_compared_on_the_same_images():
     ],
 )
 def test_extremes(values, most, least):
-    found = sheet.extremes(np.array(values, float), 2)
+    found = extremes.extremes(np.array(values, float), 2)
     assert [part.tolist() for part in found] == [most, least]
 
 
@@ -200,10 +201,10 @@ def test_sheet_shows_the_extremes_of_each_class(place):
     pack(Path("data/flat"), "flat", {"source": "bundled"}, names, {"train": pictures, "test": pictures})
     values = np.random.default_rng(0).permutation(40).astype(float)
     found = Scores(np.arange(40), np.arange(40) % 2, [names[i % 2] for i in range(40)], {"jepa_score": values})
-    page = Image.open(io.BytesIO(sheet.typical_sheet(Path("data/flat"), found, 2)))
-    step, line = sheet.CELL_PX + GAP_PX, sheet.CELL_PX + sheet.VALUE_PX + GAP_PX
+    page = Image.open(io.BytesIO(extremes.typical_sheet(Path("data/flat"), found, 2)))
+    step, line = extremes.CELL_PX + GAP_PX, extremes.CELL_PX + extremes.VALUE_PX + GAP_PX
     left = GAP_PX + text_width(names)
-    right = left + 2 * step + sheet.BETWEEN_PX
+    right = left + 2 * step + extremes.BETWEEN_PX
     for row in range(2):
         members = [i for i in np.argsort(-values) if i % 2 == row]
         expected = [members[0], members[1], members[-2], members[-1]]
@@ -212,10 +213,10 @@ def test_sheet_shows_the_extremes_of_each_class(place):
 
 
 def test_sheet_is_no_longer_than_a_page(place, monkeypatch):
-    monkeypatch.setattr(sheet, "NUM_CLASSES", 1)
+    monkeypatch.setattr(extremes, "NUM_CLASSES", 1)
     found = read_scores(path_of("home", "home"))
-    page = Image.open(io.BytesIO(sheet.typical_sheet(Path("data/home"), found, 2)))
-    assert page.height == HEAD_PX + GAP_PX + sheet.CELL_PX + sheet.VALUE_PX + GAP_PX
+    page = Image.open(io.BytesIO(extremes.typical_sheet(Path("data/home"), found, 2)))
+    assert page.height == HEAD_PX + GAP_PX + extremes.CELL_PX + extremes.VALUE_PX + GAP_PX
 
 
 # 5. The stage

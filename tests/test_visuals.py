@@ -19,16 +19,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy.stats import mannwhitneyu
 
-from pipeline.backbones import create_backbone, initial_backbone
-from pipeline.checkpoint import save_weights
-from pipeline.errors import UserError
 from pipeline.experiments.visuals import bootstrap_interval, centre_auroc, cut_out, foreground_rgb, kept_mass
 from pipeline.experiments.visuals_measure import MEASURES, NETWORKS, Settings
 from pipeline.experiments.visuals_report import COLUMNS, claims
-from pipeline.gallery.sheet import CELL_PX, GAP_PX
-from pipeline.packing import pack
-from pipeline.pictures import Picture
-from pipeline.published.claims import read_claims
+from pipeline.models.backbones import create_backbone, initial_backbone
+from pipeline.models.weights import save_weights
+from pipeline.pictures.sheet import CELL_PX, GAP_PX
+from pipeline.reports.claims import read_claims
+from pipeline.runtime.errors import UserError
+from pipeline.sources.images import Picture
+from pipeline.sources.packing import pack
 from stages import figure13
 
 VIT = {"img_size": 32, "patch_size": 8, "dynamic_img_size": True}

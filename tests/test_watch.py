@@ -21,16 +21,18 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from pipeline import alarms, spectrum
-from pipeline.backbones import initial_backbone, make_projector
-from pipeline.devices import choose_autocast
-from pipeline.encoded import ImageBatch
+from pipeline.data.packed import ImageBatch
+from pipeline.distributed.devices import choose_autocast
 from pipeline.features import embeddings
-from pipeline.losses import epps_pulley, random_directions
-from pipeline.packing import pack
-from pipeline.pictures import Picture
-from pipeline.schema_pretrain import Alarms
-from pipeline.watch import Watch, build_watch, held_out
+from pipeline.losses import spectrum
+from pipeline.losses.lejepa import epps_pulley, random_directions
+from pipeline.models.backbones import initial_backbone
+from pipeline.models.projector import make_projector
+from pipeline.settings.schema_pretrain import Alarms
+from pipeline.sources.images import Picture
+from pipeline.sources.packing import pack
+from pipeline.training import alerts
+from pipeline.training.held_out import Watch, build_watch, held_out
 
 CPU = torch.device("cpu")
 VIEW = {"size_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -182,7 +184,7 @@ def test_a_network_that_collapsed(watch, modules):
     assert found["projection_rank"] == pytest.approx(1, abs=1e-4) and found["projection_std"] == 0
     assert found["embedding_rank"] > 1.5 and found["embedding_std"] > 0
     rows = [{"epoch": 1, "loss": 1.0, "wait_frac": 0.0, **found}]
-    assert [alarm.name for alarm in alarms.raised(rows, Alarms().model_dump(), num_epochs=9)] == ["collapse"]
+    assert [alarm.name for alarm in alerts.raised(rows, Alarms().model_dump(), num_epochs=9)] == ["collapse"]
 
 
 def test_the_spread_does_not_depend_on_the_mean():

@@ -16,12 +16,12 @@ import time
 
 import pytest
 
-from pipeline import zoo
-from pipeline.backbones import TIMM_VERSION, count_params, create_backbone, known_backbones
-from pipeline.conformance import WORKS, conformance, isolated, read_rows, report_text, untried, write_rows
-from pipeline.errors import UserError
-from pipeline.params import read_backbones
-from pipeline.zoo import FAMILIES, ZooEntry, expand, family_of, write_list
+from pipeline.models.backbones import TIMM_VERSION, count_params, create_backbone, known_backbones
+from pipeline.runtime.errors import UserError
+from pipeline.settings.params import read_backbones
+from pipeline.zoo import families
+from pipeline.zoo.conformance import WORKS, conformance, isolated, read_rows, report_text, untried, write_rows
+from pipeline.zoo.families import FAMILIES, ZooEntry, expand, family_of, write_list
 from stages import zoo as stage
 
 FIGURE_9 = [
@@ -105,8 +105,8 @@ SIZES = {
 
 
 def test_a_rule_is_expanded_in_order_and_within_the_bound(monkeypatch):
-    monkeypatch.setattr(zoo, "known_backbones", lambda: ["test_vit", "seresnet18", *SIZES])
-    monkeypatch.setattr(zoo, "count_params", lambda name: int(SIZES[name]))
+    monkeypatch.setattr(families, "known_backbones", lambda: ["test_vit", "seresnet18", *SIZES])
+    monkeypatch.setattr(families, "count_params", lambda name: int(SIZES[name]))
     entries = [("levit_128", "levit", 9e6), ("levit_128s", "levit", 7e6), ("vit_tiny_patch16_224", "vit", 6e6)]
     assert expand(["vit", "levit"], 20e6) == expand(["levit", "vit"], 9e6) == entries
     assert expand(["vit", "levit"], 9e6 - 1) == entries[1:]
@@ -129,8 +129,8 @@ def test_unknown_family():
 
 
 def test_bound_below_every_member(monkeypatch):
-    monkeypatch.setattr(zoo, "known_backbones", lambda: list(SIZES))
-    monkeypatch.setattr(zoo, "count_params", lambda name: int(SIZES[name]))
+    monkeypatch.setattr(families, "known_backbones", lambda: list(SIZES))
+    monkeypatch.setattr(families, "count_params", lambda name: int(SIZES[name]))
     with pytest.raises(UserError, match=r"max_params must be >= 7000000 \(levit_128s, the smallest of .*, got 1000"):
         expand(["levit", "resnet"], 1000)
 
@@ -236,6 +236,6 @@ def test_a_list_without_names_is_an_error(tmp_path):
 
 
 def test_names_come_from_parameter_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo, "known_backbones", lambda: ["inception_next_atto", "inception_next_tiny", "resnet18"])
+    monkeypatch.setattr(families, "known_backbones", lambda: ["inception_next_atto", "inception_next_tiny", "resnet18"])
     (tmp_path / "params.yaml").write_text("grid: {backbones: {families: [inception], max_params: 5.0e+6}}")
     assert stage.names_of(tmp_path / "params.yaml") == ["inception_next_atto"]

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from pipeline.files import write_text
-from pipeline.packing import pack
-from pipeline.params import load_params
-from pipeline.pictures import Picture
-from pipeline.typicality.encoders import scores_path
-from pipeline.typicality.methods import METHODS, scores_text
+from pipeline.density.encoders import scores_path
+from pipeline.density.methods import METHODS, scores_text
+from pipeline.runtime.files import write_text
+from pipeline.settings.params import load_params
+from pipeline.sources.images import Picture
+from pipeline.sources.packing import pack
 
 PARAMS = {
     "grid": {"datasets": ["home"], "backbones": ["test_vit"], "lambdas": [0.05], "seeds": [0]},

@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from pipeline.cells import merge
+from pipeline.settings.cells import merge
 from stages import (
     check,
     compare,

@@ -1,1 +1,1 @@
-"""Experiments of the paper that need no data set or only pictures: figures 3, 6, 7, 13, 20 and table 6."""
+"""Figures 3, 6, 7, 13, 20 and Table 6 of the paper, known densities: measurements without a grid."""

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
+from pipeline.core.seeds import generator
 from pipeline.experiments.settings import check_distinct, check_number, check_whole
-from pipeline.seeds import generator
+from pipeline.runtime.errors import UserError
 
 PROBES = ("OLS", "ridge", "logistic")
 NEWTON_STEPS = 100

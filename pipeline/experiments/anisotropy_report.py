@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import NamedTuple
 
+from pipeline.core.csv_files import rounded
 from pipeline.experiments import plots_synthetic
 from pipeline.experiments.anisotropy import PROBES, Row, Settings, fit_probes
 from pipeline.experiments.synthetic_report import Report
-from pipeline.published.claims import Claim, markdown_table, rounded
+from pipeline.reports.claims import Claim, markdown_table
 
 STANDARD_ERRORS = 2  # a difference counts as one beyond so many
 CLAIMS = {

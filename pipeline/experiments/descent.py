@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from pipeline.provenance import describe
+from pipeline.runtime.provenance import describe
 
 Run = TypeVar("Run")
 Result = TypeVar("Result")

@@ -7,8 +7,8 @@ from statistics import mean, stdev
 
 from torch import Tensor
 
-from pipeline import figures
-from pipeline.figures import COLOURS, DASHES
+from pipeline.reports import figures
+from pipeline.reports.figures import COLOURS, DASHES
 
 SHOWN_POINTS = 200  # a panel
 GREY = "#8a94a1"

@@ -20,7 +20,9 @@ import torch
 from scipy.stats import gaussian_kde, spearmanr
 from torch import Tensor, nn
 
-from pipeline.density import jepa_score
+from pipeline.core.schedule import lr_factor
+from pipeline.core.seeds import derive_seed, generator
+from pipeline.density.jepa_score import jepa_score
 from pipeline.experiments.mixtures import (
     Mixture,
     ToGaussian,
@@ -30,9 +32,7 @@ from pipeline.experiments.mixtures import (
     sample,
     scale_mixture,
 )
-from pipeline.losses import directions_for_step, lejepa_loss
-from pipeline.schedule import lr_factor
-from pipeline.seeds import derive_seed, generator
+from pipeline.losses.lejepa import directions_for_step, lejepa_loss
 
 SCORE = "JEPA-SCORE"
 SPHERE, PLANES, SCALES = "plane to sphere", "planes to Gaussian", "scales to Gaussian"

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from statistics import mean, stdev
 
+from pipeline.core.csv_files import csv_text, rounded
 from pipeline.experiments import figures_known_density
 from pipeline.experiments.known_density import (
     LEARNED_PLANE,
@@ -19,9 +20,9 @@ from pipeline.experiments.known_density import (
     Row,
     Settings,
 )
-from pipeline.files import write_text
-from pipeline.provenance import describe
-from pipeline.published.claims import csv_text, markdown_table, rounded
+from pipeline.reports.claims import markdown_table
+from pipeline.runtime.files import write_text
+from pipeline.runtime.provenance import describe
 
 BAR = 0.9  # Spearman with log p that the exact score must pass where the embedding's density is constant
 

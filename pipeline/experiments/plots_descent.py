@@ -1,4 +1,4 @@
-"""The figures of gradient descent on raw samples (figures 6, 16 and 7), in the style of pipeline/figures.py."""
+"""The figures of gradient descent on raw samples (figures 6, 16 and 7), in the style of pipeline/reports/figures.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from pipeline.figures import COLOURS, DASHES, INK, MARKERS, RC, add_legend, legend_line, log_y_axis, make_panels, to_svg
+from pipeline.reports.figures import (
+    COLOURS,
+    DASHES,
+    INK,
+    MARKERS,
+    RC,
+    add_legend,
+    legend_line,
+    log_y_axis,
+    make_panels,
+    to_svg,
+)
 
 GREY = "#8a94a1"
 Row = Mapping[str, Any]

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from pipeline import figures
-from pipeline.figures import COLOURS, DASHES, MARKERS
+from pipeline.reports import figures
+from pipeline.reports.figures import COLOURS, DASHES, MARKERS
 
 GREY = "#8a94a1"
 SHOWN_DRAWS = 100

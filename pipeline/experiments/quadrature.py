@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from scipy.integrate import quad
 
-from pipeline.errors import UserError
 from pipeline.experiments.settings import check_distinct, check_number, check_whole_list
-from pipeline.losses import _knots
+from pipeline.losses.lejepa import _knots
+from pipeline.runtime.errors import UserError
 
 CharacteristicFunction = Callable[[np.ndarray], np.ndarray]
 ROUNDING = 1e-14  # smaller relative errors are rounding: the sums have tens of terms with one of 2e-16 each

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from pipeline.core.csv_files import rounded
 from pipeline.experiments import plots_synthetic
 from pipeline.experiments.quadrature import LAWS, ROUNDING, Error, Settings, slope
 from pipeline.experiments.synthetic_report import Report
-from pipeline.published.claims import Claim, markdown_table, rounded
+from pipeline.reports.claims import Claim, markdown_table
 
 QUADRATIC = -2.0
 SHARPLY = 0.1  # a slope that is steeper by less is quadratic

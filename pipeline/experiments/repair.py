@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.core.seeds import derive_seed, generator
 from pipeline.experiments.descent import descend
 from pipeline.experiments.settings import check_names, check_number, check_whole, check_whole_list
-from pipeline.losses import directions_for_step
-from pipeline.seeds import derive_seed, generator
-from pipeline.statistics import MULTIVARIATE, STATISTICS, statistic_by_name
+from pipeline.losses.lejepa import directions_for_step
+from pipeline.losses.univariate import MULTIVARIATE, STATISTICS, statistic_by_name
 
 CONTROL = "random_walk"
 MEASURES = ("x_left", "energy_distance", "spread", "start_correlation")

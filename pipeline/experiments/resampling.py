@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from pipeline.errors import UserError
+from pipeline.core.seeds import derive_seed, generator
 from pipeline.experiments.descent import descend
 from pipeline.experiments.settings import check_names, check_number, check_whole, check_whole_list
-from pipeline.losses import directions_for_step, random_directions, sigreg
-from pipeline.seeds import derive_seed, generator
+from pipeline.losses.lejepa import directions_for_step, random_directions, sigreg
+from pipeline.runtime.errors import UserError
 
 KEPT = ("fixed", "sobol_fixed")
 FRESH = ("resampled", "sobol_resampled")

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from pipeline.core.csv_files import rounded
 from pipeline.experiments import plots_descent
 from pipeline.experiments.resampling import KEPT, NORMAL, START
 from pipeline.experiments.synthetic_report import Report
-from pipeline.published.claims import Claim, markdown_table, mean_and_std, origin_line, rounded
+from pipeline.reports.claims import Claim, markdown_table, mean_and_std, origin_line
 
 Row = Mapping[str, Any]
 MEASURES = ("heldout_sigreg", "trained_sigreg")

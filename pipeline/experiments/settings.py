@@ -10,8 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.errors import UserError
-from pipeline.validation import did_you_mean, read_yaml
+from pipeline.catalogue.validation import did_you_mean, read_yaml
+from pipeline.runtime.errors import UserError
 
 T = TypeVar("T")
 

@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import torch
 
-from pipeline.errors import UserError
+from pipeline.core.csv_files import read_rows
+from pipeline.core.seeds import generator
 from pipeline.experiments.settings import check_whole
-from pipeline.losses import random_directions, sigreg
-from pipeline.published.claims import read_rows
-from pipeline.seeds import generator
+from pipeline.losses.lejepa import random_directions, sigreg
+from pipeline.runtime.errors import UserError
 
 PUBLISHED_COLUMNS = ("num_samples", "num_slices", "num_points", "mean_ms", "std_ms")
 AXES = ("num_samples", "num_slices", "num_knots")

@@ -19,7 +19,7 @@ from pipeline.experiments.sigreg_time import (
     slope_of_times,
 )
 from pipeline.experiments.synthetic_report import Report
-from pipeline.published.claims import Claim, markdown_table
+from pipeline.reports.claims import Claim, markdown_table
 
 LINEAR = 0.15  # a slope that is off 1 by less is linear
 KINDS = {"step_ms": "forward + backward", "forward_ms": "forward"}

@@ -8,10 +8,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import write_text
-from pipeline.project import repro_command, shown
-from pipeline.provenance import describe
-from pipeline.published.claims import Claim, claims_table, csv_text, write_claims
+from pipeline.core.csv_files import csv_text
+from pipeline.reports.claims import Claim, claims_table, write_claims
+from pipeline.runtime.files import write_text
+from pipeline.runtime.project import repro_command, shown
+from pipeline.runtime.provenance import describe
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from pipeline.errors import UserError
-from pipeline.gallery.colours import pca_rgb, project
-from pipeline.seeds import generator
+from pipeline.core.seeds import generator
+from pipeline.pictures.colours import pca_rgb, project
+from pipeline.runtime.errors import UserError
 
 VEIL, THICKNESS = (96, 104, 152), 0.8  # over what a mask leaves out; a colour that shows on black and on white
 

@@ -18,18 +18,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.backbones import create_backbone, initial_backbone
-from pipeline.checkpoint import load_weights, read_description
-from pipeline.datasets import batches
-from pipeline.encoded import EncodedImages, ImageBatch
-from pipeline.errors import UserError
+from pipeline.core.seeds import generator
+from pipeline.data.loader import batches
+from pipeline.data.packed import EncodedImages, ImageBatch
 from pipeline.experiments import visuals
 from pipeline.experiments.settings import check_whole, check_whole_list
-from pipeline.gallery import last_layer
-from pipeline.gallery.colours import heat, pca_rgb, project
-from pipeline.gallery.sheet import thumbnails
-from pipeline.seeds import generator
-from pipeline.views import evaluation_view
+from pipeline.models.backbones import create_backbone, initial_backbone
+from pipeline.models.weights import load_weights, read_description
+from pipeline.pictures import last_layer
+from pipeline.pictures.colours import heat, pca_rgb, project
+from pipeline.pictures.sheet import thumbnails
+from pipeline.runtime.errors import UserError
+from pipeline.views.multicrop import evaluation_view
 
 MEASURES = ("pca", "attention")
 NETWORKS = ("trained", "random_init", "best_init")

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from pipeline.core.csv_files import rounded
 from pipeline.experiments.synthetic_report import Report
 from pipeline.experiments.visuals import bootstrap_interval
 from pipeline.experiments.visuals_measure import MEASURES, NETWORKS, Found, Settings
-from pipeline.published.claims import Claim, markdown_table, rounded
+from pipeline.reports.claims import Claim, markdown_table
 
 COLUMNS = ("image", "label", *(f"{measure}_{network}" for measure in MEASURES for network in NETWORKS))
 SUBJECTS = {"pca": "first principal component of patch features", "attention": "attention of the last layer"}

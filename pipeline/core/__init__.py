@@ -1,0 +1,1 @@
+"""Seeds, learning-rate schedule, checkpoints, and the files of a cell."""

@@ -1,0 +1,89 @@
+"""The files of one cell: formats, readers and writers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_json, write_text
+
+# Columns of history.csv; each is logged as train/<name> with the epoch as step. Further columns are what was watched
+# (pipeline/training/held_out.py); they are logged as health/<name>.
+CURVES = ("loss", "pred_loss", "sigreg_loss", "lr")
+
+
+class ResultError(UserError):
+    """A result file is missing or broken; the message names it and the command that makes it."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ResultError: if it is missing or broken.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultError(f"no {path}; make it with: dvc repro") from None
+    except ValueError as error:
+        raise ResultError(f"{path} is broken ({error}); remove it and run: dvc repro") from None
+    if not isinstance(value, dict):
+        raise ResultError(f"{path} must hold a JSON object, got {type(value).__name__}; remove it and run: dvc repro")
+    return value
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Read the curves, one row an epoch: epoch, CURVES and what was watched, if anything was.
+
+    Raises:
+        ResultError: if the file is missing or broken.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        raise ResultError(f"no {path}; make it with: dvc repro") from None
+    except (ValueError, TypeError) as error:
+        raise ResultError(f"{path} is broken ({error}); remove it and run: dvc repro") from None
+    if not rows or not {"epoch", *CURVES} <= rows[0].keys():
+        raise ResultError(f"{path} must have the columns epoch, {', '.join(CURVES)}; remove it and run: dvc repro")
+    return rows
+
+
+def write_pretraining(
+    folder: Path, history: list[dict[str, float]], metrics: dict[str, Any], provenance: dict[str, Any]
+) -> None:
+    """Write what a finished training says of itself: history.csv, metrics.json and provenance.json."""
+    write_history(folder / "history.csv", history)
+    write_json(folder / "metrics.json", metrics)
+    write_json(folder / "provenance.json", provenance)
+
+
+def write_history(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write the curves, one row an epoch; numbers read back exactly.
+
+    What was watched in some epochs alone, since the settings changed between two parts of a run, is nan in the others.
+    """
+    names = list(dict.fromkeys(["epoch", *CURVES, *(name for row in rows for name in row)]))
+    lines = [names, *([row.get(name, math.nan) for name in names] for row in rows)]
+    write_text(path, "".join(",".join(map(str, line)) + "\n" for line in lines))
+
+
+def shown_alarms(summary: dict[str, Any]) -> dict[str, int]:
+    """Return the alarms of a pretraining's metrics.json as tables show them: {"collapse": 3} of a run that collapsed.
+
+    A collapse that had passed by the last epoch is called so: its numbers are those of a sound run.
+    """
+    alarms: dict[str, int] = summary.get("alarms", {})
+    passed = "collapse" if summary.get("collapsed") else "passing collapse"
+    return {passed if name == "collapse" else name: epoch for name, epoch in alarms.items()}
+
+
+def collapsed_at(summary: dict[str, Any]) -> int:
+    """Return the epoch at which a pretraining collapsed for good, from its metrics.json; 0 if it did not."""
+    return shown_alarms(summary).get("collapse", 0)

@@ -1,0 +1,1 @@
+"""Packed data sets: the data loader, decoding workers, shuffling, checks before training."""

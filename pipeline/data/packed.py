@@ -1,0 +1,182 @@
+"""Packed data sets as they lie on the disk: labels at once, pictures decoded when asked for.
+
+Legend: N images of a split, B images of a batch, C channels (1 when the whole set is grey, else 3), H, W of the canvas.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image
+
+from pipeline.data.shards import Blocks, Shards
+from pipeline.runtime.project import remake
+
+READ_AT_ONCE = 256  # files: reading and decoding by turns slows both (reports/LOG.md, 2026-11-22)
+
+
+class ImageBatch(NamedTuple):
+    """Images with their labels.
+
+    pixels: (B, C, H, W) uint8. aspect: (B,) float32, original width/height over canvas width/height; 1 where the canvas
+    is the picture itself. labels: (B,) int64 in 0..num_classes-1.
+    """
+
+    pixels: torch.Tensor
+    aspect: torch.Tensor
+    labels: torch.Tensor
+
+
+def read_meta(folder: str | Path) -> dict:
+    """Return meta.json of a packed data set, the file that is written last.
+
+    Raises:
+        FileNotFoundError: naming the command that makes the folder.
+    """
+    folder = Path(folder)
+    remedy = f"make it with `{remake(folder)}`"
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"data set {folder.name!r}: there is no {folder / 'meta.json'}; {remedy}") from None
+    for split in meta["splits"].values():
+        for file in split["files"]:
+            if not (folder / file["name"]).is_file():
+                raise FileNotFoundError(f"data set {folder.name!r} lacks {folder / file['name']}; {remedy}")
+    return meta
+
+
+class EncodedImages:
+    """One split of a packed data set; images are decoded when asked for.
+
+    The canvas is the picture itself if all pictures of the set have one size of at most `load_px`. Else every picture
+    is stretched to load_px x load_px (antialiased) and its `aspect` lets crops be drawn in the original geometry.
+
+    Args:
+        folder: data/<name>, written by the download stage.
+        split: "train" or "test".
+        load_px: side of the canvas in pixels, >= 1.
+
+    Attributes:
+        classes: class names; a label is an index into them.
+        channels: 1 or 3.
+        size_px: (height, width) of the canvas.
+        labels: (N,) int64.
+
+    Raises:
+        FileNotFoundError: if the folder is missing or incomplete.
+        ValueError: if the split does not exist or load_px < 1.
+    """
+
+    def __init__(self, folder: str | Path, split: str, *, load_px: int) -> None:
+        """Open the files and read the labels; see the class for the arguments."""
+        meta = read_meta(folder)
+        if split not in meta["splits"]:
+            raise ValueError(f"split must be one of {', '.join(meta['splits'])}, got {split!r}")
+        if load_px < 1:
+            raise ValueError(f"load_px must be >= 1, got {load_px}")
+        self.split, self.classes, self.channels = split, meta["classes"], meta["channels"]
+        self.size_px = _canvas(meta, load_px)
+        self.shards = _open_shards(folder, meta, split)
+        self.labels = self.shards.labels
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, float, int]:
+        """Return (pixels (C, H, W) uint8, aspect, label) of one image."""
+        index = int(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        pixels, aspect = self.decode(index)
+        return torch.from_numpy(pixels), aspect, int(self.labels[index])
+
+    def decode_into(self, pixels: torch.Tensor, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Decode some images into `pixels`, (at least as many, C, H, W) uint8; return their aspects, float32."""
+        canvases = pixels.numpy()  # the same memory; a tensor takes longer to index
+        aspects = np.empty(len(indices), np.float32)
+        for first in range(0, len(indices), READ_AT_ONCE):
+            for place, file in enumerate(self.shards.read(indices[first : first + READ_AT_ONCE]), start=first):
+                aspects[place] = decode(file, canvases[place])
+        return aspects
+
+    def encoded(self, index: int) -> bytes:
+        """Return the PNG or JPEG file of one image."""
+        return self.shards.read([index])[0]
+
+    def decode(self, index: int) -> tuple[np.ndarray, float]:
+        """Return (pixels (C, H, W) uint8, aspect) of one image as numpy knows them."""
+        canvas = np.empty((self.channels, *self.size_px), np.uint8)
+        return canvas, decode(self.encoded(index), canvas)
+
+
+def decode(file: bytes, canvas: np.ndarray) -> float:
+    """Decode a picture and stretch it to a canvas.
+
+    Args:
+        file: a PNG or JPEG file.
+        canvas: (C, H, W) uint8, overwritten; grey for C = 1.
+
+    Returns:
+        The picture's own width / height over the canvas's.
+    """
+    if file[:2] == b"\xff\xd8" and _decode_jpeg_of_size(file, canvas):
+        return 1.0
+    channels, height, width = canvas.shape
+    mode = "L" if channels == 1 else "RGB"
+    with Image.open(io.BytesIO(file)) as image:
+        aspect = (image.width / image.height) / (width / height)
+        image.draft(mode, (width, height))  # a JPEG much larger than the canvas is decoded at 1/2, 1/4 or 1/8
+        image = image.convert(mode)
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        pixels = np.asarray(image)
+    canvas[...] = pixels if channels == 1 else pixels.transpose(2, 0, 1)
+    return aspect
+
+
+def _decode_jpeg_of_size(file: bytes, canvas: np.ndarray) -> bool:
+    """Decode a JPEG that has the canvas's size, to the pixels that Pillow gives, in about half the time.
+
+    libjpeg-turbo writes a row past the cache if it starts at a multiple of 16 or 32 bytes, and the next step reads it
+    back: rows start 8 bytes off (measured: reports/LOG.md, 2026-11-22).
+
+    Returns:
+        False if the picture has another size or unusual colours, such as CMYK, or is one that simplejpeg refuses:
+        Pillow may know it, or says why not.
+    """
+    channels, height, width = canvas.shape
+    try:
+        *size_px, colours, _ = simplejpeg.decode_jpeg_header(file)
+        if size_px != [height, width] or colours not in ("Gray", "YCbCr", "RGB"):
+            return False
+        memory = np.empty(canvas.size + 32, np.uint8)
+        rows = memory[(8 - memory.ctypes.data) % 32 :]
+        pixels = simplejpeg.decode_jpeg(file, "GRAY" if channels == 1 else "RGB", buffer=rows)
+    except ValueError:
+        return False
+    canvas[...] = pixels.transpose(2, 0, 1)
+    return True
+
+
+def _canvas(meta: dict, load_px: int) -> tuple[int, int]:
+    (min_w, max_w), (min_h, max_h) = meta["width_px"], meta["height_px"]
+    one_size = min_w == max_w and min_h == max_h and max(max_w, max_h) <= load_px
+    return (max_h, max_w) if one_size else (load_px, load_px)
+
+
+def _open_shards(folder: str | Path, meta: dict, split: str) -> Shards:
+    return Shards([Path(folder) / file["name"] for file in meta["splits"][split]["files"]])
+
+
+def read_blocks(folder: str | Path, split: str) -> Blocks:
+    """Return how many images and bytes of a split lie together on the disk, whether or not it is read into memory."""
+    return _open_shards(folder, read_meta(folder), split).blocks

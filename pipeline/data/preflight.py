@@ -1,0 +1,127 @@
+"""What a cell's stages would refuse after hours, looked up before the first step: settings against the images.
+
+Only the resolved settings and the meta.json of packed data sets are read, so this takes no time.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.runtime.errors import UserError
+
+Meta = dict[str, Any]
+
+
+class PreflightError(UserError):
+    """Settings ask for more than a data set has; the message lists every one with path, rule, value and remedy."""
+
+
+def check(config: dict[str, Any], probe: dict[str, Any], meta: Meta, target: Meta | None) -> None:
+    """Stop a cell whose training or probe cannot succeed, before it is trained; warn of what is likely not meant.
+
+    Args:
+        config: the cell's pretrain.json.
+        probe: its probe.json.
+        meta: meta.json of the data set that is trained on.
+        target: meta.json of the one that is probed; None while it is not there, the probe then looks itself.
+
+    Raises:
+        PreflightError: listing every problem at once.
+    """
+    later = [probe_problems(probe, target), shot_warnings(probe, target)] if target else [(), ()]
+    _tell(config["cell"], [*training_problems(config, meta), *later[0]])
+    for line in [*crop_notes(config, meta), *later[1]]:
+        print(line, file=sys.stderr)
+
+
+def check_probe(probe: dict[str, Any], target: Meta) -> None:
+    """Stop a probe that cannot succeed before features are extracted: `check` for a cell that is not trained here.
+
+    Raises:
+        PreflightError: listing every problem at once.
+    """
+    _tell(probe["cell"], list(probe_problems(probe, target)))
+
+
+def _tell(cell: str, problems: list[str]) -> None:
+    if problems:
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        raise PreflightError(f"cell {cell} cannot be run, {len(problems)} problem{'s' * (len(problems) > 1)}:\n{lines}")
+
+
+def training_problems(config: dict[str, Any], meta: Meta) -> Iterator[str]:
+    """Yield what pretraining would refuse."""
+    num_images, batch_size = _num_train(meta), config["pretrain"]["batch_size"]
+    if batch_size > num_images:
+        yield (
+            f"pretrain.batch_size must be <= the {num_images} training images of {meta['name']!r}, got {batch_size}; "
+            "lower it"
+        )
+
+
+def probe_problems(probe: dict[str, Any], meta: Meta) -> Iterator[str]:
+    """Yield what the probes would refuse."""
+    settings, per_class, name = probe["probe"], _per_class(meta), meta["name"]
+    if (k := settings["knn"]["k"]) > _num_train(meta):
+        yield f"probe.knn.k must be <= the {_num_train(meta)} training images of {name!r}, got {k}; lower it"
+    largest = max(per_class.values())
+    for shots in settings["few_shot"]["shots"]:
+        if shots > largest:
+            yield (
+                f"probe.few_shot.shots must be <= the {largest} training images of the largest class of {name!r}, got "
+                f"{shots}; lower it or leave it out"
+            )
+    lonely = [label for label, count in per_class.items() if count < 2]
+    if lonely and _holds_out(settings):
+        yield (
+            f"probe.holdout_frac tunes the probe on held-out training images, but {_listed(lonely)} of {name!r} "
+            f"{_verb(lonely)} one training image only; add images or remove the class"
+        )
+
+
+def shot_warnings(probe: dict[str, Any], meta: Meta) -> Iterator[str]:
+    """Yield where classes have fewer images than shots: they give all that they have, which is fair but uneven."""
+    per_class = _per_class(meta)
+    for shots in probe["probe"]["few_shot"]["shots"]:
+        small = [label for label, count in per_class.items() if count < shots]
+        if small and len(small) < len(per_class):
+            yield (
+                f"warning: probe.few_shot.shots {shots}: {_listed(small)} of {meta['name']!r} {_verb(small)} fewer "
+                f"training images (at least {min(per_class.values())}); all of them are taken"
+            )
+
+
+def crop_notes(config: dict[str, Any], meta: Meta) -> Iterator[str]:
+    """Yield where every image is smaller than the crops that are made of it: crops then hold no more than it does."""
+    views = config["pretrain"]["views"]
+    side = max(meta["width_px"][1], meta["height_px"][1])
+    if side < views["global_px"]:
+        yield (
+            f"note: pretrain.views.global_px {views['global_px']}: the images of {meta['name']!r} have at most {side} "
+            "px and are enlarged to it; a smaller value is faster"
+        )
+
+
+def _num_train(meta: Meta) -> int:
+    return meta["splits"]["train"]["num_images"]
+
+
+def _per_class(meta: Meta) -> dict[str, int]:
+    return dict(zip(meta["classes"], meta["splits"]["train"]["per_class"], strict=True))
+
+
+def _holds_out(settings: dict[str, Any]) -> bool:
+    """Whether labels are held out: the linear probe always does, fine-tuning only to choose a learning rate."""
+    frozen = settings["mode"] == "frozen" or "raw_pixels" in settings["baselines"]
+    return frozen or len(settings["finetune"]["learning_rates"]) > 1
+
+
+def _listed(labels: list[str]) -> str:
+    shown = ", ".join(repr(label) for label in labels[:5]) + (", ..." if len(labels) > 5 else "")
+    return f"class {shown}" if len(labels) == 1 else f"{len(labels)} classes ({shown})"
+
+
+def _verb(labels: list[str]) -> str:
+    return "has" if len(labels) == 1 else "have"

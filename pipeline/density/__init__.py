@@ -1,0 +1,1 @@
+"""Out-of-distribution scores: JEPA-SCORE, Jacobians, baselines, AUROC."""

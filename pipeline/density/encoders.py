@@ -1,0 +1,130 @@
+"""Which encoder scores: the run that `stages.diagnose` picked for a data set, or a frozen model of the catalogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.catalogue.validation import did_you_mean
+from pipeline.core.results import read_json
+from pipeline.core.selected_run import picked_weights, read_pick, stale
+from pipeline.runtime.absent import NotAskedFor, again
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.project import grid_name, remake, reports_folder
+from pipeline.settings.cells import grid_cells, resolve
+from pipeline.settings.schema import Params
+
+ABSENT = Path("data/foreign/absent.json")
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen encoder and what it is compared with.
+
+    Attributes:
+        name: data set whose picked run it is, or name of a frozen model.
+        home: data set that counts as in-domain; its training images are what distances are taken to.
+        weights: backbone.safetensors, which says itself how the network is built and what it is shown.
+        seed: of the initialisation that the random-init score is taken of.
+        cell: of the picked run; "" for a frozen model.
+        load_px: side to which larger images are resized when loaded, as they were for the picked run.
+    """
+
+    name: str
+    home: str
+    weights: Path
+    seed: int
+    cell: str
+    load_px: int
+
+
+def encoder_names(params: Params, params_path: str) -> list[str]:
+    """Return whose scores a grid should have, its data sets, and the frozen models that have any."""
+    folder = scores_folder(params_path)
+    frozen = [name for name in params.models if any(folder.glob(f"{name}--*.csv"))]
+    return [*(params.grid.datasets if params.grid.backbones else ()), *frozen]
+
+
+def scored_sets(name: str, params: Params) -> list[str]:
+    """Return the data sets whose images an encoder scores: its own, then those of density.sets.
+
+    Raises:
+        NotAskedFor: if density.sets is empty.
+    """
+    if not params.density.sets:
+        raise NotAskedFor("density.sets names no data set")
+    own = [name] if name in params.grid.datasets else []
+    return list(dict.fromkeys([*own, *params.density.sets]))
+
+
+def set_folder(name: str, params: Params) -> Path:
+    """Return where a set is packed: data/<name> if the grid trains on it, else data/foreign/<name>."""
+    return Path("data") / name if name in params.grid.datasets else Path("data/foreign") / name
+
+
+def absent_sets() -> dict[str, str]:
+    """Return why sets of density.sets could not be packed, by name."""
+    return read_json(ABSENT) if ABSENT.exists() else {}
+
+
+def scoring_command(name: str, scored: str, params: Params, params_path: str) -> str:
+    """Return what scores a set again: a stage of DVC, or the program for a frozen model, which is none."""
+    if name not in params.grid.datasets:
+        return f"python -m stages.score {name} {scored} {params_path}"
+    if scored in params.grid.datasets:
+        return again(f"score@{name}-{scored}", params_path)
+    return again("foreign" if scored in absent_sets() else f"score_foreign@{name}", params_path)
+
+
+def home_of(name: str, params: Params) -> str:
+    """Return the in-domain set of an encoder: its own, or the first of density.sets for a frozen model.
+
+    A frozen model was trained on images that are not at hand; the first set stands for them.
+
+    Raises:
+        UserError: if density.sets is empty.
+    """
+    if not params.density.sets:
+        raise UserError("density.sets must name at least one data set, got none; the first is home to frozen models")
+    return name if name in params.grid.datasets else params.density.sets[0]
+
+
+def find_encoder(name: str, params: Params, params_path: str) -> Encoder:
+    """Look up an encoder.
+
+    Args:
+        name: a data set of the grid, for the run that was picked for it, or a frozen model.
+        params: the validated parameter file.
+        params_path: where it lies.
+
+    Raises:
+        UserError: an unknown name, an absent pick, or weights that are not the picked ones; the message says what to
+            run.
+    """
+    if name in params.grid.datasets:
+        pick = read_pick(name, params_path)
+        weights = picked_weights(pick, stale(name, params_path))
+        cells = (cell for cell in grid_cells(params, grid_name(params_path)) if cell.key == pick["cell"])
+        if (cell := next(cells, None)) is None:
+            raise UserError(f"the grid has no cell {pick['cell']}; {stale(name, params_path)}")
+        load_px = resolve(params, cell)[0].load_px
+        return Encoder(name, name, weights, seed=pick["seed"], cell=pick["cell"], load_px=load_px)
+    if name not in params.models:
+        known = [*params.grid.datasets, *params.models]
+        raise UserError(f"unknown encoder {name!r}{did_you_mean(name, known)}; a data set of the grid, or of models:")
+    weights = Path("models") / name / "backbone.safetensors"
+    if not weights.is_file():
+        raise UserError(f"there is no {weights}; make it with: {remake(Path('models') / name)}")
+    return Encoder(name, home_of(name, params), weights, seed=0, cell="", load_px=params.pretrain.load_px)
+
+
+def scores_folder(params_path: str) -> Path:
+    """Where the scores of a grid lie."""
+    return reports_folder(grid_name(params_path)) / "scores"
+
+
+def scores_path(name: str, scored: str, params: Params, params_path: str) -> Path:
+    """Where the scores lie that an encoder gave to a data set."""
+    if name in params.grid.datasets and scored not in params.grid.datasets:
+        return scores_folder(params_path) / f"{name}--foreign" / f"{scored}.csv"
+    return scores_folder(params_path) / f"{name}--{scored}.csv"

@@ -1,0 +1,1 @@
+"""Device and precision, collectives, batch norm over processes, torchrun."""

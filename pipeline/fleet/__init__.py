@@ -1,1 +1,0 @@
-"""Many cells at once, on engines that exist: Ray, and SLURM through submitit."""

@@ -1,1 +1,0 @@
-"""What a backbone sees, as pictures: last-layer features, attention, neighbours, a map of its embedding."""

@@ -1,0 +1,1 @@
+"""Many cells at once: Ray, SLURM, local processes, nodes that share nothing."""

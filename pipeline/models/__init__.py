@@ -1,0 +1,1 @@
+"""timm backbones, projector, weights, probe sites."""

@@ -1,0 +1,265 @@
+"""Backbones from timm, the projector, and the check that a backbone fits the views before hours are spent.
+
+Legend: B images, D embedding (backbone output), K projection (projector output).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.seeds import derive_seed
+from pipeline.runtime.errors import UserError
+
+TIMM_VERSION = timm.__version__
+
+
+class BackboneInfo(NamedTuple):
+    """What the conformance check found."""
+
+    num_params: int
+    embed_dim: int
+    has_batchnorm: bool
+
+
+class Published(NamedTuple):
+    """What timm knows about the published weights of a model: where they are and how pixels must be prepared."""
+
+    address: str
+    file: str
+    licence: str
+    size_px: int
+    mean: list[float]
+    std: list[float]
+
+
+class BackboneError(UserError):
+    """A backbone that cannot be trained with these views; the message says what to change."""
+
+
+def known_backbones() -> list[str]:
+    """Every architecture name of the installed timm."""
+    return timm.list_models()
+
+
+def known_weights(architecture: str) -> list[str]:
+    """Every name with a tag under which timm has weights of the architecture."""
+    return timm.list_pretrained(architecture)
+
+
+def is_known(name: str) -> bool:
+    """Whether timm has the architecture; a pretrained tag after the first dot must be known as well."""
+    architecture = name.partition(".")[0]
+    return timm.is_model(architecture) and (name == architecture or name in timm.list_pretrained(architecture))
+
+
+def backbone_arguments(
+    name: str,
+    *,
+    img_size: int,
+    patch_size: int | None = None,
+    drop_path_rate: float = 0.0,
+    kwargs: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the arguments with which plain `timm.create_model(name, num_classes=0, ...)` builds the backbone.
+
+    Transformers learn `img_size` and `dynamic_img_size` so that one set of weights takes global and local views;
+    convolutional networks have no such arguments and get none.
+
+    Args:
+        name: timm model name.
+        img_size: side of a global view, px.
+        patch_size: px; None keeps the architecture's own.
+        drop_path_rate: stochastic depth in [0, 1]; 0 is not passed on.
+        kwargs: further arguments, passed on as they are.
+
+    Raises:
+        BackboneError: if the architecture refuses an argument that was asked for explicitly, or its value.
+    """
+    asked = dict(kwargs or {})
+    if patch_size is not None:
+        asked["patch_size"] = patch_size
+    if drop_path_rate:
+        asked["drop_path_rate"] = drop_path_rate
+    arguments = {"img_size": img_size, "dynamic_img_size": True, **asked}
+    while True:
+        try:
+            with torch.device("meta"):
+                create_backbone(name, arguments)
+            return arguments
+        except Exception as error:  # constructors refuse values in many ways
+            # Python names one argument; timm's own check lists them: "argument(s): ['a', 'b']".
+            refused = re.search(r"unexpected keyword argument(?:\(s\): \[)? ?'(\w+)'", str(error))
+            if not refused or refused[1] not in arguments:
+                raise BackboneError(
+                    f"backbone {name!r} cannot be built with {arguments}: {type(error).__name__}: {error}; "
+                    "change pretrain.backbone or pretrain.views.global_px"
+                ) from error
+            if refused[1] in asked:
+                raise BackboneError(
+                    f"backbone {name!r} takes no {refused[1]!r}; remove it from pretrain.backbone, "
+                    "or set it for other backbones alone in overrides"
+                ) from None
+            del arguments[refused[1]]
+
+
+def create_backbone(name: str, arguments: dict[str, Any]) -> nn.Module:
+    """Build a randomly initialised backbone whose output is the pooled embedding (B, D)."""
+    with _errors_alone():
+        return timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+
+
+@contextmanager
+def _errors_alone() -> Iterator[None]:
+    builder = logging.getLogger("timm.models._builder")
+    level, builder.level = builder.level, logging.ERROR
+    try:
+        yield
+    finally:
+        builder.level = level
+
+
+def count_params(name: str) -> int:
+    """Return the number of parameters at the architecture's own input size, without a classifier; allocates none."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in create_backbone(name, {}).parameters())
+
+
+def weight_decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    """Return AdamW's groups: what decays, and biases, norms and what timm exempts, which do not.
+
+    Args:
+        modules: their parameters, each module with its own `no_weight_decay`, if it has one.
+        weight_decay: of the first group.
+    """
+    decay, keep = [], []
+    for module in modules:
+        exempt = getattr(module, "no_weight_decay", set)()
+        for name, parameter in module.named_parameters():
+            (keep if parameter.ndim < 2 or name in exempt else decay).append(parameter)
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+
+
+def check_backbone(
+    name: str, arguments: dict[str, Any], *, global_px: int, local_px: int | None, batch_size: int
+) -> BackboneInfo:
+    """Run one forward and backward pass at both resolutions on two images, in training mode.
+
+    Args:
+        name: timm model name.
+        arguments: of `backbone_arguments`.
+        global_px: side of a global view, px.
+        local_px: side of a local view, px; None where there are none.
+        batch_size: images a step, which BatchNorm must be able to normalise.
+
+    Raises:
+        BackboneError: naming backbone, resolution, what failed and which setting to change.
+    """
+    backbone = create_backbone(name, arguments).train()
+    has_batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.modules())
+    if has_batchnorm and batch_size < 4:
+        raise BackboneError(
+            f"backbone {name!r} normalises over the batch: pretrain.batch_size must be >= 4, got {batch_size}"
+        )
+    shapes = {px: _embed(backbone, name, px, setting) for px, setting in _resolutions(global_px, local_px)}
+    if any(len(shape) != 2 for shape in shapes.values()) or len(set(shapes.values())) != 1:
+        raise BackboneError(
+            f"backbone {name!r} must give one vector an image, the same at every resolution, got {shapes}; "
+            "choose another backbone or set a pooling in pretrain.backbone.kwargs (global_pool: avg)"
+        )
+    return BackboneInfo(sum(p.numel() for p in backbone.parameters()), shapes[global_px][-1], has_batchnorm)
+
+
+def _resolutions(global_px: int, local_px: int | None) -> list[tuple[int, str]]:
+    local = [(local_px, "pretrain.views.local_px")] if local_px else []
+    return [(global_px, "pretrain.views.global_px"), *local]
+
+
+def _embed(backbone: nn.Module, name: str, size_px: int, setting: str) -> tuple[int, ...]:
+    try:
+        return forward_backward(backbone, size_px)
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BackboneError(
+            f"backbone {name!r} fails at {size_px} px ({setting}): {reason}; "
+            f"raise {setting}, {'set pretrain.views.num_local to 0, ' if 'local' in setting else ''}"
+            "set pretrain.backbone.patch_size, or remove the backbone (an entry under overrides can do it for one)"
+        ) from None
+
+
+def forward_backward(backbone: nn.Module, size_px: int) -> tuple[int, ...]:
+    """Run two random images forward and backward; return the shape of their embedding."""
+    embedding: Tensor = backbone(torch.randn(2, 3, size_px, size_px))
+    embedding.float().square().mean().backward()
+    return tuple(embedding.shape)
+
+
+def initial_backbone(name: str, arguments: dict[str, Any], *, seed: int) -> nn.Module:
+    """Return the backbone as pretraining with this seed starts from it (the random-init baseline)."""
+    torch.manual_seed(derive_seed(seed, "init"))
+    return create_backbone(name, arguments)
+
+
+def published(name: str) -> Published:
+    """Return what timm knows about the weights of `name` (with its tag; without one the default weights)."""
+    config = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    if config.hf_hub_id:
+        address, file = f"https://huggingface.co/{config.hf_hub_id}", config.hf_hub_filename or "model.safetensors"
+    else:
+        address, file = config.url or "", (config.url or "").rpartition("/")[2]
+    licence = config.license or "not stated by timm"
+    return Published(address, file, licence, config.input_size[-1], list(config.mean), list(config.std))
+
+
+def pretrained_backbone(
+    name: str, arguments: dict[str, Any], *, path: Path | None = None, checkpoint_key: str | None = None
+) -> nn.Module:
+    """Build a backbone with published weights; timm converts names and resamples position embeddings.
+
+    Every weight must be found and have the right shape: weights are loaded with the classifier that they were
+    published with, strictly, and the classifier is dropped afterwards. A local file may lack the classifier.
+
+    Args:
+        name: timm model name with the tag of its weights.
+        arguments: of `backbone_arguments`.
+        path: local safetensors or weights-only torch file; None: timm's own download.
+        checkpoint_key: entry of the checkpoint that holds the weights, where timm would take another one.
+
+    Raises:
+        Exception: whatever a download or a file that does not fit ends in; `pipeline.models` explains it.
+    """
+    source: dict[str, Any] = {"file": str(path)} if path else {}
+    if checkpoint_key:
+        source = {"state_dict": _checkpoint_entry(name, path, checkpoint_key)}
+    with _errors_alone():
+        try:
+            backbone = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **arguments)
+        except RuntimeError:  # load_state_dict names what is missing or too much
+            if not source:
+                raise
+            source["num_classes"] = 0
+            backbone = timm.create_model(
+                name, pretrained=True, num_classes=0, pretrained_cfg_overlay=source, **arguments
+            )
+    backbone.reset_classifier(0)
+    with torch.device("meta"):
+        plain = create_backbone(name, arguments)
+    plain.load_state_dict(backbone.state_dict(), strict=True, assign=True)  # so it will load where it is used
+    return backbone
+
+
+def _checkpoint_entry(name: str, path: Path | None, key: str) -> dict[str, Tensor]:
+    """Return one entry of a torch checkpoint, without the prefix that distributed training leaves in names."""
+    if path:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    else:
+        checkpoint = torch.hub.load_state_dict_from_url(published(name).address, map_location="cpu", weights_only=True)
+    return {weight.removeprefix("module."): tensor for weight, tensor in checkpoint[key].items()}

@@ -1,0 +1,1 @@
+"""Feature maps, attention, nearest neighbours, t-SNE, sheets of images."""

@@ -1,0 +1,1 @@
+"""Linear, k-NN and few-shot probes, fine-tuning, health of embeddings."""

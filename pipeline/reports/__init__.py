@@ -1,0 +1,1 @@
+"""Tables, figures, Markdown and HTML; our numbers beside the paper's."""

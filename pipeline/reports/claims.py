@@ -1,0 +1,99 @@
+"""What the paper claims, beside what was measured here: one CSV with the same columns for every table and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal, get_args
+
+from pipeline.core.csv_files import csv_text, read_rows
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_text
+
+Verdict = Literal["reproduced", "differs", "not run"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper and the answer to it, numbers as the paper prints them (accuracies in percent).
+
+    Args:
+        claim: what is said of what, in a few words.
+        published: the paper's number or words.
+        ours: the measured number; empty where nothing was run.
+        std: standard deviation over `seeds`, in the unit of `ours`; empty with fewer than two seeds.
+        seeds: how many seeds `ours` is the mean of, >= 0.
+        verdict: reproduced, differs or not run.
+
+    Raises:
+        ValueError: another verdict, or seeds that do not fit it.
+    """
+
+    claim: str
+    published: str
+    ours: str
+    std: str
+    seeds: int
+    verdict: Verdict
+
+    def __post_init__(self) -> None:
+        """Refuse what a table could not say."""
+        if self.verdict not in get_args(Verdict):
+            raise ValueError(f"verdict must be one of {', '.join(get_args(Verdict))}, got {self.verdict!r}")
+        if (self.seeds == 0) != (self.verdict == "not run") or self.seeds < 0:
+            raise ValueError(f"seeds must be 0 for 'not run' and > 0 otherwise, got {self.seeds} for {self.verdict!r}")
+
+
+COLUMNS = tuple(field.name for field in fields(Claim))
+
+
+def write_claims(path: Path, claims: Iterable[Claim]) -> None:
+    """Write claims as CSV with the columns claim, published, ours, std, seeds, verdict."""
+    write_text(path, csv_text(COLUMNS, (asdict(claim) for claim in claims)))
+
+
+def read_claims(path: Path) -> list[Claim]:
+    """Read what `write_claims` wrote.
+
+    Raises:
+        UserError: the file is absent, has other columns, or a row that is no claim; the message names it.
+    """
+    rows = read_rows(path, COLUMNS)
+    try:
+        return [Claim(**{**row, "seeds": int(row["seeds"])}) for row in rows]
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; run its pipeline again (paper/{path.stem}/dvc.yaml)") from None
+
+
+def claims_table(claims: Sequence[Claim]) -> str:
+    """Write claims as a Markdown table, our numbers as mean ± standard deviation."""
+    head = ("claim", "paper", "ours", "seeds", "verdict")
+    return markdown_table(
+        head, [(c.claim, c.published, f"{c.ours} ± {c.std}" if c.std else c.ours, c.seeds, c.verdict) for c in claims]
+    )
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Write a Markdown table; empty cells show a dash, and a `|` in a cell is shown as it is."""
+    lines = [head, ["--"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines) + "\n"
+
+
+def origin_line(told: Mapping[str, Any]) -> str:
+    """Say when, where and how fast measurements were made, from their `descent.origin`."""
+    hardware = told["hardware"]
+    return (
+        f"Measured on {told['date']} in {told['seconds']:.0f} s on {hardware['num_cpus']} cores of {hardware['cpu']}, "
+        f"commit {told['commit']}."
+    )
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean and standard deviation (n - 1; None for a single value)."""
+    return mean(values), stdev(values) if len(values) > 1 else None
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ") if value not in ("", None) else "–"

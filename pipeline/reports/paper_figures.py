@@ -1,0 +1,128 @@
+"""The chart of a paper table: ours against published, and both over the axis that the paper varies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.reports import figures
+from pipeline.reports.figures import COLOURS, DASHES, MARKERS
+from pipeline.reports.paper_numbers import Number
+from pipeline.reports.paper_shape import coordinate, varying
+
+GREY = "#8a94a1"
+Look = tuple[str, str]  # colour and marker
+MAX_NAMES = 12  # a longer legend would be larger than the chart
+
+
+def published_against_ours(numbers: Sequence[Number], title: str) -> str:
+    """Draw one panel with ours against published, and a second one over a numeric axis where there is one.
+
+    Where the paper has no number at all, the random initialisation stands in the place of the published one.
+
+    Args:
+        numbers: of `pairing.table_numbers`.
+        title: for readers that do not see it.
+
+    Returns:
+        SVG text; bars are standard deviations over seeds. Where nothing was run, the first panel says so.
+    """
+    over = _numeric_axis(numbers)
+    names = _series(numbers, over)
+    looks = {name: (COLOURS[i % 10], MARKERS[i // 10 % 10]) for i, name in enumerate(dict.fromkeys(names))}
+    with figures.matplotlib.rc_context(figures.RC):
+        figure, panels = figures.make_panels(2 if over else 1, height=3.6)
+        _identity(panels[0], numbers, names, looks)
+        handles = [figures.legend_line(name, *look[:1], "none", look[1]) for name, look in looks.items() if name]
+        if over:
+            _over_axis(panels[1], numbers, names, looks, over)
+            handles += [figures.legend_line("ours", GREY, "-", "o")]
+            handles += [figures.legend_line("published", GREY, DASHES[2], ".")] * any(n.published for n in numbers)
+        if handles:
+            inches = 0.7 + 0.08 * max(len(handle.get_label()) for handle in handles)
+            columns = max(1, min(len(handles), int(figure.get_size_inches()[0] / inches)))
+            figure.set_figheight(figure.get_figheight() + 0.19 * -(-len(handles) // columns))  # a line of the legend
+            figure.legend(handles=handles, loc="outside lower left", ncols=columns)
+        return figures.to_svg(figure, f"{title}: published and ours")
+
+
+def _numeric_axis(numbers: Sequence[Number]) -> str:
+    """Return the axis with the most values, if these are three or more numbers; the last of equals, as in the table."""
+    found = {}
+    for axis in varying(numbers):
+        places = [_place(number, axis) for number in numbers]
+        if len(set(places) - {None}) > 2 and (axis == "metric" or None not in places):
+            found[axis] = len(set(places))
+    return max(reversed(found), key=found.__getitem__, default="")
+
+
+def _place(number: Number, axis: str) -> float | None:
+    """Where a number lies on an axis; of metrics, the labelled images a class that the name tells."""
+    text = coordinate(number, axis)
+    if axis == "metric":
+        shots = re.search(r"_(\d+)shot$", text)
+        return float(shots[1]) if shots else None
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _series(numbers: Sequence[Number], over: str) -> list[str]:
+    """Name the series of each number: its place on the other axes, or on so many of them that few names are needed."""
+    axes = [axis for axis in varying(numbers) if axis != over]
+    while True:
+        names = [", ".join(_said(number, axis) for axis in axes) for number in numbers]
+        if len(set(names)) <= MAX_NAMES:
+            return names
+        axes = axes[:-1]
+
+
+def _said(number: Number, axis: str) -> str:
+    value = coordinate(number, axis)
+    return f"{axis} {value}" if _place(number, axis) is not None and axis != "metric" else value or f"any {axis}"
+
+
+def _identity(axes: Any, numbers: Sequence[Number], names: Sequence[str], looks: Mapping[str, Look]) -> None:
+    paper = any(number.published for number in numbers)
+    values = []
+    for number, name in zip(numbers, names, strict=True):
+        published = float(number.published) if number.published else None
+        reference = published if paper else number.baseline("random_init")
+        if reference is not None:
+            values.append(reference)
+        if reference is not None and number.picked:
+            colour, marker = looks[name]
+            axes.errorbar(reference, number.mean, number.std, color=colour, marker=marker, elinewidth=0.9)
+            values.append(number.mean)
+    ends = [min(values, default=0.0), max(values, default=100.0)]
+    axes.plot(ends, ends, color=GREY, linestyle=DASHES[1], linewidth=1.2)
+    if not any(number.picked for number in numbers):
+        axes.text(0.5, 0.5, "nothing was run", transform=axes.transAxes, ha="center", va="center")
+    what = "published" if paper else "random initialisation"
+    axes.set(title=f"ours against {what}", xlabel=f"{what}, top-1, %", ylabel="ours, top-1, %")
+
+
+def _over_axis(
+    axes: Any, numbers: Sequence[Number], names: Sequence[str], looks: Mapping[str, Look], over: str
+) -> None:
+    placed = [(_place(number, over), number, name) for number, name in zip(numbers, names, strict=True)]
+    placed = sorted((entry for entry in placed if entry[0] is not None), key=lambda entry: entry[0])
+    for name, (colour, marker) in looks.items():
+        mine = [(place, number) for place, number, own in placed if own == name]
+        paper = [(place, float(number.published)) for place, number in mine if number.published]
+        if paper:
+            axes.plot(*zip(*paper, strict=True), ".", color=colour, linestyle=DASHES[2], linewidth=1.3)
+        ours = [(place, number.mean, number.std or 0.0) for place, number in mine if number.picked]
+        if ours:
+            x, y, bars = zip(*ours, strict=True)
+            axes.errorbar(x, y, bars if any(bars) else None, color=colour, marker=marker, elinewidth=0.9)
+    places = sorted({place for place, _, _ in placed})
+    if places[0] > 0 and places[-1] > 8 * places[0]:
+        axes.set_xscale("log")
+    axes.minorticks_off()
+    shown = places[:: -(-len(places) // 6)]  # more labels would touch
+    axes.set_xticks(shown, [f"{place:g}" for place in shown])
+    label = "labelled images a class" if over == "metric" else over
+    axes.set(title=f"over {label}", xlabel=label, ylabel="top-1, %")

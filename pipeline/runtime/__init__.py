@@ -1,0 +1,1 @@
+"""Errors, files, progress bars, the clone and its DVC projects, provenance, signals: no number depends on them."""

@@ -1,0 +1,1 @@
+"""Model selection without labels: criteria, correlation with accuracy, selected runs."""

@@ -1,0 +1,120 @@
+"""The runs of a grid, as their stages left them on disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.core.results import ResultError, collapsed_at, read_history, read_json
+from pipeline.selection.criteria import DIRECTIONS, Run
+from pipeline.settings.cells import Cell
+from pipeline.settings.grid import Listing
+
+LOSSES = ("train_loss", "pred_loss", "sigreg_loss")
+HOLDOUT = "linear_holdout_top1"
+# Settings that change what the training loss measures, and not only how well it is minimised.
+MEASURES = ("batch_size", "views", "projector", "sigreg", "predictor", "swa")
+
+
+class Found(NamedTuple):
+    """What was read: {cell: run}, the same cells as `figures_health.charts` takes them, and a line per problem."""
+
+    runs: dict[Cell, Run]
+    health: list[dict[str, Any]]
+    problems: list[str]
+
+
+def read_runs(listing: Listing, command: str) -> Found:
+    """Read every trained cell that has been probed; frozen models are no runs to choose from.
+
+    Args:
+        listing: cells, who trained their weights, and `diagnose.score`, the accuracy that runs are judged by.
+        command: what makes a missing file, for the messages.
+
+    Returns:
+        Runs, health, and one line per trained cell that collapsed or whose files are missing or broken. Without
+        probe/health.json or pretrain/history.csv a cell still is a run, one that only the losses judge.
+    """
+    found = Found({}, [], [])
+    collapsed: dict[Cell, int] = {}
+    for cell in listing.cells:
+        if cell.frozen:
+            continue
+        try:
+            if epoch := collapsed_at(read_json(listing.owners[cell].folder / "pretrain/metrics.json")):
+                collapsed[cell] = epoch
+            found.runs[cell] = _run(listing, cell)
+            health = read_json(cell.folder / "probe/health.json")
+            history = read_history(listing.owners[cell].folder / "pretrain/history.csv")
+            found.runs[cell] = _with_health(found.runs[cell], health.get("criteria"), cell.folder / "probe/health.json")
+            named = {"cell": cell.key, "dataset": task(listing, cell), "backbone": cell.backbone, "lambda": cell.lamb}
+            found.health.append({**named, "health": health, "history": history})
+        except ResultError as error:
+            found.problems.append(f"{cell.key}: {error}".replace("dvc repro", command))
+    sound = {task(listing, cell) for cell in found.runs if cell not in collapsed}
+    for cell, epoch in collapsed.items():
+        # A task whose every run collapsed still has a pick, which the stages after this one need.
+        left_out = task(listing, cell) in sound and found.runs.pop(cell, None)
+        ending = "left out of correlations and picks" if left_out else "as did every run of its data set"
+        found.problems.append(f"{cell.key}: collapsed at epoch {epoch}; {ending}")
+    return found
+
+
+def task(listing: Listing, cell: Cell) -> str:
+    """Name what a cell is trained on and how it is probed; only runs of one task have comparable accuracies."""
+    parts = [cell.dataset, f"on-{cell.target}"] if cell.target else [cell.dataset]
+    for name, axis in listing.params.grid.axes.items():
+        if axis.sets and all(path.startswith("probe.") for path in axis.sets):
+            parts.append(f"{name}{cell.axes[name]}")
+    return "--".join(parts)
+
+
+def incomparable_axes(listing: Listing) -> list[str]:
+    """Name the grid's axes that change what the training loss measures, so that it need not order such runs."""
+    params, found = listing.params, []
+    for name, axis in params.grid.axes.items():
+        changed = {path.split(".")[1] for path in axis.sets if path.startswith("pretrain.")}
+        changed |= {key for override in params.overrides if name in override.when.axes for key in override.pretrain}
+        found += [name] * bool(changed & set(MEASURES))
+    return found
+
+
+def _run(listing: Listing, cell: Cell) -> Run:
+    trained, score = listing.owners[cell].folder / "pretrain", listing.params.diagnose.score
+    losses = _numbers(read_json(trained / "metrics.json"), LOSSES, trained / "metrics.json")
+    made, path = read_json(trained / "provenance.json"), cell.folder / "probe/metrics.json"
+    probe = read_json(path)
+    return Run(
+        key=cell.key,
+        dataset=task(listing, cell),
+        backbone=cell.backbone,
+        lamb=float(cell.lamb),
+        accuracy=_numbers(probe, [score], path)[score],
+        holdout=_numbers(probe, [HOLDOUT], path)[HOLDOUT] if HOLDOUT in probe else None,
+        values=losses,
+        trained_on=f"{made['hardware']['device']}, {made['hardware']['cpu']}, commit {made['commit']}",
+    )
+
+
+def _with_health(run: Run, criteria: Any, path: Path) -> Run:
+    """Add the criteria of probe/health.json; one that is not finite (of a collapsed embedding) is left out."""
+    if not isinstance(criteria, dict):
+        raise ResultError(f"{path} has no criteria; remove it and run: dvc repro")
+    if unknown := sorted(criteria.keys() - DIRECTIONS.keys()):
+        raise ResultError(f"{path} has {', '.join(unknown)}, unknown to pipeline/selection/criteria.py")
+    finite = {name: float(value) for name, value in criteria.items() if _is_number(value)}
+    return replace(run, values={**run.values, **finite})
+
+
+def _numbers(found: Mapping[str, Any], names: Sequence[str], path: Path) -> dict[str, float]:
+    wrong = [f"{name} {found.get(name, 'absent')!r}" for name in names if not _is_number(found.get(name))]
+    if wrong:
+        raise ResultError(f"{path} must hold finite numbers, got {', '.join(wrong)}; remove it and run: dvc repro")
+    return {name: float(found[name]) for name in names}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

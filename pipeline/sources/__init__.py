@@ -1,0 +1,1 @@
+"""Data sets: download, read, split, pack; a user's own files as dependencies."""

@@ -1,0 +1,1 @@
+"""MLflow: the store, live and finished runs, differences from the files."""

@@ -1,0 +1,179 @@
+"""What the MLflow run of a cell must hold, from the files of the cell."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.results import CURVES, ResultError, read_history, read_json, shown_alarms
+from pipeline.runtime.project import tracked_grid
+
+AXES = ("grid", "dataset", "backbone", "lambda", "seed")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Contents of one run: identity, params, metrics {(name, step): value}, artifacts {file name: JSON value}."""
+
+    grid: str
+    cell: str
+    commit: str
+    params: dict[str, str]
+    metrics: dict[tuple[str, int], float] = field(default_factory=dict)
+    artifacts: dict[str, Any] = field(default_factory=dict)
+    axes: tuple[str, ...] = AXES
+    alarms: dict[str, int] = field(default_factory=dict)
+    shown_alarms: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags by which runs are found, filtered and compared; `alarms` if any rang."""
+        rang = {"alarms": alarm_tag(self.alarms)} if self.alarms else {}
+        return {"cell": self.cell, "commit": self.commit, **{name: self.params[name] for name in self.axes}, **rang}
+
+
+def opening_record(config: dict[str, Any], commit: str) -> Record:
+    """Return what a run holds when pretraining starts: its axes and the resolved settings."""
+    axes = _axes(config)
+    settings = {name: config[name] for name in ("pretrain", "backbone_kwargs")}
+    artifacts = {"pretrain.json": config}
+    return Record(axes["grid"], config["cell"], commit, axes | flatten(settings), {}, artifacts, tuple(axes))
+
+
+def _axes(config: dict[str, Any]) -> dict[str, str]:
+    """Return the values that tell a cell from the others of its grid."""
+    axes = {name: str(config[name]) for name in AXES} | {"grid": tracked_grid(config["grid"])}
+    if config["target"] != config["dataset"]:
+        axes["target"] = config["target"]
+    return axes | {name: json.dumps(value).strip('"') for name, value in config["choices"].items()}
+
+
+def _frozen_record(probe: dict[str, Any]) -> Record:
+    """Return what the run of a frozen model holds before its scores: no losses, and the origin of its weights."""
+    model, axes = read_json(Path(probe["model"])), _axes(probe)
+    params = axes | flatten({"model": model})
+    return Record(axes["grid"], probe["cell"], "", params, {}, {"model.json": model}, tuple(axes))
+
+
+def cell_record(configs: Path) -> Record:
+    """Return what the run of a finished cell holds, from the files on disk.
+
+    Args:
+        configs: runs/<grid>/configs/<cell>, whose pretrain.json (none for a frozen model) and probe.json name the
+            folders of the results.
+
+    Raises:
+        ResultError: naming the missing or broken file.
+    """
+    probe = read_json(configs / "probe.json")
+    try:
+        record = _frozen_record(probe) if "model" in probe else _trained_record(read_json(configs / "pretrain.json"))
+        record.params.update(flatten({"probe": probe["probe"]}))
+        record.artifacts["probe.json"] = probe
+        out = Path(probe["out"])
+        record.metrics.update(_numbers("probe", read_json(out / "metrics.json")))
+        record.metrics.update(_numbers("criteria", read_json(out / "health.json")["criteria"]))
+    except KeyError as error:
+        raise ResultError(
+            f"the files of {configs.name} lack {error}, as another version left them; run: dvc repro"
+        ) from None
+    return record
+
+
+def _trained_record(config: dict[str, Any]) -> Record:
+    out = Path(config["out"])
+    record = opening_record(config, read_json(out / "provenance.json")["commit"])
+    for row in read_history(out / "history.csv"):
+        record.metrics.update(epoch_metrics(row))
+    summary = read_json(out / "metrics.json")
+    record.metrics.update(_numbers("pretrain", summary))
+    starved = read_json(out / "provenance.json").get("starved_at")
+    record.alarms.update(summary.get("alarms", {}) | ({"starvation": starved} if starved else {}))
+    record.shown_alarms.update(shown_alarms(summary))
+    record.metrics.update(alarm_metrics(record.alarms))
+    return record
+
+
+def _numbers(prefix: str, values: dict[str, Any]) -> dict[tuple[str, int], float]:
+    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    return {(f"{prefix}/{name}", 0): float(value) for name, value in numbers.items()}
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Turn nested settings into params: {'pretrain.views.num_global': '2', ...}."""
+    out: dict[str, str] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        out.update(flatten(value, f"{name}.") if isinstance(value, dict) and value else {name: json.dumps(value)})
+    return out
+
+
+def epoch_metrics(row: dict[str, float]) -> dict[tuple[str, int], float]:
+    """Return the points of one epoch: {('train/loss', 3): 0.25, ('health/projection_rank', 3): 12.5, ...}.
+
+    What was watched and is not finite has no point: MLflow would keep another number in its place.
+    """
+    losses = {f"train/{name}": row[name] for name in CURVES}
+    watched = {f"health/{name}": value for name, value in row.items() if name not in ("epoch", *CURVES)}
+    finite = {name: value for name, value in watched.items() if math.isfinite(value)}
+    return {(name, int(row["epoch"])): value for name, value in (losses | finite).items()}
+
+
+def alarm_tag(alarms: dict[str, int]) -> str:
+    """Say which alarms rang at which epoch: collapse@3, explosion@5."""
+    return ", ".join(f"{name}@{epoch}" for name, epoch in alarms.items())
+
+
+def alarm_metrics(alarms: dict[str, int]) -> dict[tuple[str, int], float]:
+    """Return the points of alarms: {('alarm/collapse', 3): 3.0}."""
+    return {(f"alarm/{name}", epoch): float(epoch) for name, epoch in alarms.items()}
+
+
+# Column of comparison.csv: where its value comes from in the record.
+TABLE_METRICS = {
+    "num_params": "pretrain/num_params",
+    "epochs": "pretrain/epochs",
+    "train_loss": "pretrain/train_loss",
+    "pred_loss": "pretrain/pred_loss",
+    "sigreg_loss": "pretrain/sigreg_loss",
+}
+
+
+# Columns that a run that collapsed has nothing in.
+LEARNED = re.compile(r"(linear|knn)_top1(_\d+shot)?(_std)?")
+
+
+def table_disagreements(record: Record, row: dict[str, str] | None, run_ids: list[str]) -> Iterator[str]:
+    """Name every value of a cell's row in comparison.csv that its files or its MLflow run do not confirm.
+
+    Numbers may differ by the table's rounding (six significant digits).
+    """
+    again = "run: python -m stages.compare"
+    if row is None:
+        yield f"no row in comparison.csv; {again}"
+        return
+    if row["mlflow_run_id"] not in run_ids:
+        found = ", ".join(run_ids) or "none"
+        yield f"comparison.csv names run {row['mlflow_run_id'] or 'none'}, MLflow has {found}; {again}"
+    if (said := alarm_tag(record.shown_alarms)) != row.get("alarms", ""):
+        yield f"comparison.csv has alarms {row.get('alarms') or 'none'}, the files say {said or 'none'}; {again}"
+    for column, text in row.items():
+        if "collapse" in record.shown_alarms and LEARNED.fullmatch(column):
+            if text:
+                yield f"comparison.csv has {column} {text} of a run that collapsed; {again}"
+            continue
+        value = record.metrics.get((TABLE_METRICS.get(column, f"probe/{column}"), 0))
+        if value is not None and not _reads_as(text, value):
+            yield f"comparison.csv has {column} {text}, the files say {value!r}; {again}"
+
+
+def _reads_as(text: str, value: float) -> bool:
+    try:
+        return math.isclose(float(text), value, rel_tol=1e-5)
+    except ValueError:
+        return False

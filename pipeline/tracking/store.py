@@ -1,0 +1,247 @@
+"""MLflow: one run a cell, found by its tags, continued and never doubled.
+
+The store is `sqlite:///mlflow.db` in the repository root, so a plain `mlflow ui` there shows everything; or the server
+or database that MLFLOW_TRACKING_URI names.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from pipeline.runtime.project import tracked_grid
+from pipeline.tracking.diff import Logged, all_tags, contradictions, gaps
+from pipeline.tracking.place import address, alone, artifacts, clone_store, experiment_name, place, prepare
+from pipeline.tracking.record import Record
+from pipeline.tracking.trouble import StoreError, explain
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+# A server that is away must not hold up training: MLflow would try for minutes, and `sync` can write all of it later.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+# MLflow's limits for one log_batch call.
+MAX_METRICS, MAX_PARAMS = 1000, 100
+# Creating the store is announced in dozens of lines otherwise, and its trouble with a traceback beside our message.
+QUIET = {"mlflow": "WARNING", "alembic": "WARNING", "mlflow.store.db.utils": "CRITICAL", "urllib3": "ERROR"}
+for name, level in QUIET.items():
+    logging.getLogger(name).setLevel(level)
+
+
+def _explained(method: Callable) -> Callable:
+    """Let a method of the store raise StoreError for whatever ails the store."""
+
+    @wraps(method)
+    def call(self: Store, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+            raise StoreError(explain(self.place, error)) from error
+
+    return call
+
+
+def _create(path: Path) -> None:
+    """Make the store under another name: a process that is killed meanwhile leaves none that is half made."""
+    unborn = path.with_name(f"{path.name}.new")
+    # SQLite would take the journal of a store that was deleted for one of the new store and break it.
+    for file in (path, unborn):
+        for journal in ("", "-wal", "-shm", "-journal"):
+            Path(f"{file}{journal}").unlink(missing_ok=True)
+    MlflowClient(tracking_uri=address(unborn)).create_experiment(experiment_name(), artifacts(path))
+    os.replace(unborn, path)
+
+
+class Store:
+    """The tracking store; opening it creates it, once, however many processes ask at the same time."""
+
+    def __init__(self, where: str | Path | None = None) -> None:
+        """Open or create.
+
+        Args:
+            where: a file or an address, as `store_place.place` takes them.
+
+        Raises:
+            StoreError: it cannot be used; at once, or half a minute later if another process holds it.
+        """
+        self.place = place(where)
+        try:
+            if isinstance(self.place, Path):
+                with alone(self.place):
+                    self._open_file(self.place)
+            else:
+                beside = None if self.place.startswith("http") else artifacts(clone_store())
+                self._open(self.place, beside)
+        except (OSError, ImportError, MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+            raise StoreError(explain(self.place, error)) from error
+
+    def _open_file(self, path: Path) -> None:
+        if not path.exists():
+            _create(path)
+        with closing(sqlite3.connect(path)) as connection:
+            prepare(connection, path)
+        self._open(address(path), artifacts(path))
+
+    def _open(self, uri: str, artifacts: str | None) -> None:
+        """Find or make the experiment; None lets a server choose the place of its artifacts."""
+        self.client = MlflowClient(tracking_uri=uri)
+        experiment = self.client.get_experiment_by_name(experiment_name())
+        if experiment and experiment.lifecycle_stage == "deleted":
+            self.client.restore_experiment(experiment.experiment_id)
+        self.experiment_id = experiment.experiment_id if experiment else self._new_experiment(artifacts)
+
+    def _new_experiment(self, artifacts: str | None) -> str:
+        try:
+            return self.client.create_experiment(experiment_name(), artifacts)
+        except MlflowException:
+            if (experiment := self.client.get_experiment_by_name(experiment_name())) is None:
+                raise
+            return experiment.experiment_id  # another process was first
+
+    @_explained
+    def runs(self, grid: str, cell: str) -> list[Run]:
+        """Return the active runs of a cell, newest first."""
+        query = f"tags.cell = '{cell}' and tags.grid = '{tracked_grid(grid)}'"
+        return list(self.client.search_runs([self.experiment_id], query, order_by=["attributes.start_time DESC"]))
+
+    @_explained
+    def open_run(self, record: Record, *, afresh: bool) -> str:
+        """Continue the cell's newest run or start one; return its id.
+
+        Args:
+            record: identity, params and artifacts of the run.
+            afresh: retire what was logged before; the old run stays under "deleted" in the UI.
+        """
+        runs = self.runs(record.grid, record.cell)
+        return self._continue(record, runs, None if afresh or not runs else runs[0])
+
+    def _continue(self, record: Record, runs: list[Run], kept: Run | None) -> str:
+        """Make one run of a cell's runs, the kept one or a new one, and fill it."""
+        if kept:
+            run_id = kept.info.run_id
+            self.client.update_run(run_id, status="RUNNING")
+        else:
+            # The pick is of the cell, whichever run it has.
+            tags = {name: value for run in runs[:1] for name, value in run.data.tags.items() if name == "picked_by"}
+            name = record.cell
+            run_id = self.client.create_run(self.experiment_id, run_name=name, tags=tags | record.tags).info.run_id
+        for run in runs:
+            if run.info.run_id != run_id:
+                self.client.delete_run(run.info.run_id)
+        self.fill(run_id, record)
+        return run_id
+
+    def fill(self, run_id: str, record: Record) -> None:
+        """Write whatever of the record the run lacks: params, tags, metric points, artifacts."""
+        run = self.client.get_run(run_id)
+        new_tags = [RunTag(name, value) for name, value in all_tags(record).items() if run.data.tags.get(name) != value]
+        new_params = [Param(name, value) for name, value in record.params.items() if name not in run.data.params]
+        have = {(point.key, point.step) for point in self.points(run)}
+        self.client.log_batch(run_id, tags=new_tags)
+        if "alarms" in run.data.tags and not record.alarms:
+            self.client.delete_tag(run_id, "alarms")
+        for start in range(0, len(new_params), MAX_PARAMS):
+            self.client.log_batch(run_id, params=new_params[start : start + MAX_PARAMS])
+        self.log_points(run_id, {point: value for point, value in record.metrics.items() if point not in have})
+        for name, value in record.artifacts.items():
+            self.client.log_dict(run_id, value, name)
+
+    def log_points(self, run_id: str, points: dict[tuple[str, int], float]) -> None:
+        """Log points {(name, step): value} that the run does not have."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, step) for (name, step), value in points.items()]
+        for start in range(0, len(metrics), MAX_METRICS):
+            self.client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+
+    @_explained
+    def finished_runs(self, grid: str) -> dict[str, str]:
+        """Return {cell: id of its FINISHED run} of one grid."""
+        query = f"tags.grid = '{tracked_grid(grid)}' and attributes.status = 'FINISHED'"
+        runs = self.client.search_runs([self.experiment_id], query, order_by=["start_time ASC"], max_results=50_000)
+        return {run.data.tags.get("cell", ""): run.info.run_id for run in runs}
+
+    def points(self, run: Run) -> list[Metric]:
+        """Return every point of a run's metrics."""
+        names = sorted(run.data.metrics)
+        return [point for name in names for point in self.client.get_metric_history(run.info.run_id, name)]
+
+    @_explained
+    def publish(self, record: Record) -> str:
+        """Bring the cell's run to exactly what a finished record says; return its id.
+
+        Of several runs a finished one is kept. A run that holds other values is replaced, since MLflow can neither
+        change a param nor take back a point.
+        """
+        runs = self.runs(record.grid, record.cell)
+        finished_first = sorted(runs, key=lambda run: run.info.status != "FINISHED")
+        kept = (run for run in finished_first if not any(contradictions(self.logged(run), record)))
+        run_id = self._continue(record, runs, next(kept, None))
+        self.client.set_terminated(run_id, "FINISHED")
+        return run_id
+
+    @_explained
+    def disagreements(self, record: Record) -> list[str]:
+        """Name everything in which MLflow is not what the record says: `sync` mends all of it."""
+        runs = self.runs(record.grid, record.cell)
+        if len(runs) != 1:
+            return [f"{len(runs)} MLflow runs instead of one"]
+        logged = self.logged(runs[0])
+        return [*contradictions(logged, record), *gaps(logged, record)]
+
+    def logged(self, run: Run) -> Logged:
+        """Return all that a run holds."""
+        points = [(point.key, point.step, point.value) for point in self.points(run)]
+        files = {file.path for file in self.client.list_artifacts(run.info.run_id)}
+        return Logged(run.info.status, run.data.params, run.data.tags, points, files)
+
+    @_explained
+    def wrong_picks(self, grid: str, picks: Mapping[str, str]) -> list[tuple[Run, str, str]]:
+        """Return the runs of a grid whose tag `picked_by` is not what `picks` says: run, its tag, what it should be."""
+        runs = self.client.search_runs([self.experiment_id], f"tags.grid = '{tracked_grid(grid)}'", max_results=50_000)
+        found = [(run, run.data.tags.get("picked_by", ""), picks.get(run.data.tags.get("cell"), "")) for run in runs]
+        return [(run, tagged, wanted) for run, tagged, wanted in found if tagged != wanted]
+
+    @_explained
+    def tag_picks(self, grid: str, picks: Mapping[str, str]) -> list[str]:
+        """Give picked runs the tag `picked_by`, and take it from the grid's other runs; again, it changes nothing.
+
+        Args:
+            grid: its name.
+            picks: {cell: what picked it}.
+
+        Returns:
+            Picked cells that have no run; `python -m stages.sync` writes it.
+        """
+        for run, _, wanted in self.wrong_picks(grid, picks):
+            if wanted:
+                self.client.set_tag(run.info.run_id, "picked_by", wanted)
+            else:
+                self.client.delete_tag(run.info.run_id, "picked_by")
+        return [cell for cell in sorted(picks) if not self.runs(grid, cell)]
+
+    @_explained
+    def attach(self, grid: str, cell: str, files: Iterable[Path], folder: str) -> bool:
+        """Put files in a folder of the artifacts of a cell's run, in place of those of the same name.
+
+        Returns:
+            Whether the cell has a run.
+        """
+        runs = self.runs(grid, cell)[:1]
+        for run in runs:
+            for file in files:
+                self.client.log_artifact(run.info.run_id, str(file), folder)
+        return bool(runs)

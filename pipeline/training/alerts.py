@@ -1,0 +1,113 @@
+"""What tells after an epoch that a training has gone wrong: collapse, an exploding loss, a starving loader.
+
+Nothing is stopped or written here: monitor.py acts on what is found. A loss or gradient that is not finite is
+no alarm but an error (epochs.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from pipeline.runtime.errors import UserError
+
+# What is watched (held_out.py) and falls when representations collapse, with the setting that it must not fall
+# below.
+LOWEST = {"embedding_rank": "min_rank", "projection_rank": "min_rank", "projection_std": "min_std"}
+
+
+class AlarmError(UserError):
+    """An alarm rang and pretrain.alarms.action is fail."""
+
+
+class Alarm(NamedTuple):
+    """One thing that went wrong: `name` is collapse, explosion or starvation, `epoch` counts from 1."""
+
+    name: str
+    epoch: int
+    text: str
+
+
+# Steps before a collapse can be seen: BatchNorm's running averages, with which held-out images are embedded, forget
+# nine tenths of their start in 22 steps.
+MIN_STEPS = 50
+
+
+def unsettled_epochs(warmup_epochs: float, steps_per_epoch: int) -> int:
+    """Return how many epochs at the start do not tell a collapse: those of the warm-up, and at least 50 steps."""
+    return max(math.ceil(warmup_epochs), math.ceil(MIN_STEPS / steps_per_epoch))
+
+
+def raised(
+    rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any], *, num_epochs: int, num_unsettled: int = 0
+) -> list[Alarm]:
+    """Return the alarms that ring for the first time at the last of some epochs.
+
+    Args:
+        rows: one an epoch: epoch, loss, wait_frac (part of the epoch's time spent waiting for images, in [0, 1]), and
+            what was watched; a run that is not watched cannot be seen to collapse.
+        settings: of pretrain.alarms.
+        num_epochs: of the whole run. Its first epoch, in which workers start and caches are cold, may starve unless it
+            is the only one.
+        num_unsettled: first epochs, in which no collapse is looked for.
+
+    Returns:
+        At most one alarm of each name; each names value, threshold, setting and what usually helps.
+    """
+    lowest_before = accumulate((row["loss"] for row in rows), min, initial=math.inf)
+    pairs = zip(rows, lowest_before, strict=False)
+    found = [list(_signs(row, before, settings, num_unsettled)) for row, before in pairs]
+    if num_epochs != 1:
+        found[0] = [alarm for alarm in found[0] if alarm.name != "starvation"]
+    rang = {alarm.name for earlier in found[:-1] for alarm in earlier}
+    return [alarm for alarm in found[-1] if alarm.name not in rang]
+
+
+def is_collapsed(row: Mapping[str, float], settings: Mapping[str, Any], *, num_unsettled: int = 0) -> bool:
+    """Return whether an epoch shows a collapse; a run can pass through one early and recover."""
+    return row["epoch"] > num_unsettled and bool(_collapse(row, settings))
+
+
+def _signs(
+    row: Mapping[str, float], lowest_before: float, settings: Mapping[str, Any], num_unsettled: int
+) -> Iterator[Alarm]:
+    checks = {
+        "collapse": _collapse(row, settings) if row["epoch"] > num_unsettled else "",
+        "explosion": _explosion(row["loss"], lowest_before, settings["max_loss_ratio"]),
+        "starvation": _starvation(row["wait_frac"], settings["max_wait_frac"]),
+    }
+    epoch = int(row["epoch"])
+    for name, said in checks.items():
+        if said:
+            yield Alarm(name, epoch, f"{name} at epoch {epoch}: {said}")
+
+
+def _collapse(row: Mapping[str, float], settings: Mapping[str, Any]) -> str:
+    low = [
+        f"{name} {row[name]:.3g} is below pretrain.alarms.{limit} {settings[limit]:g}"
+        for name, limit in LOWEST.items()
+        if row.get(name, math.inf) < settings[limit]
+    ]
+    return f"{', '.join(low)}; raise lambda (grid.lambdas) or lower pretrain.optimizer.lr" if low else ""
+
+
+def _explosion(loss: float, lowest_before: float, max_ratio: float) -> str:
+    # A loss of 0 or below is nothing to be a multiple of; of the first epoch the ratio is 0.
+    if lowest_before <= 0 or loss / lowest_before <= max_ratio:
+        return ""
+    return (
+        f"the loss {loss:.4g} is {loss / lowest_before:.3g} times the lowest epoch's before it, more than "
+        f"pretrain.alarms.max_loss_ratio {max_ratio:g}; lower pretrain.optimizer.lr or lengthen "
+        "pretrain.schedule.warmup_epochs"
+    )
+
+
+def _starvation(wait_frac: float, max_frac: float) -> str:
+    if wait_frac <= max_frac:
+        return ""
+    return (
+        f"{wait_frac:.3g} of its time went into waiting for images, more than pretrain.alarms.max_wait_frac "
+        f"{max_frac:g}; raise pretrain.loader.num_workers, or pretrain.loader.memory_gb to keep the images in memory"
+    )

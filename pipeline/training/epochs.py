@@ -1,0 +1,149 @@
+"""What a training loop counts, keeps and checks: means, waiting times, the state, numbers that are not finite."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.core.checkpoints import Checkpoints
+from pipeline.data.packed import ImageBatch
+from pipeline.distributed.collectives import from_first_rank, rank
+from pipeline.runtime.errors import NonFiniteLossError
+from pipeline.training.learner import Learner
+
+# On a GPU reading a flag waits for the device, so it is read this often; on a CPU at every step.
+STEPS_BETWEEN_CHECKS = 50
+
+
+class Epoch(NamedTuple):
+    """Means over the steps of one epoch; `lr` is the learning rate of its last step.
+
+    `health` is what was watched: the mean norm of the gradient, and what the watch saw at the epoch's end. `wait_frac`
+    is the part of the wall time that went into waiting for images; unlike all else it differs from run to run.
+    """
+
+    epoch: int
+    loss: float
+    pred_loss: float
+    sigreg_loss: float
+    lr: float
+    health: dict[str, float]
+    wait_frac: float
+
+    def row(self) -> dict[str, float]:
+        """Return the epoch's row of history.csv: its losses, then its health."""
+        *losses, health, _ = self
+        return dict(zip(self._fields, losses, strict=False)) | health
+
+
+@dataclass
+class Tally:
+    """What an epoch has come to so far: steps done, sums over them (loss, pred, SIGReg, gradient norm), seconds."""
+
+    sums: Tensor
+    steps: int = 0
+    wait_s: float = 0.0
+    wall_s: float = 0.0
+
+    def add(self, parts: Tensor) -> None:
+        """Count a step with these four numbers."""
+        self.sums += parts
+        self.steps += 1
+
+    @property
+    def wait_frac(self) -> float:
+        """Part of the time that went into waiting for images."""
+        return self.wait_s / self.wall_s if self.wall_s else 0.0
+
+
+class Progress:
+    """How far a run is: its finished epochs and the tally of the one under way. Rank 0 keeps them with the learner.
+
+    Attributes:
+        history: the finished epochs.
+        tally: of the epoch under way.
+    """
+
+    def __init__(self, learner: Learner, checkpoints: Checkpoints, steps_per_epoch: int, device: torch.device) -> None:
+        """Go on from the newest whole state that rank 0 finds, if there is one: the learner takes it up."""
+        self._learner, self._checkpoints = learner, checkpoints
+        self._steps_per_epoch, self._device = steps_per_epoch, device
+        state = from_first_rank(checkpoints.load() if rank() == 0 else None)
+        self.history = [Epoch(*record) for record in state["history"]] if state else []
+        self.tally = Tally(torch.zeros(4, device=device))
+        if state:
+            learner.restore(state["learner"])
+            self.tally = Tally(**state["tally"] | {"sums": state["tally"]["sums"].to(device)})
+
+    @property
+    def step(self) -> int:
+        """Steps done since the run began."""
+        return len(self.history) * self._steps_per_epoch + self.tally.steps
+
+    def keep(self) -> None:
+        """Write the state, if this is rank 0."""
+        if rank():
+            return
+        history = [tuple(record) for record in self.history]
+        state = {"learner": self._learner.state(), "history": history, "tally": vars(self.tally)}
+        self._checkpoints.save(state, step=self.step)
+
+    def end_epoch(self, lr: float, watched: dict[str, float]) -> Epoch:
+        """Turn the tally into the means of an epoch, keep the state and return them."""
+        *losses, gradient_norm = (self.tally.sums / self._steps_per_epoch).tolist()
+        health = {"gradient_norm": gradient_norm} | watched
+        self.history.append(Epoch(len(self.history) + 1, *losses, lr, health, self.tally.wait_frac))
+        self.tally = Tally(torch.zeros(4, device=self._device))
+        self.keep()
+        return self.history[-1]
+
+
+class FiniteCheck:
+    """Remembers the first step of an epoch whose loss or gradient is not finite, without waiting for the device."""
+
+    def __init__(self, order: Tensor, batch_size: int, steps_per_epoch: int, device: torch.device) -> None:
+        """Take the epoch's order (N,) of images, the size of its batches and their number."""
+        self._order, self._batch_size, self._steps_per_epoch = order, batch_size, steps_per_epoch
+        self._on_cpu = device.type == "cpu"
+        self._step = torch.full((), -1, device=device)
+        self._in_loss = torch.zeros((), dtype=torch.bool, device=device)
+
+    def note(self, parts: Tensor, step: int) -> None:
+        """Look at the losses and the gradient's norm of a step; stop now and then if one was not finite."""
+        first = (self._step < 0) & ~parts.isfinite().all()
+        self._step = torch.where(first, step, self._step)
+        self._in_loss = torch.where(first, ~parts[0].isfinite(), self._in_loss)
+        if self._on_cpu or step % STEPS_BETWEEN_CHECKS == 0:
+            self.stop_if_not_finite()
+
+    def stop_if_not_finite(self) -> None:
+        """Raise if a step that was noted was not finite."""
+        step = int(self._step)
+        if step < 0:
+            return
+        epoch, index = divmod(step, self._steps_per_epoch)
+        members = self._order[index * self._batch_size : (index + 1) * self._batch_size].tolist()
+        raise NonFiniteLossError(
+            f"the {'loss' if self._in_loss else 'gradient'} is not finite at step {step} (epoch {epoch + 1}, batch "
+            f"{index + 1}, training images {members[:8]}{' ...' if len(members) > 8 else ''}); lower "
+            "pretrain.optimizer.lr, lengthen pretrain.schedule.warmup_epochs, or set pretrain.precision: float32"
+        )
+
+
+def timed(loader: Iterator[ImageBatch], tally: Tally, device: torch.device) -> Iterator[ImageBatch]:
+    """Pass batches on and count the seconds: those spent waiting for images, and all."""
+    while True:
+        asked = time.monotonic()
+        batch = next(loader, None)
+        # A GPU works on while the host waits; time is lost only if it has nothing left to do.
+        if device.type != "cuda" or torch.cuda.current_stream(device).query():
+            tally.wait_s += time.monotonic() - asked
+        if batch is None:
+            return
+        yield batch
+        tally.wall_s += time.monotonic() - asked

@@ -1,0 +1,160 @@
+"""What pretraining changes: backbone, projector, their optimiser, and the two heuristics of the paper's Table 4.
+
+Legend: B images, M images of several views, V views, D embedding, K projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pipeline.distributed.batch_norm import synchronise
+from pipeline.distributed.collectives import average_gradients
+from pipeline.models import backbones
+from pipeline.models.projector import make_projector, project_views
+from pipeline.models.weights import save_weights
+
+
+@dataclass
+class Learner:
+    """What training changes: backbone (M, 3, H, W) -> (M, D), projector (M, D) -> (M, K) and their optimiser.
+
+    The two that the paper finds needless (Table 4) are None by default: a predictor (M, K) -> (M, K), and the running
+    average of (backbone, projector) that makes the centres instead of the global views of the encoder that trains.
+    `micro_batch_size` is how many images' views of one size pass the backbone at a time; None: all of them.
+    """
+
+    backbone: nn.Module
+    projector: nn.Module
+    optimizer: torch.optim.Optimizer
+    predictor: nn.Module | None = None
+    average: AveragedModel | None = None
+    micro_batch_size: int | None = None
+
+    def _parts(self) -> dict[str, Any]:
+        named = {name: getattr(self, name) for name in ("backbone", "projector", "optimizer", "predictor", "average")}
+        return {name: part for name, part in named.items() if part is not None}
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a resumed run needs; every random draw follows from (seed, step)."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a state."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def step(self, loss: Tensor, lr: float) -> Tensor:
+        """Take one optimiser step along the gradient of the loss; return the gradient's norm, a scalar."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        loss.backward()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        average_gradients(parameters)
+        norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(nn.ModuleList([self.backbone, self.projector]))
+        return norm
+
+    def project(self, views: list[Tensor]) -> Tensor:
+        """Return the projections (V, B, K) of views; see `project_views`."""
+        return project_views(self.backbone, self.projector, views, micro_batch_size=self.micro_batch_size)
+
+    def predictions(self, projections: Tensor) -> Tensor | None:
+        """Return what the predictor makes of projections (V, B, K), or None without one."""
+        if self.predictor is None:
+            return None
+        flat: Tensor = self.predictor(projections.flatten(0, 1))
+        return flat.float().unflatten(0, projections.shape[:2])
+
+    @torch.no_grad()
+    def centre(self, global_views: Tensor) -> Tensor | None:
+        """Return the mean projection (B, K) of the global views by the averaged encoder, or None without one."""
+        if self.average is None:
+            return None
+        backbone, projector = self.average.module
+        return project_views(backbone, projector, [global_views], micro_batch_size=self.micro_batch_size).mean(0)
+
+
+def make_learner(
+    backbone: nn.Module,
+    projector: nn.Module,
+    device: torch.device,
+    optimizer: dict[str, Any],
+    *,
+    predictor: nn.Module | None = None,
+    swa_decay: float | None = None,
+    channels_last: bool = False,
+    compile: bool = False,
+    sync_batchnorm: bool = True,
+    micro_batch_size: int | None = None,
+) -> Learner:
+    """Move the modules to the device and give them AdamW; biases, norms and what timm exempts do not decay.
+
+    Args:
+        backbone: (M, 3, H, W) -> (M, D).
+        projector: (M, D) -> (M, K).
+        device: where to train.
+        optimizer: lr, weight_decay and betas.
+        predictor: (M, K) -> (M, K), applied before views are compared with the centre.
+        swa_decay: of the exponential moving average of the weights that makes the centres; None: no average.
+        channels_last: memory format of the backbone's weights; its convolutions then make all maps so, from the views
+            on. The same numbers up to rounding (faster or slower: benchmarks.step).
+        compile: torch.compile the backbone in place, so that the names of its state stay; once for each view size.
+        sync_batchnorm: under several processes, normalise over the images of all of them.
+        micro_batch_size: of `project_views`.
+    """
+    if channels_last:
+        backbone.to(memory_format=torch.channels_last)
+    if compile:
+        backbone.compile(dynamic=False)
+    modules = [backbone, projector] if predictor is None else [backbone, projector, predictor]
+    groups = backbones.weight_decay_groups([module.to(device).train() for module in modules], optimizer["weight_decay"])
+    adamw = torch.optim.AdamW(groups, lr=optimizer["lr"], betas=tuple(optimizer["betas"]), fused=True)
+    for module in modules if sync_batchnorm else []:
+        synchronise(module)
+    average = None
+    if swa_decay is not None:
+        average = AveragedModel(nn.ModuleList([backbone, projector]), multi_avg_fn=get_ema_multi_avg_fn(swa_decay))
+    return Learner(backbone, projector, adamw, predictor, average, micro_batch_size)
+
+
+def build_learner(config: dict[str, Any], device: torch.device, *, micro_batch_size: int | None = None) -> Learner:
+    """Build what a cell's pretrain.json describes, as its seed has it before the first step."""
+    settings = config["pretrain"]
+    backbone = backbones.initial_backbone(config["backbone"], config["backbone_kwargs"], seed=config["seed"])
+    projector = make_projector(config["embed_dim"], **settings["projector"])
+    proj_dim, predictor, swa = settings["projector"]["proj_dim"], None, settings["swa"]
+    if settings["predictor"]["enabled"]:
+        hidden_dims = [settings["predictor"]["hidden_dim"]]
+        predictor = make_projector(proj_dim, hidden_dims=hidden_dims, proj_dim=proj_dim)
+    return make_learner(
+        backbone,
+        projector,
+        device,
+        settings["optimizer"],
+        predictor=predictor,
+        swa_decay=swa["decay"] if swa["enabled"] else None,
+        channels_last=settings["channels_last"],
+        compile=settings["compile"],
+        sync_batchnorm=settings["sync_batchnorm"],
+        micro_batch_size=micro_batch_size,
+    )
+
+
+def save_networks(folder: Path, learner: Learner, config: dict[str, Any]) -> None:
+    """Write backbone.safetensors and projector.safetensors with what is needed to build them again."""
+    views = config["pretrain"]["views"]
+    seen = {"img_size_px": views["global_px"], "mean": views["mean"], "std": views["std"]}
+    backbone = {"backbone": config["backbone"], "kwargs": config["backbone_kwargs"], **seen}
+    save_weights(folder / "backbone.safetensors", learner.backbone, backbone)
+    projector = {"width": config["embed_dim"], **config["pretrain"]["projector"]}
+    save_weights(folder / "projector.safetensors", learner.projector, projector)

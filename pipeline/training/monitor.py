@@ -1,0 +1,85 @@
+"""A training as it is followed from outside: every epoch is logged, alarms are heard, and what they ask for is done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol
+
+from pipeline.training import alerts
+from pipeline.training.epochs import Epoch
+
+
+class Tracked(Protocol):
+    """The MLflow run of the training, or none if the store is in trouble."""
+
+    def log_epoch(self, row: dict[str, float]) -> None:
+        """Log a row of the history."""
+
+    def ring(self, alarms: dict[str, int]) -> None:
+        """Log all alarms so far, {name: epoch}."""
+
+
+class Untracked:
+    """No run: of the ranks above 0, whose numbers are those of rank 0."""
+
+    def __enter__(self) -> Untracked:
+        """Begin nothing."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """End nothing."""
+
+    def log_epoch(self, row: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def ring(self, alarms: dict[str, int]) -> None:
+        """Do nothing."""
+
+
+class Followed(NamedTuple):
+    """What was seen.
+
+    history: a row an epoch. story: `alarms` {name: epoch} and whether the run ended `collapsed`. times: `wait_frac` of
+    every epoch and the epoch that `starved_at` first (None: none did), which no two machines share.
+    """
+
+    history: list[dict[str, float]]
+    story: dict[str, Any]
+    times: dict[str, Any]
+
+
+def follow(epochs: Iterable[Epoch], tracked: Tracked, settings: dict[str, Any], *, steps_per_epoch: int) -> Followed:
+    """Take epoch after epoch until the last one or an alarm that ends the run.
+
+    Args:
+        epochs: of `training.pretrain`; one is trained whenever the next is asked for.
+        tracked: where they are logged.
+        settings: the section `pretrain` of params.yaml.
+        steps_per_epoch: a collapse is looked for after the warm-up and the first 50 steps.
+
+    Raises:
+        AlarmError: an alarm rang and pretrain.alarms.action is fail. Starvation, which is the machine's, only warns.
+    """
+    watched, rang = settings["alarms"], dict[str, int]()
+    unsettled = alerts.unsettled_epochs(settings["schedule"]["warmup_epochs"], steps_per_epoch)
+    history: list[dict[str, float]] = []
+    waits: list[float] = []
+    for epoch in epochs:
+        history.append(epoch.row())
+        waits.append(round(epoch.wait_frac, 4))
+        tracked.log_epoch(history[-1])
+        rows = [{**row, "wait_frac": wait} for row, wait in zip(history, waits, strict=True)]
+        new = alerts.raised(rows, watched, num_epochs=settings["epochs"], num_unsettled=unsettled)
+        print("".join(f"warning: {alarm.text}\n" for alarm in new), end="", file=sys.stderr)
+        if new:
+            rang |= {alarm.name: alarm.epoch for alarm in new}
+            tracked.ring(rang)
+        grave = [alarm.text for alarm in new if alarm.name != "starvation"]
+        if grave and watched["action"] == "fail":
+            raise alerts.AlarmError("\n".join(grave))
+        if grave and watched["action"] == "stop":
+            break
+    starved_at = rang.pop("starvation", None)
+    story = {"alarms": rang, "collapsed": alerts.is_collapsed(history[-1], watched, num_unsettled=unsettled)}
+    return Followed(history, story, {"wait_frac": waits, "starved_at": starved_at})

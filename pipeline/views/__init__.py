@@ -1,0 +1,1 @@
+"""Multi-crop views on whole batches: crops, colour, blur."""

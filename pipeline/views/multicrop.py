@@ -1,0 +1,256 @@
+"""Multi-crop views: per-image random crops, colours and blur for whole batches, on the device of the images.
+
+Legend: B images, V views, C channels (1 or 3), H x W canvas px. Sizes and order of the operations are those of the
+paper's recipe: crop, flip, jitter, grey, blur, solarize, normalise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.views import colour
+from pipeline.views.crops import centre_boxes, crop_resize, random_boxes
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Float32 images processed at once: what stays in a core's cache (measured: benchmarks.views); bounded memory on a GPU.
+CHUNK_BYTES = {"cpu": 3 * 2**19, "cuda": 2**28, "mps": 2**28}
+
+
+class Draws(NamedTuple):
+    """The random parameters of one view, each (B, ...)."""
+
+    boxes: Tensor
+    flip: Tensor
+    jitter: Tensor  # (B, 4): factors of brightness, contrast, saturation; turns of hue
+    grey: Tensor
+    blur: Tensor
+    sigma: Tensor
+    solarize: Tensor
+
+
+@dataclass(frozen=True)
+class Multicrop:
+    """Global and local views of a batch; every random parameter is drawn per image and view.
+
+    Args:
+        num_global, num_local: views an image of each kind.
+        global_px, local_px: their sides.
+        global_scale, local_scale: range of a crop's area as a fraction of the image.
+        ratio: range of a crop's width / height.
+        flip_prob: of a left-right flip; 0 for digits and text.
+        jitter_prob: of brightness, contrast, saturation and hue, together.
+        brightness, contrast, saturation: factors are uniform in [1 - x, 1 + x], cut at 0.
+        hue: shift uniform in [-hue, hue] turns, at most 0.5.
+        grey_prob, blur_prob, solarize_prob: of the other operations.
+        blur_sigma: range of the Gaussian's standard deviation, px; the kernel is 7 px wide.
+        solarize_threshold: 0 to 256 on the scale of uint8; pixels at or above it are inverted.
+        mean, std: of pixels in [0, 1], three channels.
+
+    Raises:
+        ValueError: a setting is out of range; the message names its path in params.yaml.
+
+    Source: the paper's recipe (arXiv 2511.08544); each operation follows torchvision's. Different from it: the four
+    jitter operations come in an order drawn for each chunk of a view's images that is processed at once (there: for
+    each image), and nothing is rounded to uint8 in between.
+    """
+
+    num_global: int = 2
+    num_local: int = 6
+    global_px: int = 224
+    local_px: int = 98
+    global_scale: tuple[float, float] = (0.3, 1.0)
+    local_scale: tuple[float, float] = (0.05, 0.3)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_prob: float = 0.5
+    jitter_prob: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    grey_prob: float = 0.2
+    blur_prob: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize_prob: float = 0.2
+    solarize_threshold: int = 128
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        """Turn lists into tuples (JSON knows no tuples) and check every setting."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        for name, (holds, rule) in _rules(self).items():
+            if not holds:
+                raise ValueError(f"pretrain.views.{name} must be {rule}, got {getattr(self, name)}")
+
+    @torch.no_grad()
+    def __call__(
+        self, pixels: Tensor, aspect: Tensor, *, generator: torch.Generator, first: int = 0, of: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Make all views of a batch, or of a part of one.
+
+        Args:
+            pixels: (B, C, H, W) uint8, C 1 (grey) or 3.
+            aspect: (B,) float32, (original width / height) / (canvas width / height).
+            generator: on the device of `pixels`; its state and the input determine every bit. Nothing waits for the
+                device.
+            first, of: the images are those from `first` on of a batch of `of` images, and get the views that they would
+                get in it; None: they are the batch.
+
+        Returns:
+            global views (Vg, B, 3, global_px, global_px) and local views (Vl, B, 3, local_px, local_px), float32,
+            normalised; None in place of the latter when num_local is 0.
+        """
+        _check(pixels, aspect)
+        part = first, len(pixels) if of is None else of
+        with torch.autocast(pixels.device.type, enabled=False):  # eight bits of mantissa would show in the pixels
+            source = pixels if pixels.device.type == "cpu" else pixels.to(torch.float32)
+            large = self._views(source, aspect, self.num_global, self.global_px, self.global_scale, generator, part)
+            if not self.num_local:
+                return large, None
+            return large, self._views(source, aspect, self.num_local, self.local_px, self.local_scale, generator, part)
+
+    def _views(
+        self, source: Tensor, aspect: Tensor, num: int, size_px: int, scale: tuple, generator, part: tuple[int, int]
+    ) -> Tensor:
+        out = torch.empty(num, len(source), 3, size_px, size_px, device=source.device)
+        # All views' parameters at once: (num * batch, ...), view by view; of the whole batch, whatever part is here.
+        first, batch = part
+        aspects = aspect.new_ones(batch)
+        aspects[first : first + len(source)] = aspect
+        draws = self._draw(aspects.repeat(num), source.shape[2:], scale, generator)
+        host = _host_generator(generator)
+        chunk = max(1, CHUNK_BYTES[source.device.type] // (4 * source.shape[1] * size_px**2))
+        for view in range(num):
+            for start in range(0, batch, chunk):
+                order = torch.randperm(4, generator=host).tolist()
+                low, high = max(start, first), min(start + chunk, first + len(source))
+                if low < high:
+                    here = slice(low - first, high - first)
+                    some = Draws(*(values[view * batch + low : view * batch + high] for values in draws))
+                    images = crop_resize(source[here], some.boxes, size_px, flip=some.flip)
+                    images = self._recolour(images, some, order)
+                    colour.normalise(images, self.mean, self.std, out=out[view, here])
+        return out
+
+    def _draw(self, aspect: Tensor, canvas_px: tuple, scale: tuple, generator: torch.Generator) -> Draws:
+        boxes = random_boxes(aspect, canvas_px, scale, self.ratio, generator=generator)
+        probs = (self.flip_prob, self.jitter_prob, self.grey_prob, self.blur_prob, self.solarize_prob)
+        chances = torch.rand(5, len(aspect), device=aspect.device, generator=generator)
+        flip, jitter, grey, blur, solarize = (chance < prob for chance, prob in zip(chances, probs, strict=True))
+        spread = torch.rand(5, len(aspect), device=aspect.device, generator=generator)
+        strengths = (self.brightness, self.contrast, self.saturation)
+        factors = [_between(u, max(0.0, 1 - x), 1 + x) for u, x in zip(spread, strengths, strict=False)]
+        neutral = [torch.where(jitter, factor, 1.0) for factor in factors]
+        turns = torch.where(jitter, _between(spread[3], -self.hue, self.hue), 0.0)
+        sigma = _between(spread[4], *self.blur_sigma)
+        return Draws(boxes, flip, torch.stack((*neutral, turns), dim=1), grey, blur, sigma, solarize)
+
+    def _recolour(self, images: Tensor, draws: Draws, order: list[int]) -> Tensor:
+        rgb = images.shape[1] == 3  # saturation, hue and grey change nothing in a grey image
+        jitter = (
+            (colour.brightness_, self.brightness > 0),
+            (colour.contrast_, self.contrast > 0),
+            (colour.saturation_, self.saturation > 0 and rgb),
+            (colour.hue_, self.hue > 0 and rgb),
+        )
+        for index in order if self.jitter_prob else ():
+            operation, wanted = jitter[index]
+            if wanted:
+                images = operation(images, draws.jitter[:, index])
+        if self.grey_prob and rgb:
+            images = colour.saturation_(images, 1 - draws.grey.to(images.dtype))
+        if self.blur_prob:
+            images = colour.gaussian_blur_some(images, draws.sigma, draws.blur)
+        if self.solarize_prob:
+            threshold = torch.where(draws.solarize, self.solarize_threshold / 255, torch.inf)
+            images = colour.solarize_(images, threshold)
+        return images
+
+
+def evaluation_view(
+    pixels: Tensor,
+    aspect: Tensor,
+    size_px: int,
+    *,
+    crop_frac: float = 1.0,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Tensor:
+    """Return the one deterministic view that probes see: the largest centred square, resized and normalised.
+
+    Args:
+        pixels: (B, C, H, W) uint8, C 1 or 3.
+        aspect: (B,) float32, as for `Multicrop`.
+        size_px: side of the view.
+        crop_frac: side of the square as a fraction of the shorter side of the original, in (0, 1].
+        mean, std: of pixels in [0, 1].
+
+    Returns:
+        (B, 3, size_px, size_px) float32.
+    """
+    _check(pixels, aspect)
+    if not 0 < crop_frac <= 1:
+        raise ValueError(f"crop_frac must be in (0, 1], got {crop_frac}")
+    out = torch.empty(len(pixels), 3, size_px, size_px, device=pixels.device)
+    chunk = max(1, CHUNK_BYTES[pixels.device.type] // (4 * pixels.shape[1] * size_px**2))
+    with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+        boxes = centre_boxes(aspect, pixels.shape[2:], (1.0, 1.0), crop_frac)
+        for start in range(0, len(pixels), chunk):
+            part = slice(start, start + chunk)
+            colour.normalise(crop_resize(pixels[part], boxes[part], size_px), mean, std, out=out[part])
+    return out
+
+
+def _rules(views: Multicrop) -> dict[str, tuple[bool, str]]:
+    """Every rule on the settings: whether it holds, and how it reads."""
+    rules = {
+        "num_global": (views.num_global >= 1, ">= 1"),
+        "num_local": (views.num_local >= 0, ">= 0"),
+    }
+    for name in ("global_px", "local_px"):  # a reflected border needs more pixels than it is wide
+        least = colour.BLUR_KERNEL_PX // 2 + 1
+        rules[name] = (getattr(views, name) >= least, f">= {least}")
+    for name in ("global_scale", "local_scale"):
+        rules[name] = (_is_range(getattr(views, name), 1.0), "[low, high] with 0 < low <= high <= 1")
+    for name in ("ratio", "blur_sigma"):
+        rules[name] = (_is_range(getattr(views, name)), "[low, high] with 0 < low <= high")
+    for name in ("flip_prob", "jitter_prob", "grey_prob", "blur_prob", "solarize_prob"):
+        rules[name] = (0 <= getattr(views, name) <= 1, "in [0, 1]")
+    for name in ("brightness", "contrast", "saturation"):
+        rules[name] = (getattr(views, name) >= 0, ">= 0")
+    rules["hue"] = (0 <= views.hue <= 0.5, "in [0, 0.5]")
+    rules["solarize_threshold"] = (0 <= views.solarize_threshold <= 256, "in [0, 256]")
+    rules["mean"] = (len(views.mean) == 3, "three numbers")
+    rules["std"] = (len(views.std) == 3 and min(views.std, default=0) > 0, "three numbers > 0")
+    return rules
+
+
+def _is_range(value: tuple, highest: float = float("inf")) -> bool:
+    return len(value) == 2 and 0 < value[0] <= value[1] <= highest
+
+
+def _check(pixels: Tensor, aspect: Tensor) -> None:
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        raise ValueError(f"pixels must be (B, 1 or 3, H, W) uint8, got {tuple(pixels.shape)} {pixels.dtype}")
+    if aspect.shape != pixels.shape[:1]:
+        raise ValueError(f"aspect must have shape ({len(pixels)},), one number an image, got {tuple(aspect.shape)}")
+
+
+def _between(uniform: Tensor, low: float, high: float) -> Tensor:
+    return uniform * (high - low) + low
+
+
+def _host_generator(generator: torch.Generator) -> torch.Generator:
+    """Return the generator of what the host must know without waiting for the device: the jitter orders."""
+    if generator.device.type == "cpu":
+        return generator
+    state = hashlib.sha256(generator.get_state().numpy().tobytes()).digest()  # seed and offset, kept on the host
+    return torch.Generator().manual_seed(int.from_bytes(state[:7], "little"))

@@ -1,0 +1,1 @@
+"""Families of architectures, their conformance, frozen public models."""
