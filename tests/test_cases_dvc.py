@@ -6,10 +6,13 @@
    those of the workspace.
 4. Pictures that are added to a user's folder, and an array file that is replaced, are packed again and their cells run.
 5. In the project of the paper as well, also weights of a frozen model, and files that came after the first try.
+6. An edit of a room that determines no number (tracking, settings, launch, ...) leaves every pretraining, probe
+   and score as it is; one of a room that does changes exactly the stages that import it.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -65,6 +68,33 @@ def test_after_a_run_dvc_finds_nothing_to_do(workspace):
     changed = workspace.run("git", "status", "--short").splitlines()
     assert {line.split()[-1] for line in changed} <= {"dvc.lock", "reports/comparison.csv", "reports/comparison.md"}
     assert (workspace.root / "reports/index.html").is_file()
+
+
+MEASURING = ("pretrain", "probe", "score", "score_foreign", "known_density", "pictures")
+CHANGED = {
+    "losses": {"pretrain", "probe", "known_density"},
+    "training": {"pretrain"},
+    "probing": {"probe"},
+    "density": {"score", "score_foreign", "known_density"},
+    "data": {"pretrain", "probe", "score", "score_foreign", "pictures"},
+    "pictures": {"pictures"},
+    "reports": {"known_density"},  # which draws its figure itself
+    "experiments": {"known_density"},
+}
+
+
+@pytest.mark.parametrize(
+    "room", [*CHANGED, "runtime", "tracking", "settings", "catalogue", "launch", "planning", "zoo"]
+)
+def test_an_edit_changes_the_stages_that_it_concerns(workspace, room):
+    path = next((workspace.root / "pipeline" / room).glob("[a-z]*.py"))
+    text = path.read_text()
+    path.write_text(f"{text}# a remark\n")
+    try:
+        changed = {name.partition("@")[0] for name in json.loads(workspace.run("dvc", "status", "--json"))}
+    finally:
+        path.write_text(text)
+    assert changed & set(MEASURING) == CHANGED.get(room, set())
 
 
 def test_another_clone_pulls_everything(workspace, tmp_path):

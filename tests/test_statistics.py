@@ -1,4 +1,4 @@
-"""Claims of pipeline.statistics:
+"""Claims of pipeline.losses.univariate:
 
 1. Each statistic equals its definition: scipy's test, or the defining integral by quadrature, or a sum by hand.
 2. Each has the right gradient (float64 gradcheck), finite even for collapsed samples, and handles leading axes.

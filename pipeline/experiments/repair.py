@@ -35,7 +35,7 @@ class Settings:
     """Section `repair` of paper/figure6/params.yaml.
 
     Args:
-        statistics: names of pipeline.statistics, or "random_walk" for the control.
+        statistics: names of pipeline.losses.univariate, or "random_walk" for the control.
         dims: D, each >= 2.
         num_slices: S a step, each >= 1; statistics without slices run once for each D.
         num_samples: N, >= 4.

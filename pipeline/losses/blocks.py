@@ -192,5 +192,5 @@ def _refuse_double_backward() -> None:
     if torch.is_grad_enabled():
         raise RuntimeError(
             "SIGReg's gradient cannot be differentiated again: call backward without create_graph=True, "
-            "or take another statistic of pipeline.statistics"
+            "or take another statistic of pipeline.losses.univariate"
         )

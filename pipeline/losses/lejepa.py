@@ -195,7 +195,7 @@ def lejepa_loss(
         t_max: upper end of the integration grid, > 0.
         num_knots: T >= 2 points on [0, t_max].
         statistic: a replacement of `sigreg`, called as statistic(projections, directions) -> scalar
-            (`pipeline.statistics.statistic_by_name`); None means `sigreg` with t_max and num_knots.
+            (`pipeline.losses.univariate.statistic_by_name`); None means `sigreg` with t_max and num_knots.
         predictions: (V, B, K), what is pulled towards the centre instead of the projections (LeJEPA, Table 4).
         centre: (B, K), used instead of the mean over the global views (LeJEPA, Table 4: of an averaged encoder).
 

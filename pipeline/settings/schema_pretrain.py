@@ -73,7 +73,7 @@ class Projector(Strict):
 class Sigreg(Strict):
     """Sketched isotropic Gaussian regularisation."""
 
-    statistic: str = Field("epps_pulley", description="a name of pipeline.statistics")
+    statistic: str = Field("epps_pulley", description="a name of pipeline.losses.univariate")
     num_slices: int = Field(1024, ge=1, le=1_000_000)
     t_max: Positive = Field(3.0, le=100, description="the characteristic functions are compared on [-t_max, t_max]")
     num_knots: int = Field(17, ge=2, le=4096, description="trapezoid knots on [0, t_max]")
