@@ -23,11 +23,11 @@ from pipeline.catalogue.validation import did_you_mean
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch
 from pipeline.distributed.devices import choose_autocast, choose_device
+from pipeline.losses.objective import lejepa_objective
 from pipeline.models import backbones
 from pipeline.models.projector import project_views
 from pipeline.planning.timing import FIRST_BATCH, seconds, seconds_a_call
 from pipeline.runtime.errors import UserError
-from pipeline.training import loop
 from pipeline.training.learner import build_learner
 from pipeline.views.multicrop import Multicrop
 from pipeline.zoo.families import family_of
@@ -247,7 +247,7 @@ def _training_step(
     """Return a function that takes one real training step on so many random images."""
     make_views, proj_dim = Multicrop(**settings["views"]), settings["projector"]["proj_dim"]
     num_global = settings["views"]["num_global"]
-    objective = loop.lejepa_objective(lamb=0.05, num_global=num_global, seed=0, proj_dim=proj_dim, **settings["sigreg"])
+    objective = lejepa_objective(lamb=0.05, num_global=num_global, seed=0, proj_dim=proj_dim, **settings["sigreg"])
 
     def step(num_images: int) -> None:
         images, draws = random_images(num_images, canvas, device), generator(0, "views", device=device)
