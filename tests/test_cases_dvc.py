@@ -113,7 +113,7 @@ def test_experiments(workspace):
     before = {run.info.run_id for run in runs(workspace)}
     workspace.run("dvc", "exp", "run", "--temp", "-S", "pretrain.epochs=3", "-n", "first")
     made = [run for run in runs(workspace) if run.info.run_id not in before]
-    assert [run.data.params["epochs"] for run in made] == ["3"]
+    assert [run.data.params["pretrain.epochs"] for run in made] == ["3"]
     assert before <= {run.info.run_id for run in runs(workspace)}
     assert "first" in workspace.run("dvc", "exp", "show", "--csv")
     workspace.run("dvc", "exp", "apply", "first")
