@@ -41,7 +41,7 @@ from PIL import Image
 from benchmarks.measure import write_report
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches
-from pipeline.data.packed import EncodedImages, ImageBatch, decode, read_blocks
+from pipeline.data.packed import ImageBatch, PackedSplit, decode, read_blocks
 from pipeline.data.shuffle import shuffled
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
@@ -97,7 +97,7 @@ def pictures(files: list[bytes], num_images: int) -> Iterator[Picture]:
 _held: Iterator[bytes]  # of a decoding process, which reads them itself: to touch another's would copy its pages
 
 
-def hold(images: EncodedImages, indices: np.ndarray) -> None:
+def hold(images: PackedSplit, indices: np.ndarray) -> None:
     """Read files and get warm."""
     global _held
     _held = cycle(images.shards.read(indices))
@@ -114,7 +114,7 @@ def decode_for(seconds: float) -> tuple[int, float]:
     return num, time.process_time() - begun_s
 
 
-def stream(images: EncodedImages, order: torch.Tensor, num_workers: int, look: Callable[[], None] | None = None) -> int:
+def stream(images: PackedSplit, order: torch.Tensor, num_workers: int, look: Callable[[], None] | None = None) -> int:
     """Go through the images of `order`; `look` is called `SAMPLES` times on the way. Returns how many came."""
     num_batches, seen = -(-len(order) // BATCH), 0
     every = max(num_batches // SAMPLES, 1)
@@ -137,7 +137,7 @@ def _pss_kib(pid: int | str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-def one_round(images: EncodedImages, order: torch.Tensor, num_workers: int) -> Round:
+def one_round(images: PackedSplit, order: torch.Tensor, num_workers: int) -> Round:
     """Stream the whole set by turns, and after each decode only for as long; the other side's processes rest."""
     context = multiprocessing.get_context("fork")
     with ExitStack() as stack:
@@ -183,7 +183,7 @@ def cpu_seconds(who: int) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def whole_epochs(images: EncodedImages, order_of: Callable[[int], torch.Tensor], workers: int, num: int) -> list[Epoch]:
+def whole_epochs(images: PackedSplit, order_of: Callable[[int], torch.Tensor], workers: int, num: int) -> list[Epoch]:
     """Stream whole epochs and look at the memory on the way."""
     epochs = []
     for epoch in range(num):
@@ -202,7 +202,7 @@ def measure(folder: Path, args: argparse.Namespace) -> tuple[list[Round], list[E
     started = time.perf_counter()
     pack(folder, "stream", {"source": "synthetic"}, [str(label) for label in range(NUM_CLASSES)], splits)
     packing_s = time.perf_counter() - started
-    images, blocks = EncodedImages(folder, "train", load_px=CANVAS_PX), read_blocks(folder, "train")
+    images, blocks = PackedSplit(folder, "train", load_px=CANVAS_PX), read_blocks(folder, "train")
     num_bytes = int(blocks.num_bytes.sum())
 
     def order_of(epoch: int) -> torch.Tensor:

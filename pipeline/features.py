@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.loader import batches
-from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.models.sites import site_extractor
 from pipeline.runtime.bars import DELAY_S, bar
 from pipeline.views.multicrop import evaluation_view
@@ -21,7 +21,7 @@ RAW_PIXELS_PX = 32
 @torch.inference_mode()
 def embeddings(
     backbone: nn.Module,
-    images: ImageBatch | EncodedImages,
+    images: ImageBatch | PackedSplit,
     *,
     size_px: int,
     mean: list[float],
@@ -66,7 +66,7 @@ def embeddings(
     return torch.cat(out).cpu()
 
 
-def raw_pixels(images: ImageBatch | EncodedImages, *, size_px: int, batch_size: int, num_workers: int) -> Tensor:
+def raw_pixels(images: ImageBatch | PackedSplit, *, size_px: int, batch_size: int, num_workers: int) -> Tensor:
     """Return the pixels of the same centre crop as features.
 
     Args:

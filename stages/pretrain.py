@@ -15,15 +15,15 @@ from pipeline.data.packed import read_meta
 from pipeline.data.shuffle import build_shuffle
 from pipeline.distributed import devices
 from pipeline.distributed.collectives import process_group, rank, world_size
-from pipeline.distributed.torchrun import started_several
+from pipeline.distributed.torchrun import relaunch_under_torchrun
 from pipeline.losses.objective import build_objective
 from pipeline.runtime import provenance, rooms
 from pipeline.tracking.live_run import LiveRun
 from pipeline.tracking.record import opening_record
 from pipeline.training import loop
-from pipeline.training.held_out import build_watch
+from pipeline.training.held_out import build_monitor
 from pipeline.training.learner import build_learner, save_networks
-from pipeline.training.monitor import Untracked, follow
+from pipeline.training.monitor import NullTracker, run_epochs
 from pipeline.views.multicrop import Multicrop
 from stages import run
 
@@ -32,7 +32,7 @@ def main(config_path: str) -> int | None:
     path = Path(config_path)
     config, execution = read_json(path), read_json(path.with_name("execution.json"))
     probe = read_json(path.with_name("probe.json"))  # read so that nothing it would refuse shows after the training
-    status = started_several("stages.pretrain", config_path, execution["layout"]["processes"])
+    status = relaunch_under_torchrun("stages.pretrain", config_path, execution["layout"]["processes"])
     if status is None:
         with process_group(devices.choose_device(config["pretrain"]["device"])) as device:
             train(config, execution, probe, device)
@@ -60,13 +60,13 @@ def train(config: dict, execution: dict, probe: dict, device: torch.device) -> N
         num_workers=loader["num_workers"],
         checkpoints=checkpoints,
         checkpoint_minutes=execution["checkpoint"]["minutes"],
-        watch=build_watch(config, device, autocast),
+        watch=build_monitor(config, device, autocast),
         shuffle=build_shuffle(config),
     )
     record = opening_record(config, provenance.commit())
-    with Untracked() if rank() else LiveRun(record, afresh=not checkpoints.exist()) as tracked:
+    with NullTracker() if rank() else LiveRun(record, afresh=not checkpoints.exist()) as tracked:
         steps_per_epoch = len(images.labels) // settings["batch_size"]
-        history, story, times = follow(epochs, tracked, settings, steps_per_epoch=steps_per_epoch)
+        history, story, times = run_epochs(epochs, tracked, settings, steps_per_epoch=steps_per_epoch)
     if rank():
         return
     save_networks(out, learner, config)

@@ -28,7 +28,7 @@ SLICES = {"values": [1.0, 2.0, 3.0], "null_mean": 1.05, "null_sd": 0.5, "null_q9
 CLOUD = {"dim": 3, "spectrum": [2.0, 1.0, 0.5], "epps_pulley": {"raw": SLICES, "standardised": SLICES}}
 
 
-class Untracked:
+class NullTracker:
     def tag_picks(self, grid, picked):
         return []
 
@@ -36,7 +36,7 @@ class Untracked:
 def enter(folder, monkeypatch, *, drawn=False):
     """Work in a repository of its own, without a store, and without charts, which take a second, if not `drawn`."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(live_run, "Store", Untracked)
+    monkeypatch.setattr(live_run, "Store", NullTracker)
     if not drawn:
         monkeypatch.setattr(diagnose.figures_selection, "charts", lambda *_, **__: {"criteria": "<svg/>"})
         monkeypatch.setattr(diagnose.figures_health, "charts", lambda cells: {"spectra-digits": "<svg/>"})

@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from pipeline.core.checkpoints import Checkpoints
-from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.distributed.devices import choose_autocast
 from pipeline.losses.objective import lejepa_objective
 from pipeline.models.backbones import initial_backbone
@@ -50,10 +50,10 @@ def in_a_batch(pictures: np.ndarray) -> ImageBatch:
     return ImageBatch(pixels, torch.ones(len(pixels)), torch.zeros(len(pixels), dtype=torch.int64))
 
 
-def packed(folder: Path) -> EncodedImages:
+def packed(folder: Path) -> PackedSplit:
     splits = {name: [Picture(image, i % 2, str(i)) for i, image in enumerate(digits())] for name in ("train", "test")}
     pack(folder, "digits", {"source": "sklearn"}, ["a", "b"], splits)
-    return EncodedImages(folder, "train", load_px=64)
+    return PackedSplit(folder, "train", load_px=64)
 
 
 def new_learner(seed: int = 0, backbone: str = "test_vit", arguments: dict | None = None) -> Learner:

@@ -30,7 +30,7 @@ from source_helpers import png
 
 from pipeline.core.results import read_json
 from pipeline.data import preflight
-from pipeline.data.packed import EncodedImages, read_meta
+from pipeline.data.packed import PackedSplit, read_meta
 from pipeline.runtime.errors import Interrupted
 from stages import configure, download, pretrain, run
 
@@ -124,7 +124,7 @@ def test_odd_pictures_and_names_are_accepted(place):
         assert meta["changes"][change] >= len(names)
     assert meta["changes"]["first frame of an animation"] == 2 * len(names)
     for split in ("train", "test"):
-        images = EncodedImages("data/new", split, load_px=16)
+        images = PackedSplit("data/new", split, load_px=16)
         assert all(images.decode(index)[0].shape == (3, 16, 16) for index in range(len(images)))
 
 

@@ -29,7 +29,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 from source_helpers import png, serving
 
-from pipeline.data.packed import EncodedImages
+from pipeline.data.packed import PackedSplit
 from pipeline.runtime import bars, files
 from pipeline.runtime.errors import UserError
 from pipeline.sources import images, packing, torchvision_sets, transfer
@@ -94,7 +94,7 @@ def parquet(name="my/train-0.parquet", images=None, **columns) -> dict:
 
 
 def brightest(name="new") -> int:
-    images = EncodedImages(Path("data", name), "train", load_px=16)
+    images = PackedSplit(Path("data", name), "train", load_px=16)
     return max(int(images[index][0].max()) for index in range(len(images)))
 
 
@@ -317,7 +317,7 @@ def test_a_picture_with_a_long_text_is_a_good_picture():
     meta = have(**entry)
     assert meta["changes"] == {"metadata left out": 1} and meta["used"] == 20
     for split in ("train", "test"):
-        images = EncodedImages("data/new", split, load_px=16)
+        images = PackedSplit("data/new", split, load_px=16)
         assert all(len(images.encoded(index)) < 10_000 for index in range(len(images)))
         assert len([images[index] for index in range(len(images))]) == len(images)
 
@@ -813,7 +813,7 @@ def test_foreign_sets_are_packed_and_those_that_cannot_be_had_are_named(monkeypa
     assert sorted(absent) == ["gone", "odd"] and "there is nothing at" in absent["gone"]
     assert absent["odd"] == "ZeroDivisionError: division by zero"
     assert sorted(os.listdir("data/foreign")) == ["absent.json", "mine", "patches"]
-    assert len(EncodedImages("data/foreign/mine", "train", load_px=8)) == 16
+    assert len(PackedSplit("data/foreign/mine", "train", load_px=8)) == 16
     assert "gone: left out of the analyses: datasets.gone: path: there is nothing" in capsys.readouterr().out
 
 

@@ -37,7 +37,7 @@ from stores import new_store, the_run
 from pipeline.core import float64
 from pipeline.distributed import collectives, devices
 from pipeline.distributed.devices import announced, choose_autocast, choose_device
-from pipeline.distributed.torchrun import started_several
+from pipeline.distributed.torchrun import relaunch_under_torchrun
 from pipeline.launch import cell, repository
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.live_run import LiveRun, publish_or_warn
@@ -429,17 +429,17 @@ def test_c9_what_cannot_be_is_refused(monkeypatch, environment, words, processes
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=words):
-        started_several("stages.pretrain", "nothing", processes)
+        relaunch_under_torchrun("stages.pretrain", "nothing", processes)
 
 
 def test_c9_a_world_of_one_is_passed_over(monkeypatch, capfd):
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert started_several("stages.pretrain", "nothing", 1) is None
+    assert relaunch_under_torchrun("stages.pretrain", "nothing", 1) is None
     asked = []
     monkeypatch.setattr(
         "pipeline.distributed.torchrun.subprocess.Popen", lambda command, **_: asked.append(command) or Done()
     )
-    assert started_several("stages.pretrain", "nothing", 2) == 0 and "--nproc-per-node=2" in asked[0]
+    assert relaunch_under_torchrun("stages.pretrain", "nothing", 2) == 0 and "--nproc-per-node=2" in asked[0]
     assert "WORLD_SIZE=1 of the environment is passed over: pretrain.layout.processes is 2" in capfd.readouterr().err
 
 

@@ -18,7 +18,7 @@ import torch
 from packed_pictures import CLASSES, encode, noise, pack_all, two_splits
 from PIL import Image, ImageDraw
 
-from pipeline.data.packed import EncodedImages, decode, read_meta
+from pipeline.data.packed import PackedSplit, decode, read_meta
 from pipeline.sources import packing
 from pipeline.sources.images import Picture, prepare, to_grey_or_rgb
 from pipeline.sources.packing import PackError, pack
@@ -28,7 +28,7 @@ def one(tmp_path, content):
     """Pack a picture and read it back at its own size: (H, W) or (H, W, 3). Others keep it from being one colour."""
     shown = prepare(Picture(content, 0, "x"))
     meta = pack_all(tmp_path, [content, content, *(noise(i, shown.height, shown.width) for i in range(3))])
-    images = EncodedImages(tmp_path / "set", "train", load_px=4096)
+    images = PackedSplit(tmp_path / "set", "train", load_px=4096)
     return images[0][0].permute(1, 2, 0).squeeze(-1).numpy(), meta
 
 
@@ -36,7 +36,7 @@ def one(tmp_path, content):
 def test_arrays_come_back_exactly(tmp_path, shape):
     arrays = [noise(i, *shape) for i in range(5)]
     meta = pack_all(tmp_path, arrays)
-    images = EncodedImages(tmp_path / "set", "test", load_px=32)
+    images = PackedSplit(tmp_path / "set", "test", load_px=32)
     assert images.channels == meta["channels"] == (3 if shape[2:] == (3,) else 1)
     assert images.size_px == (9, 7) and len(images) == 5 and images.classes == CLASSES
     for i, array in enumerate(arrays):
@@ -64,7 +64,7 @@ def test_meta(tmp_path, monkeypatch):
     assert [f["name"] for f in files] == [f"train-0000{i}.arrow" for i in range(3)]
     for file in files:
         assert hashlib.sha256((tmp_path / "set" / file["name"]).read_bytes()).hexdigest() == file["sha256"]
-    assert len(EncodedImages(tmp_path / "set", "train", load_px=8)) == 3
+    assert len(PackedSplit(tmp_path / "set", "train", load_px=8)) == 3
 
 
 def iter_all(splits):
@@ -85,7 +85,7 @@ def test_plain_files_are_kept_byte_for_byte(tmp_path):
     path = tmp_path / "ä picture.jpg"
     path.write_bytes(files[0])
     meta = pack_all(tmp_path, [*files, path])
-    images = EncodedImages(tmp_path / "set", "train", load_px=16)
+    images = PackedSplit(tmp_path / "set", "train", load_px=16)
     assert [images.encoded(i) for i in range(5)] == [*files, files[0]]
     assert meta["channels"] == 3 and meta["changes"] == {}
 
@@ -204,21 +204,21 @@ def test_full_disk(tmp_path, monkeypatch):
 def test_incomplete_folders_name_the_remedy(tmp_path):
     remedy = r"dvc repro --force download@set`"
     with pytest.raises(FileNotFoundError, match=remedy):
-        EncodedImages(tmp_path / "set", "train", load_px=8)
+        PackedSplit(tmp_path / "set", "train", load_px=8)
     pack_all(tmp_path, [noise(i, 4, 4) for i in range(2)])
     (tmp_path / "set" / "test-00000.arrow").unlink()
     with pytest.raises(FileNotFoundError, match=remedy):
-        EncodedImages(tmp_path / "set", "train", load_px=8)
+        PackedSplit(tmp_path / "set", "train", load_px=8)
 
 
 def test_wrong_arguments(tmp_path):
     pack_all(tmp_path, [noise(i, 4, 4) for i in range(2)])
     with pytest.raises(ValueError, match="one of train, test, got 'val'"):
-        EncodedImages(tmp_path / "set", "val", load_px=8)
+        PackedSplit(tmp_path / "set", "val", load_px=8)
     with pytest.raises(ValueError, match="load_px must be >= 1"):
-        EncodedImages(tmp_path / "set", "train", load_px=0)
+        PackedSplit(tmp_path / "set", "train", load_px=0)
     with pytest.raises(IndexError):
-        EncodedImages(tmp_path / "set", "train", load_px=8)[2]
+        PackedSplit(tmp_path / "set", "train", load_px=8)[2]
 
 
 def disc(width, height):
@@ -234,7 +234,7 @@ def test_aspect_restores_the_geometry(tmp_path, kind):
     """A round disc is an ellipse on the canvas; its width times `aspect` over its height is 1 again."""
     sizes = [(200, 100), (90, 270), (1600, 800)]
     pack_all(tmp_path, [encode(disc(*size), kind) for size in sizes])
-    images = EncodedImages(tmp_path / "set", "train", load_px=64)
+    images = PackedSplit(tmp_path / "set", "train", load_px=64)
     for i, (width, height) in enumerate(sizes):
         pixels, aspect, _ = images[i]
         assert pixels.shape == (3, 64, 64) and aspect == pytest.approx(width / height)
@@ -247,8 +247,8 @@ def test_aspect_restores_the_geometry(tmp_path, kind):
 
 def test_larger_than_load_px_is_resized(tmp_path):
     pack_all(tmp_path, [noise(i, 40, 20) for i in range(2)])
-    assert EncodedImages(tmp_path / "set", "train", load_px=40).size_px == (40, 20)
-    images = EncodedImages(tmp_path / "set", "train", load_px=39)
+    assert PackedSplit(tmp_path / "set", "train", load_px=40).size_px == (40, 20)
+    images = PackedSplit(tmp_path / "set", "train", load_px=39)
     assert images.size_px == (39, 39) and images[0][1] == pytest.approx(0.5)
 
 

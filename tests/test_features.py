@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from pipeline.data.loader import in_memory
-from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.distributed.devices import choose_autocast
 from pipeline.features import RAW_PIXELS_PX, embeddings, raw_pixels
 from pipeline.models.backbones import create_backbone
@@ -45,12 +45,12 @@ def embed(backbone, images, precision="auto", **changes):
 
 
 @pytest.fixture(scope="module")
-def encoded(tmp_path_factory) -> EncodedImages:
+def encoded(tmp_path_factory) -> PackedSplit:
     folder = tmp_path_factory.mktemp("data") / "set"
     noise = np.random.default_rng(0).integers(0, 256, (7, 20, 14), dtype=np.uint8)
     splits = {name: [Picture(image, i % 2, str(i)) for i, image in enumerate(noise)] for name in ("train", "test")}
     pack(folder, "set", {"source": "folder"}, ["a", "b"], splits)
-    return EncodedImages(folder, "test", load_px=64)
+    return PackedSplit(folder, "test", load_px=64)
 
 
 # 1. The backbone stays as it is

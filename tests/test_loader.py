@@ -22,7 +22,7 @@ from packed_pictures import encode, noise, pack_all
 from PIL import Image
 
 from pipeline.data.loader import batches, in_memory, open_split
-from pipeline.data.packed import EncodedImages, ImageBatch, read_blocks
+from pipeline.data.packed import ImageBatch, PackedSplit, read_blocks
 from pipeline.data.shards import Shards
 from pipeline.runtime.errors import UserError
 from pipeline.sources import packing
@@ -43,7 +43,7 @@ def test_batches_from_memory_and_disk_agree(unequal):
     order = torch.tensor([7, 3, 3, 10, 0, 1, 9])
     disk = open_split(unequal, "train", load_px=16, memory_gb=0)
     memory = open_split(unequal, "train", load_px=16, memory_gb=1)
-    assert isinstance(disk, EncodedImages) and isinstance(memory, ImageBatch)
+    assert isinstance(disk, PackedSplit) and isinstance(memory, ImageBatch)
     state = torch.get_rng_state()
     from_memory = list(batches(memory, order, 3))
     assert [b.labels.tolist() for b in from_memory] == [[1, 1, 1], [0, 0, 1], [1]]
@@ -67,11 +67,11 @@ def test_drop_last(unequal, memory_gb):
 def test_memory_limit_counts_pixels(unequal):
     num_bytes = 11 * 3 * 16 * 16
     assert isinstance(open_split(unequal, "train", load_px=16, memory_gb=num_bytes / 1e9), ImageBatch)
-    assert isinstance(open_split(unequal, "train", load_px=16, memory_gb=(num_bytes - 1) / 1e9), EncodedImages)
+    assert isinstance(open_split(unequal, "train", load_px=16, memory_gb=(num_bytes - 1) / 1e9), PackedSplit)
 
 
 def test_pickles_for_workers(unequal):
-    images = EncodedImages(unequal, "train", load_px=16)
+    images = PackedSplit(unequal, "train", load_px=16)
     images.encoded(0)
     again = pickle.loads(pickle.dumps(images))
     assert len(pickle.dumps(images)) < 5000  # the files are opened anew, not carried
@@ -102,7 +102,7 @@ def open_handles(folder):
 
 
 def test_files_are_read_by_position(many):
-    images = EncodedImages(many, "train", load_px=16)
+    images = PackedSplit(many, "train", load_px=16)
     tables = [pa.ipc.open_file(path.read_bytes()).read_all() for path in sorted(many.glob("train-*.arrow"))]
     assert len(tables) > 3
     assert [images.encoded(i) for i in range(50)] == [file for table in tables for file in table["image"].to_pylist()]
@@ -116,7 +116,7 @@ def test_files_are_read_by_position(many):
 
 
 def test_a_file_that_was_cut_in_use_is_named(many):
-    images = EncodedImages(many, "train", load_px=16)
+    images = PackedSplit(many, "train", load_px=16)
     images.encoded(0)
     with (many / "train-00000.arrow").open("r+b") as file:
         file.truncate(100)
@@ -142,14 +142,14 @@ def test_batches_may_be_kept(many, num_workers):
 
 
 def test_batches_that_are_let_go_take_no_new_memory(many):
-    images = EncodedImages(many, "train", load_px=16)
+    images = PackedSplit(many, "train", load_px=16)
     order = torch.arange(50).repeat(4)
     places = {batch.pixels.data_ptr() for batch in batches(images, order, 5, num_workers=2)}
     assert len(places) <= 6
 
 
 def test_workers_end_with_the_loop(many):
-    images = EncodedImages(many, "train", load_px=16)
+    images = PackedSplit(many, "train", load_px=16)
     stream = batches(images, torch.arange(50), 2, num_workers=2)
     next(stream)
     assert len(multiprocessing.active_children()) == 2
@@ -159,7 +159,7 @@ def test_workers_end_with_the_loop(many):
 
 def test_a_killed_worker_is_told(many):
     order = torch.arange(50).repeat(400)  # the other worker could finish a short one before the loss is noticed
-    stream = batches(EncodedImages(many, "train", load_px=16), order, 2, num_workers=2)
+    stream = batches(PackedSplit(many, "train", load_px=16), order, 2, num_workers=2)
     next(stream)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
     with pytest.raises(UserError, match=r"decodes images was killed.*lower pretrain\.loader\.num_workers"):
@@ -167,7 +167,7 @@ def test_a_killed_worker_is_told(many):
 
 
 def test_an_error_in_a_worker_is_raised_here_in_its_turn(many):
-    images = EncodedImages(many, "train", load_px=16)
+    images = PackedSplit(many, "train", load_px=16)
     (many / "train-00000.arrow").write_bytes(b"")
     stream = batches(images, torch.arange(50).flip(0), 2, num_workers=2)
     assert next(stream).labels.tolist() == images.labels[[49, 48]].tolist(), "other files are whole"
@@ -182,9 +182,9 @@ def test_workers_end_with_their_parent(many, start):
     program = f"""
 import multiprocessing, time, torch
 from pipeline.datasets import batches
-from pipeline.encoded import EncodedImages
+from pipeline.encoded import PackedSplit
 multiprocessing.set_start_method({start!r})
-stream = batches(EncodedImages({str(many)!r}, "train", load_px=16), torch.arange(50), 2, num_workers=2)
+stream = batches(PackedSplit({str(many)!r}, "train", load_px=16), torch.arange(50), 2, num_workers=2)
 next(stream)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 time.sleep(60)
@@ -206,8 +206,8 @@ def test_a_program_may_end_within_the_loop(many):
     program = f"""
 import torch
 from pipeline.datasets import batches
-from pipeline.encoded import EncodedImages
-stream = batches(EncodedImages({str(many)!r}, "train", load_px=16), torch.arange(50), 2, num_workers=2)
+from pipeline.encoded import PackedSplit
+stream = batches(PackedSplit({str(many)!r}, "train", load_px=16), torch.arange(50), 2, num_workers=2)
 for batch in stream:
     raise ValueError("enough")
 """
@@ -227,7 +227,7 @@ def test_blocks_are_read_ahead_once(many, monkeypatch, num_workers):
     """A block of which most images are wanted is asked for with the batch that needs it first; others never."""
     asked = []
     monkeypatch.setattr(Shards, "read_ahead", lambda _, block: asked.append(block))
-    images = EncodedImages(many, "train", load_px=16)
+    images = PackedSplit(many, "train", load_px=16)
     sizes = read_blocks(many, "train").num_images.tolist()
     assert sizes[:3] == [3, 3, 3]
     order = torch.tensor([0, 3, 1, 4, 6, 2])  # of the third block one image of three
@@ -243,7 +243,7 @@ def test_what_is_read_ahead_is_the_block(many, monkeypatch):
     monkeypatch.setattr(
         os, "posix_fadvise", lambda handle, *span: calls.append((os.readlink(f"/proc/self/fd/{handle}"), span))
     )
-    shards = EncodedImages(many, "train", load_px=16).shards
+    shards = PackedSplit(many, "train", load_px=16).shards
     for block in range(len(shards.blocks.num_images)):
         shards.read_ahead(block)
     index = 0

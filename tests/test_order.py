@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.core.seeds import generator
-from pipeline.data.packed import EncodedImages, read_blocks
+from pipeline.data.packed import PackedSplit, read_blocks
 from pipeline.data.shards import Blocks
 from pipeline.data.shuffle import shuffled
 from pipeline.sources import packing
@@ -117,7 +117,7 @@ def test_blocks_of_a_packed_set(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (25, 6, 6), dtype=np.uint8)
     splits = {name: [Picture(image, i % 2, str(i)) for i, image in enumerate(pixels)] for name in ("train", "test")}
     pack(tmp_path / "set", "set", {}, ["a", "b"], splits)
-    given, images = read_blocks(tmp_path / "set", "train"), EncodedImages(tmp_path / "set", "train", load_px=8)
+    given, images = read_blocks(tmp_path / "set", "train"), PackedSplit(tmp_path / "set", "train", load_px=8)
     assert int(given.num_images.sum()) == 25 and given.num_images.max() == 3 and len(given.num_images) > 8
     sizes = [len(images.encoded(index)) for index in range(25)]
     wanted = [sum(part) for part in np.split(sizes, given.num_images.cumsum(0)[:-1])]

@@ -23,7 +23,7 @@ from pipeline.models.backbones import create_backbone, initial_backbone
 from pipeline.models.weights import save_weights
 from pipeline.pictures import embedding_map
 from pipeline.pictures.encoders_shown import picked_runs
-from pipeline.pictures.image_set import Room
+from pipeline.pictures.image_set import ImageSet
 from pipeline.runtime.absent import reason
 from pipeline.runtime.errors import UserError
 from pipeline.settings.grid import open_listing
@@ -135,7 +135,7 @@ def test_untrained_weights_see_what_the_initialisation_sees_with_or_without_a_tr
 
 def test_neighbours_are_those_of_the_images_on_the_sheet(place):
     listing = open_listing("params.yaml")
-    room = Room(picked_runs(listing, "digits")["test_vit"], listing.params.pictures)
+    room = ImageSet(picked_runs(listing, "digits")["test_vit"], listing.params.pictures)
     near = room.raw_pixels["raw pixels"].nearest
     assert near[:, 0].tolist() == room.shown.tolist()  # both splits hold the same pictures in the same order
     assert [found.name for found in room.labelled(room.test, room.shown)] == [

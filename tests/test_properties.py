@@ -27,7 +27,7 @@ from params_file import BASE
 from source_helpers import entry, png
 
 from pipeline.catalogue.validation import ParamsError
-from pipeline.data.packed import EncodedImages
+from pipeline.data.packed import PackedSplit
 from pipeline.runtime.errors import UserError
 from pipeline.settings.params import load_params
 from pipeline.sources.archives import extract
@@ -188,7 +188,7 @@ def test_arrays_come_back_equal_or_are_refused(tmp_path, suffix):
             counts["refused"] += 1
             return
         counts["packed"] += 1
-        images = [EncodedImages(tmp_path / "set", split, load_px=64) for split in ("train", "test")]
+        images = [PackedSplit(tmp_path / "set", split, load_px=64) for split in ("train", "test")]
         wanted = expected(arrays, fields)
         assert sum(map(len, images)) == len(wanted)
         if wanted.shape[1] < 4:  # transparency is put on white

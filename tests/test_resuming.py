@@ -32,13 +32,13 @@ from small_training import (
 )
 
 from pipeline.core.seeds import generator
-from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.data.shards import Blocks
 from pipeline.data.shuffle import shuffled
 from pipeline.distributed.devices import choose_autocast
 from pipeline.losses.lejepa import random_directions
 from pipeline.runtime.errors import Interrupted
-from pipeline.training.held_out import Watch
+from pipeline.training.held_out import HeldOutMonitor
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def images() -> ImageBatch:
 
 
 @pytest.fixture(scope="module")
-def encoded(tmp_path_factory) -> EncodedImages:
+def encoded(tmp_path_factory) -> PackedSplit:
     return packed(tmp_path_factory.mktemp("data") / "digits")
 
 
@@ -148,10 +148,10 @@ def test_a_finished_run_is_not_trained_again(images, tmp_path):
 NETWORKS = [("test_vit", {**VIT, "drop_path_rate": 0.3}), ("test_resnet", {"drop_path_rate": 0.3})]
 
 
-def new_watch() -> Watch:
+def new_watch() -> HeldOutMonitor:
     directions = random_directions(PROJ_DIM, 8, generator=generator(0, "test"))
     view = {"size_px": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
-    return Watch(in_a_batch(digits(70)[40:]), directions, view, 16, CPU, choose_autocast("auto", CPU))
+    return HeldOutMonitor(in_a_batch(digits(70)[40:]), directions, view, 16, CPU, choose_autocast("auto", CPU))
 
 
 @pytest.mark.parametrize(("name", "arguments"), NETWORKS)

@@ -63,12 +63,12 @@ def test_a_run_that_ended_badly_says_so(store, path, error, status):
 
 def test_an_alarm_is_a_tag_and_one_point(store, path):
     with LiveRun(OPENING, afresh=True, where=path) as live:
-        live.ring({"collapse": 1})
-        live.ring({"collapse": 1})
+        live.log_alerts({"collapse": 1})
+        live.log_alerts({"collapse": 1})
     with LiveRun(OPENING, afresh=False, where=path) as live:
         assert "alarms" not in the_run(store).data.tags  # until it rings again
-        live.ring({"collapse": 1})
-        live.ring({"collapse": 1, "explosion": 2})
+        live.log_alerts({"collapse": 1})
+        live.log_alerts({"collapse": 1, "explosion": 2})
     assert the_run(store).data.tags["alarms"] == "collapse@1, explosion@2"
     found = [(point.key, point.step, point.value) for point in store.points(the_run(store))]
     assert sorted(found) == [("alarm/collapse", 1, 1.0), ("alarm/explosion", 2, 2.0)]
@@ -81,7 +81,7 @@ def test_an_alarm_is_a_tag_and_one_point(store, path):
 
 def test_an_alarm_that_rang_before_the_loss_was_not_finite_is_kept(store, path):
     with pytest.raises(NonFiniteLossError), LiveRun(OPENING, afresh=True, where=path) as live:
-        live.ring({"explosion": 1})
+        live.log_alerts({"explosion": 1})
         raise NonFiniteLossError("not finite")
     assert the_run(store).data.tags["alarms"] == "explosion@1, non_finite"
 

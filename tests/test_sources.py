@@ -18,7 +18,7 @@ import pytest
 from sklearn.datasets import load_sample_images
 from source_helpers import entry, labels_of, png, read, run_stage, serving
 
-from pipeline.data.packed import EncodedImages
+from pipeline.data.packed import PackedSplit
 from pipeline.sources import transfer
 from pipeline.sources.open import BUNDLED, open_source
 from pipeline.sources.packing import pack
@@ -233,7 +233,7 @@ def test_folder_packs_and_loads(tmp_path, pictures):
     source = open_source("set", entry(source="folder", path=str(pictures)), tmp_path / "scratch")
     meta = pack(tmp_path / "set", "set", {}, source.classes, source.splits)
     assert meta["width_px"] == [16, 20] and meta["height_px"] == [10, 14] and meta["channels"] == 3
-    pixels, aspect, _ = EncodedImages(tmp_path / "set", "train", load_px=32)[0]
+    pixels, aspect, _ = PackedSplit(tmp_path / "set", "train", load_px=32)[0]
     assert pixels.shape == (3, 32, 32) and aspect > 1
 
 

@@ -17,7 +17,7 @@ from source_helpers import entry as checked
 from source_helpers import labels_of, read
 from torchvision.datasets import ImageNet, imagenet
 
-from pipeline.data.packed import EncodedImages
+from pipeline.data.packed import PackedSplit
 from pipeline.runtime.errors import UserError
 from pipeline.sources.open import open_source
 from pipeline.sources.packing import pack
@@ -128,7 +128,7 @@ def test_classes_are_evenly_mixed(tmp_path, archives):
 def test_it_is_packed_byte_for_byte(tmp_path, archives, pictures):
     source = open_source("in", checked(**entry(archives)), tmp_path / "scratch")
     pack(tmp_path / "in", "in", {}, source.classes, source.splits, origin=source.origin)
-    images = EncodedImages(tmp_path / "in", "train", load_px=8)
+    images = PackedSplit(tmp_path / "in", "train", load_px=8)
     assert sorted(images.encoded(i) for i in range(21)) == sorted(list(pictures.values())[:21])
 
 

@@ -51,7 +51,7 @@ def train(path: Path) -> float:
     ):
         for row in ROWS:
             live.log_epoch(row)
-        live.ring({"collapse": 1})
+        live.log_alerts({"collapse": 1})
     assert len(caught) == 1 and "\n" not in str(caught[0].message)
     return time.monotonic() - begun
 

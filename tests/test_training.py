@@ -38,7 +38,7 @@ from pipeline.core.checkpoints import Checkpoints
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches, in_memory
-from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.distributed.devices import choose_autocast
 from pipeline.losses.lejepa import LeJEPALoss, directions_for_step
 from pipeline.models.projector import project_views
@@ -52,7 +52,7 @@ def images() -> ImageBatch:
 
 
 @pytest.fixture(scope="module")
-def encoded(tmp_path_factory) -> EncodedImages:
+def encoded(tmp_path_factory) -> PackedSplit:
     return packed(tmp_path_factory.mktemp("data") / "digits")
 
 

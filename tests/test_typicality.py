@@ -21,7 +21,7 @@ import pytest
 import torch
 from typical_scores import CLASSES, path_of, write_params, write_pick, write_set
 
-from pipeline.data.packed import EncodedImages
+from pipeline.data.packed import PackedSplit
 from pipeline.density import scores
 from pipeline.density.encoders import encoder_names, find_encoder
 from pipeline.density.jepa_score import jepa_score
@@ -69,7 +69,7 @@ def column(rows: list[dict[str, str]], name: str) -> np.ndarray:
 
 
 def views_of(dataset: str, split: str, members=None, *, mean=MEAN, std=STD) -> torch.Tensor:
-    images = EncodedImages({"home": "data/home"}.get(dataset, f"data/foreign/{dataset}"), split, load_px=256)
+    images = PackedSplit({"home": "data/home"}.get(dataset, f"data/foreign/{dataset}"), split, load_px=256)
     chosen = range(len(images)) if members is None else members
     pixels = torch.stack([images[i][0] for i in chosen])
     return evaluation_view(pixels, torch.ones(len(pixels)), 16, mean=mean, std=std)

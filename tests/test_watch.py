@@ -32,7 +32,7 @@ from pipeline.settings.schema_pretrain import Alarms
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
 from pipeline.training import alerts
-from pipeline.training.held_out import Watch, build_watch, held_out
+from pipeline.training.held_out import HeldOutMonitor, build_monitor, held_out
 
 CPU = torch.device("cpu")
 VIEW = {"size_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -44,11 +44,11 @@ def digits(num: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def watch() -> Watch:
+def watch() -> HeldOutMonitor:
     pixels = torch.from_numpy(digits(50))[:, None]
     images = ImageBatch(pixels, torch.ones(50), torch.arange(50) % 10)
     directions = random_directions(8, 12, generator=torch.Generator().manual_seed(0))
-    return Watch(images, directions, VIEW, 16, CPU, choose_autocast("float32", CPU))
+    return HeldOutMonitor(images, directions, VIEW, 16, CPU, choose_autocast("float32", CPU))
 
 
 @pytest.fixture
@@ -137,13 +137,13 @@ def config(tmp_path_factory) -> dict:
 
 
 def test_images_are_some_of_the_test_split(config):
-    found = build_watch(config, CPU, choose_autocast("float32", CPU))
+    found = build_monitor(config, CPU, choose_autocast("float32", CPU))
     shown = [image.numpy().tobytes() for image in found.images.pixels[:, 0]]
     test = [image.tobytes() for image in digits(60)[40:]]
     places = [test.index(image) for image in shown]
     assert len(places) == 12 and places == sorted(set(places)) != list(range(12))
     assert found.directions.shape == (8, 5) and found.batch_size == 32
-    other = build_watch({**config, "seed": 4}, CPU, choose_autocast("float32", CPU))
+    other = build_monitor({**config, "seed": 4}, CPU, choose_autocast("float32", CPU))
     assert torch.equal(other.images.pixels, found.images.pixels) and torch.equal(other.directions, found.directions)
 
 
@@ -154,7 +154,7 @@ def test_a_smaller_split_gives_all(config):
 def test_no_images_no_watch(config):
     settings = {**config["pretrain"], "health": {"num_images": 0, "num_slices": 5}}
     assert (
-        build_watch({**config, "data": "nowhere", "pretrain": settings}, CPU, choose_autocast("float32", CPU)) is None
+        build_monitor({**config, "data": "nowhere", "pretrain": settings}, CPU, choose_autocast("float32", CPU)) is None
     )
 
 

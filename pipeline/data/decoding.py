@@ -24,14 +24,14 @@ from selectors import EVENT_READ, DefaultSelector
 import numpy as np
 import torch
 
-from pipeline.data.packed import EncodedImages
+from pipeline.data.packed import PackedSplit
 from pipeline.runtime.errors import UserError
 
 AHEAD = 2  # batches of each worker that are being decoded or wait for it
 
 
 def decoded_by_workers(
-    images: EncodedImages, batches: Iterator[torch.Tensor], num_workers: int, device: torch.device
+    images: PackedSplit, batches: Iterator[torch.Tensor], num_workers: int, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, np.ndarray, torch.Tensor]]:
     """Yield (pixels (B, C, H, W) uint8, aspects (B,) float32, indices (B,) int64) of each batch, in their order.
 
@@ -106,7 +106,7 @@ class _Workers:
         self.selector = DefaultSelector()
         atexit.register(self.close)  # a loop may be left without an end; multiprocessing would wait for them
 
-    def start(self, images: EncodedImages, slots: _Slots) -> None:
+    def start(self, images: PackedSplit, slots: _Slots) -> None:
         ours, theirs = multiprocessing.Pipe()
         process = multiprocessing.Process(target=_work, args=(theirs, images, slots), daemon=True)
         process.start()
@@ -154,7 +154,7 @@ def _ready(selector: DefaultSelector) -> list:
     return [key.fileobj for key, _ in selector.select()]
 
 
-def _work(jobs: Connection, images: EncodedImages, slots: _Slots) -> None:
+def _work(jobs: Connection, images: PackedSplit, slots: _Slots) -> None:
     """Decode until this process is killed, or the one that started it has ended, however it ended."""
     for request in (signal.SIGINT, signal.SIGTERM):  # they may go to every process; the one that started us decides
         signal.signal(request, signal.SIG_IGN)

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from pipeline.data.decoding import decoded_by_workers
-from pipeline.data.packed import READ_AT_ONCE, EncodedImages, ImageBatch
+from pipeline.data.packed import READ_AT_ONCE, ImageBatch, PackedSplit
 from pipeline.data.shards import Shards
 
 
-def in_memory(images: EncodedImages) -> ImageBatch:
+def in_memory(images: PackedSplit) -> ImageBatch:
     """Decode a whole split with all cores.
 
     Returns:
@@ -38,20 +38,20 @@ def in_memory(images: EncodedImages) -> ImageBatch:
     return ImageBatch(pixels, aspect, images.labels)
 
 
-def open_split(folder: str | Path, split: str, *, load_px: int, memory_gb: float) -> ImageBatch | EncodedImages:
+def open_split(folder: str | Path, split: str, *, load_px: int, memory_gb: float) -> ImageBatch | PackedSplit:
     """Open one split of a packed data set, in memory if its pixels fit.
 
     Args:
-        folder, split, load_px: as for `EncodedImages`.
+        folder, split, load_px: as for `PackedSplit`.
         memory_gb: most memory to use for pixels, in 1e9 bytes.
     """
-    images = EncodedImages(folder, split, load_px=load_px)
+    images = PackedSplit(folder, split, load_px=load_px)
     num_bytes = len(images) * images.channels * images.size_px[0] * images.size_px[1]
     return in_memory(images) if num_bytes <= memory_gb * 1e9 else images
 
 
 def batches(
-    images: ImageBatch | EncodedImages,
+    images: ImageBatch | PackedSplit,
     order: torch.Tensor,
     batch_size: int,
     *,
@@ -84,7 +84,7 @@ def batches(
 
 
 def _here(
-    images: EncodedImages, chosen: Iterator[torch.Tensor]
+    images: PackedSplit, chosen: Iterator[torch.Tensor]
 ) -> Iterator[tuple[torch.Tensor, np.ndarray, torch.Tensor]]:
     for indices in chosen:
         pixels = torch.empty(len(indices), images.channels, *images.size_px, dtype=torch.uint8)

@@ -53,7 +53,7 @@ def read_meta(folder: str | Path) -> dict:
     return meta
 
 
-class EncodedImages:
+class PackedSplit:
     """One split of a packed data set; images are decoded when asked for.
 
     The canvas is the picture itself if all pictures of the set have one size of at most `load_px`. Else every picture

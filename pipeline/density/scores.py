@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches, open_split
-from pipeline.data.packed import EncodedImages, ImageBatch, read_meta
+from pipeline.data.packed import ImageBatch, PackedSplit, read_meta
 from pipeline.density import baselines
 from pipeline.density.encoders import Encoder
 from pipeline.density.jepa_score import jepa_score, jepa_score_sketch
@@ -66,7 +66,7 @@ class Reading:
             device=choose_device(pretrain.device),
         )
 
-    def split(self, folder: Path, split: str) -> ImageBatch | EncodedImages:
+    def split(self, folder: Path, split: str) -> ImageBatch | PackedSplit:
         """Open a split of a packed data set."""
         return open_split(folder, split, load_px=self.load_px, memory_gb=self.memory_gb)
 
@@ -155,7 +155,7 @@ def num_passes(encoder: nn.Module, image: Tensor) -> tuple[int, int]:
     return min(embedding.numel(), image.numel()), counter.get_total_flops()
 
 
-def _first(images: ImageBatch | EncodedImages) -> tuple[Tensor, Tensor]:
+def _first(images: ImageBatch | PackedSplit) -> tuple[Tensor, Tensor]:
     batch = next(batches(images, torch.zeros(1, dtype=torch.long), 1, num_workers=0))
     return batch.pixels, batch.aspect
 
@@ -168,7 +168,7 @@ def draw(num_images: int, num_wanted: int) -> Tensor:
 def jepa_scores(
     trained: nn.Module,
     untrained: nn.Module,
-    images: ImageBatch | EncodedImages,
+    images: ImageBatch | PackedSplit,
     chosen: Tensor,
     view: dict[str, Any],
     reading: Reading,
@@ -201,9 +201,9 @@ def jepa_scores(
 
 def embedding_scores(
     network: nn.Module,
-    images: ImageBatch | EncodedImages,
+    images: ImageBatch | PackedSplit,
     chosen: Tensor,
-    reference: ImageBatch | EncodedImages,
+    reference: ImageBatch | PackedSplit,
     view: dict[str, Any],
     reading: Reading,
     k: int,
@@ -226,16 +226,16 @@ def embedding_scores(
 
 
 def pixel_scores(
-    images: ImageBatch | EncodedImages,
+    images: ImageBatch | PackedSplit,
     chosen: Tensor,
-    reference: ImageBatch | EncodedImages,
+    reference: ImageBatch | PackedSplit,
     size_px: int,
     reading: Reading,
     k: int,
 ) -> dict[str, Tensor]:
     """Return what the pixels in [0, 1] of the view say, shrunk to RAW_PIXELS_PX, without any network."""
 
-    def pixels(of: ImageBatch | EncodedImages, order: Tensor) -> Iterator[Tensor]:
+    def pixels(of: ImageBatch | PackedSplit, order: Tensor) -> Iterator[Tensor]:
         side = min(size_px, RAW_PIXELS_PX)
         for batch in batches(of, order, reading.batch_size, num_workers=reading.num_workers):
             view = evaluation_view(batch.pixels, batch.aspect, side, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -11,12 +11,12 @@ import time
 
 from pipeline.distributed import collectives
 from pipeline.runtime.errors import Interrupted
-from pipeline.runtime.signals import held_back
+from pipeline.runtime.signals import deferred_signals
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def started_several(module: str, argument: str, processes: int) -> int | None:
+def relaunch_under_torchrun(module: str, argument: str, processes: int) -> int | None:
     """Run `python -m module argument` as several processes and return their exit status.
 
     Several machines work on one run if torchrun's own environment says so on each of them (PET_NNODES, PET_NODE_RANK,
@@ -39,7 +39,7 @@ def started_several(module: str, argument: str, processes: int) -> int | None:
         print(f"{said}: pretrain.layout.processes is {processes}", file=sys.stderr, flush=True)
     launcher = [sys.executable, "-m", "pipeline.distributed.torchrun", *([] if across else ["--standalone"])]
     command = [*launcher, f"--nproc-per-node={processes}", "-m", module, argument]
-    with held_back() as request:
+    with deferred_signals() as request:
         # In a session of its own, so that a terminal's Ctrl-C comes once, from here: a second one would not wait.
         child = subprocess.Popen(command, start_new_session=True, preexec_fn=_end_with_parent)
         while child.poll() is None:

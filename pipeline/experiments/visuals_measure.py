@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches
-from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.experiments import visuals
 from pipeline.experiments.settings import check_whole, check_whole_list
 from pipeline.models.backbones import create_backbone, initial_backbone
@@ -162,7 +162,7 @@ def draw_images(settings: Settings) -> tuple[Tensor, ImageBatch]:
         UserError: if the split has fewer.
     """
     # A canvas of twice the side: centre crops of wide photographs are then not enlarged more than their pixels demand.
-    images = EncodedImages(Path("data") / settings.dataset, settings.split, load_px=2 * settings.size_px)
+    images = PackedSplit(Path("data") / settings.dataset, settings.split, load_px=2 * settings.size_px)
     if settings.num_images > len(images):
         raise UserError(
             f"visuals.num_images must be <= {len(images)}, the images of {settings.dataset} {settings.split}, "

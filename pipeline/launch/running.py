@@ -16,7 +16,7 @@ from pipeline.launch.status import Progress
 from pipeline.launch.tasks import Task, orders
 from pipeline.runtime.errors import Interrupted
 from pipeline.runtime.files import write_text
-from pipeline.runtime.signals import held_back
+from pipeline.runtime.signals import deferred_signals
 
 
 class Engine(Protocol):
@@ -73,7 +73,7 @@ class Running:
         self._order.prepare()
         self._ready += self._order.get_ready()
         try:
-            with held_back() as request:
+            with deferred_signals() as request:
                 while self._step():
                     if request.signum:
                         raise Interrupted(request.signum, self._interrupted())

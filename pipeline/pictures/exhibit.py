@@ -18,7 +18,7 @@ from pipeline.models.weights import load_weights
 from pipeline.pictures import embedding_map, neighbours
 from pipeline.pictures.colours import heat, pca_rgb
 from pipeline.pictures.encoders_shown import Run
-from pipeline.pictures.image_set import Room, Space
+from pipeline.pictures.image_set import EmbeddingSpace, ImageSet
 from pipeline.pictures.last_layer import cls_attention, deepest_features, has_class_token, mean_activation, stitched
 from pipeline.pictures.sheet import sheet, thumbnails
 from pipeline.runtime.bars import DELAY_S, bar
@@ -61,16 +61,16 @@ def exhibits(runs: Mapping[str, Run], settings: Pictures) -> dict[str, Exhibit]:
         By name: `<name>-features.png` (left out where no map can be shown; the facts say why),
         `<name>-neighbours.png` and `<name>-map.png`.
     """
-    rooms: dict[tuple[int, int], Room] = {}
+    rooms: dict[tuple[int, int], ImageSet] = {}
     found = {}
     for name, run in bar("pictures", len(runs), unit="backbone", delay_s=DELAY_S, iterable=runs.items()):
         seen_as = run.model["img_size_px"], run.pretrain.load_px
-        rooms[seen_as] = rooms.get(seen_as) or Room(run, settings)
+        rooms[seen_as] = rooms.get(seen_as) or ImageSet(run, settings)
         found[name] = _exhibit(name, run, rooms[seen_as])
     return found
 
 
-def _exhibit(name: str, run: Run, room: Room) -> Exhibit:
+def _exhibit(name: str, run: Run, room: ImageSet) -> Exhibit:
     device, networks = choose_device(run.pretrain.device, exact=True), _networks(run)
     colours = {"mean": run.model["mean"], "std": run.model["std"]}
     how = {"device": device, "site": run.probe.site, "autocast": choose_autocast(run.pretrain.precision, device)}
@@ -127,7 +127,7 @@ def see(network: nn.Module, views: Tensor) -> Seen:
     return Seen(fine, attention, layer, tuple(plain.shape[1:3]))
 
 
-def _draw_features(seen: dict[str, Seen], room: Room, has_token: bool) -> bytes:
+def _draw_features(seen: dict[str, Seen], room: ImageSet, has_token: bool) -> bytes:
     rows, beside = [thumbnails(room.queries, room.size_px)], ["image"]
     for title, found in seen.items():
         rows += [pca_rgb(found.features), heat(found.attention)]
@@ -136,7 +136,7 @@ def _draw_features(seen: dict[str, Seen], room: Room, has_token: bool) -> bytes:
     return sheet(rows, above=names, beside=beside, cell_px=FEATURES_CELL_PX)
 
 
-def _draw_neighbours(spaces: dict[str, Space], room: Room) -> bytes:
+def _draw_neighbours(spaces: dict[str, EmbeddingSpace], room: ImageSet) -> bytes:
     strips = {}
     for title, space in spaces.items():
         flat, k = room.labelled(room.train, space.nearest.flatten()), space.nearest.shape[1]
@@ -144,12 +144,12 @@ def _draw_neighbours(spaces: dict[str, Space], room: Room) -> bytes:
     return neighbours.draw(room.labelled(room.test, room.shown), strips)
 
 
-def _draw_maps(name: str, spaces: dict[str, Space], room: Room) -> bytes:
+def _draw_maps(name: str, spaces: dict[str, EmbeddingSpace], room: ImageSet) -> bytes:
     maps = {title if title == "raw pixels" else f"{name}, {title}": space.map for title, space in spaces.items()}
     return embedding_map.draw(maps, room.test.labels[room.mapped], room.classes)
 
 
-def _numbers(space: Space) -> dict[str, float]:
+def _numbers(space: EmbeddingSpace) -> dict[str, float]:
     return {
         "share_right": space.share_right,
         "map_agreement": space.map.agreement,

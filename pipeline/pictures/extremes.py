@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from pipeline.data.loader import batches
-from pipeline.data.packed import EncodedImages
+from pipeline.data.packed import PackedSplit
 from pipeline.density.methods import Scores
 from pipeline.pictures.sheet import GAP_PX, HEAD_PX, fitted, font, text_width, thumbnails, tile, to_png
 
@@ -66,7 +66,7 @@ def typical_sheet(folder: Path, scores: Scores, num: int) -> bytes:
 
 
 def _pictures(folder: Path, members: np.ndarray) -> Tensor:
-    images = EncodedImages(folder, "test", load_px=MOST_SIDE_PX)
+    images = PackedSplit(folder, "test", load_px=MOST_SIDE_PX)
     batch = next(batches(images, torch.from_numpy(members), len(members)))
     return thumbnails(batch, min(*images.size_px, 2 * CELL_PX))
 

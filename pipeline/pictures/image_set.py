@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline import features
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches, open_split
-from pipeline.data.packed import EncodedImages, ImageBatch, read_meta
+from pipeline.data.packed import ImageBatch, PackedSplit, read_meta
 from pipeline.data.strata import members_by_class
 from pipeline.pictures.embedding_map import Map, make_maps
 from pipeline.pictures.encoders_shown import Run
@@ -23,10 +23,10 @@ from pipeline.pictures.neighbours import Labelled, nearest
 from pipeline.pictures.sheet import thumbnails
 from pipeline.settings.schema_analysis import Pictures
 
-Split = ImageBatch | EncodedImages
+Split = ImageBatch | PackedSplit
 
 
-class Space(NamedTuple):
+class EmbeddingSpace(NamedTuple):
     """What a description of images makes of the data.
 
     nearest: (Q, k) int64, training images of each image on the sheets. share_right: same-class share of the k nearest,
@@ -38,7 +38,7 @@ class Space(NamedTuple):
     map: Map
 
 
-class Room:
+class ImageSet:
     """One data set as it is shown to backbones: runs that see it alike share it, and with it raw pixels.
 
     Attributes:
@@ -63,7 +63,7 @@ class Room:
         self.reading: dict[str, Any] = {"size_px": self.size_px, "batch_size": run.probe.batch_size}
         self.reading["num_workers"] = loader.num_workers
 
-    def explore(self, describe: Mapping[str, Callable[[Split], Tensor]]) -> dict[str, Space]:
+    def explore(self, describe: Mapping[str, Callable[[Split], Tensor]]) -> dict[str, EmbeddingSpace]:
         """Find neighbours and draw up maps under descriptions: functions from a split to vectors, one an image."""
         tests = {title: function(self.test) for title, function in describe.items()}
         mapped = [test[self.mapped] for test in tests.values()]
@@ -72,11 +72,11 @@ class Room:
         for (title, test), drawn in zip(tests.items(), maps, strict=True):
             near = nearest(test, describe[title](self.train), self.settings.num_neighbours)
             right = self.train.labels[near] == self.test.labels[:, None]
-            found[title] = Space(near[self.shown], float(right.double().mean()), drawn)
+            found[title] = EmbeddingSpace(near[self.shown], float(right.double().mean()), drawn)
         return found
 
     @cached_property
-    def raw_pixels(self) -> dict[str, Space]:
+    def raw_pixels(self) -> dict[str, EmbeddingSpace]:
         """The space of raw pixels, which no backbone has a part in."""
         return self.explore({"raw pixels": lambda split: features.raw_pixels(split, **self.reading)})
 

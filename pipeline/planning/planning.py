@@ -17,7 +17,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from pipeline.catalogue.datasets import Dataset
-from pipeline.data.packed import EncodedImages, read_meta
+from pipeline.data.packed import PackedSplit, read_meta
 from pipeline.models import backbones
 from pipeline.planning.speed import Load
 from pipeline.runtime.errors import UserError
@@ -239,7 +239,7 @@ def set_facts(folder: Path, entry: Dataset) -> SetFacts | None:
     counts = [meta["splits"][split]["num_images"] for split in ("train", "test")]
     num_bytes = sum(file.stat().st_size for file in folder.iterdir())
     size_px = _common_size(meta["height_px"], meta["width_px"])
-    images = EncodedImages(folder, "train", load_px=1)
+    images = PackedSplit(folder, "train", load_px=1)
     files = [images.encoded(index) for index in range(0, len(images), -(-len(images) // SAMPLE))]
     return SetFacts(*counts, len(meta["classes"]), meta["channels"], size_px, num_bytes, files)
 

@@ -16,7 +16,7 @@ from pipeline.core.checkpoints import Checkpoints
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import derive_seed, generator
 from pipeline.data.loader import batches
-from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.features import embeddings
 from pipeline.models.backbones import weight_decay_groups
 from pipeline.models.sites import check_site, site_extractor
@@ -24,7 +24,7 @@ from pipeline.probing.probes import few_shot_members, stratified_holdout
 from pipeline.runtime.bars import DELAY_S, bar
 from pipeline.views.multicrop import Multicrop
 
-Images = ImageBatch | EncodedImages
+Images = ImageBatch | PackedSplit
 
 
 class Classifier(nn.Module):

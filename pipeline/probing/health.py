@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pipeline.core.float64 import doubled
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches
-from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.features import embeddings
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import LeJEPALoss, epps_pulley, random_directions
@@ -30,7 +30,7 @@ from pipeline.models.weights import load_weights, read_description
 from pipeline.runtime.bars import DELAY_S, bar
 from pipeline.views.multicrop import Multicrop
 
-Images = ImageBatch | EncodedImages
+Images = ImageBatch | PackedSplit
 
 DRAWS_SEED = 0
 # Draws of the null distribution; its 0.95 quantile is then known to about 2 % (measured: tests/test_health.py).

@@ -17,7 +17,7 @@ class Request:
 
 
 @contextmanager
-def held_back() -> Iterator[Request]:
+def deferred_signals() -> Iterator[Request]:
     """Note the first signal instead of dying of it; a second one acts at once, as it would have without this.
 
     Outside of the main thread, where Python delivers no signals, nothing is held back.

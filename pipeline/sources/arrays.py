@@ -20,7 +20,7 @@ from pipeline.runtime.bars import bar
 from pipeline.runtime.errors import UserError, together
 from pipeline.sources.archives import check_members
 from pipeline.sources.file_kinds import check_readable, mistaken
-from pipeline.sources.splits import Account, Raw
+from pipeline.sources.splits import Account, RawDataset
 from pipeline.sources.transfer import FetchError, fetch_anew, shown
 from pipeline.sources.value_range import ValueRange, spelt, white_of
 
@@ -29,7 +29,7 @@ CHANNELS = {1: "grey", 3: "colour", 4: "colour and opacity (RGBA)"}
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)
 
 
-def open_arrays(entry: Arrays, path: Path) -> Raw:
+def open_arrays(entry: Arrays, path: Path) -> RawDataset:
     """Open an npz or HDF5 file of pictures and labels.
 
     Raises:
@@ -64,7 +64,7 @@ def open_arrays(entry: Arrays, path: Path) -> Raw:
     if unused := [key for key in stored.keys if key not in {key for pair in keys.values() for key in pair}]:
         account.notes.append(f"arrays that are not used: {', '.join(unused[:10])}{', ...' if len(unused) > 10 else ''}")
     origin = (shown(entry.url) if entry.url else path.name) + (f" sha256 {entry.sha256}" if entry.sha256 else "")
-    return Raw(labels, pictures, entry.classes, origin, account)
+    return RawDataset(labels, pictures, entry.classes, origin, account)
 
 
 class _Images(NamedTuple):

@@ -17,7 +17,7 @@ from pipeline.runtime.bars import bar
 from pipeline.runtime.errors import FetchError, UserError, together
 from pipeline.sources.file_kinds import no_permission
 from pipeline.sources.labels import as_name, check_names, escaped
-from pipeline.sources.splits import Account, Raw
+from pipeline.sources.splits import Account, RawDataset
 
 PICTURE_SUFFIXES = {".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _ROLES = {"train": {"train", "training"}, "test": {"test", "testing"}, "val": {"val", "valid", "validation"}}
@@ -31,7 +31,7 @@ class _Class(NamedTuple):
     num_others: int
 
 
-def open_folder(entry: Folder, root: Path, origin: str) -> Raw:
+def open_folder(entry: Folder, root: Path, origin: str) -> RawDataset:
     """List the pictures below a folder.
 
     Linked folders are followed. What is hidden, unreadable or no picture is left out and counted.
@@ -60,7 +60,7 @@ def open_folder(entry: Folder, root: Path, origin: str) -> Raw:
         files = [(file, as_name(member.folder.name)) for member in classes for file in member.pictures]
         labels[split] = np.array([name for _, name in files])
         pictures[split] = partial(_named_files, [file for file, _ in files], root)
-    return Raw(labels, pictures, None, origin, account)
+    return RawDataset(labels, pictures, None, origin, account)
 
 
 def _named_files(files: list[Path], root: Path) -> Iterator[tuple[Path, str]]:

@@ -27,7 +27,7 @@ from pipeline.catalogue.datasets import Huggingface
 from pipeline.catalogue.validation import did_you_mean
 from pipeline.sources.file_kinds import check_readable, replaced
 from pipeline.sources.inputs import matched_files, user_path
-from pipeline.sources.splits import Account, Raw
+from pipeline.sources.splits import Account, RawDataset
 from pipeline.sources.transfer import FetchError, fetch, fetch_anew
 
 ROWS = 64  # pictures read at a time
@@ -36,7 +36,7 @@ _SHARD_WORDS = {"", "part", "shard", "chunk", "file", "data", "batch"}
 LAYOUTS = "<split>-*.parquet, <split>_0.parquet, <split>/*.parquet, each also below data/ or <config>/"
 
 
-def open_hub(entry: Huggingface, scratch: Path) -> Raw:
+def open_hub(entry: Huggingface, scratch: Path) -> RawDataset:
     """Fetch the parquet files of the splits and open them.
 
     Raises:
@@ -62,7 +62,7 @@ def open_hub(entry: Huggingface, scratch: Path) -> Raw:
         split: partial(_pictures, paths, entry.image_column, is_local=entry.path is not None)
         for split, paths in files.items()
     }
-    return Raw(labels, pictures, names, origin, account)
+    return RawDataset(labels, pictures, names, origin, account)
 
 
 def _local_files(pattern: str, split: str) -> list[Path]:

@@ -20,7 +20,7 @@ from pipeline.runtime.bars import bar
 from pipeline.runtime.errors import FetchError, UserError
 from pipeline.runtime.files import digest_file
 from pipeline.sources.file_kinds import replaced
-from pipeline.sources.splits import Account, Raw
+from pipeline.sources.splits import Account, RawDataset
 from pipeline.sources.torchvision_sets import count_by_hand, link_by_hand
 
 AHEAD_BYTES = 2 << 20  # read at one go of a class: enough for a disk to be sequential, 2 GB of cache for 1,000 classes
@@ -38,7 +38,7 @@ class _Members(NamedTuple):
         return _Members([self.names[index] for index in order], self.starts[order], self.sizes[order])
 
 
-def open_imagenet(entry: Torchvision, scratch: Path) -> Raw:
+def open_imagenet(entry: Torchvision, scratch: Path) -> RawDataset:
     """List the archives and take classes and validation labels from the development kit.
 
     Nothing is unpacked but the kit, 2.5 MB. Training pictures come with their classes evenly mixed, each class in the
@@ -62,7 +62,7 @@ def open_imagenet(entry: Torchvision, scratch: Path) -> Raw:
             pictures[split] = partial(_pictures, archive, members)
     account = Account(sum(map(len, labels.values())))
     count_by_hand(entry.by_hand, account)
-    return Raw(labels, pictures, names, "ImageNet (ILSVRC 2012), read in its archives", account)
+    return RawDataset(labels, pictures, names, "ImageNet (ILSVRC 2012), read in its archives", account)
 
 
 def _kind(split: str, given: dict[str, Any]) -> str:

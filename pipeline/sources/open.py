@@ -21,7 +21,7 @@ from pipeline.sources.archives import extract
 from pipeline.sources.file_kinds import check_readable, no_permission
 from pipeline.sources.folder import open_folder
 from pipeline.sources.inputs import user_path
-from pipeline.sources.splits import Account, Pictures, Raw, to_splits
+from pipeline.sources.splits import Account, Pictures, RawDataset, to_splits
 from pipeline.sources.transfer import FetchError, fetch, shown
 
 BUNDLED = Path(__file__).parents[2] / "data" / "bundled"
@@ -76,7 +76,7 @@ def told_by_name(name: str) -> Iterator[None]:
         ) from error
 
 
-def _open_raw(name: str, entry: Dataset, scratch: Path, bundled: Path) -> Raw:
+def _open_raw(name: str, entry: Dataset, scratch: Path, bundled: Path) -> RawDataset:
     match entry.source:
         case "bundled":
             return bundled_set(name, entry, bundled)
@@ -103,7 +103,7 @@ def _open_raw(name: str, entry: Dataset, scratch: Path, bundled: Path) -> Raw:
             raise AssertionError(f"no source {other!r}")
 
 
-def _open_folder(entry: Folder, scratch: Path) -> Raw:
+def _open_folder(entry: Folder, scratch: Path) -> RawDataset:
     root = local_file(entry, scratch)
     origin = (shown(entry.url) if entry.url else entry.path) + (f" sha256 {entry.sha256}" if entry.sha256 else "")
     if root.is_dir():
@@ -114,14 +114,14 @@ def _open_folder(entry: Folder, scratch: Path) -> Raw:
     return _counted(raw, entry, root)
 
 
-def _counted(raw: Raw, entry: Arrays | Folder, path: Path) -> Raw:
+def _counted(raw: RawDataset, entry: Arrays | Folder, path: Path) -> RawDataset:
     """Count a file as the user's own unless it was downloaded."""
     if entry.path:
         raw.account.read(path.stat().st_size)
     return raw
 
 
-def bundled_set(name: str, entry: Bundled, folder: Path) -> Raw:
+def bundled_set(name: str, entry: Bundled, folder: Path) -> RawDataset:
     """Open folder/<name>.npz with the keys x_train, y_train, x_test, y_test and classes."""
     path = folder / f"{name}.npz"
     if not path.is_file():
@@ -135,17 +135,17 @@ def bundled_set(name: str, entry: Bundled, folder: Path) -> Raw:
         return raw._replace(names=[str(label) for label in file["classes"]], origin=f"{path.name} of this repository")
 
 
-def sklearn_digits() -> Raw:
+def sklearn_digits() -> RawDataset:
     """Open the 1797 grey 8 x 8 digits inside scikit-learn; their values 0..16 become 0..255."""
     from sklearn.datasets import load_digits  # scikit-learn takes a second to import
 
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     pictures = partial(arrays.slices, pixels, "digits", np.asarray)
-    return Raw({"train": digits.target}, {"train": pictures}, None, "sklearn.datasets.load_digits")
+    return RawDataset({"train": digits.target}, {"train": pictures}, None, "sklearn.datasets.load_digits")
 
 
-def sklearn_patches(patch_px: int, test_frac: float) -> Raw:
+def sklearn_patches(patch_px: int, test_frac: float) -> RawDataset:
     """Cut the two colour photographs inside scikit-learn, 640 x 427 px, into a grid of patches; each one is a class.
 
     The left of both is for training and the right for testing; the column of patches between them is left out, so that
@@ -168,7 +168,7 @@ def sklearn_patches(patch_px: int, test_frac: float) -> Raw:
         split: partial(arrays.slices, part.reshape(-1, patch_px, patch_px, 3), f"{split} patches", np.asarray)
         for split, part in parts.items()
     }
-    return Raw(labels, pictures, None, "sklearn.datasets.load_sample_images")
+    return RawDataset(labels, pictures, None, "sklearn.datasets.load_sample_images")
 
 
 def _patches(pixels: np.ndarray, patch_px: int) -> np.ndarray:

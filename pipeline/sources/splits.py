@@ -49,7 +49,7 @@ class Account:
             examples.append(name)
 
 
-class Raw(NamedTuple):
+class RawDataset(NamedTuple):
     """What a source holds.
 
     labels: (N,) numbers or names of each split; "train" alone if there is no test split.
@@ -83,7 +83,7 @@ class Pictures:
                 yield Picture(content, int(label), where)
 
 
-def to_splits(raw: Raw, *, test_frac: float, split_seed: int) -> tuple[list[str], dict[str, Pictures], Account]:
+def to_splits(raw: RawDataset, *, test_frac: float, split_seed: int) -> tuple[list[str], dict[str, Pictures], Account]:
     """Number the classes and split off a test set if the source has none.
 
     Rows without a label are left out, and so are classes without a single picture; the others keep their order (of

@@ -27,11 +27,11 @@ from pipeline.runtime.errors import UserError, together
 from pipeline.runtime.files import link_or_copy, where_possible
 from pipeline.sources.file_kinds import check_readable
 from pipeline.sources.inputs import user_path
-from pipeline.sources.splits import Account, Raw
+from pipeline.sources.splits import Account, RawDataset
 from pipeline.sources.transfer import FetchError, fetch
 
 
-def open_torchvision(entry: Torchvision, scratch: Path) -> Raw:
+def open_torchvision(entry: Torchvision, scratch: Path) -> RawDataset:
     """Construct the training and the test data set, downloading what torchvision can download.
 
     Archives are kept in scratch/files and continue after an interruption; what is unpacked from them goes to
@@ -53,7 +53,7 @@ def open_torchvision(entry: Torchvision, scratch: Path) -> Raw:
     count_by_hand(entry.by_hand, account)
     pictures = {split: partial(_pictures, kind.__name__, images) for split, images in opened.items()}
     origin = f"torchvision {torchvision.__version__} {kind.__name__}"
-    return Raw(labels, pictures, _class_names(opened["train"], labels), origin, account)
+    return RawDataset(labels, pictures, _class_names(opened["train"], labels), origin, account)
 
 
 def find_class(name: str) -> type:

@@ -42,11 +42,11 @@ class LiveRun:
         self._store.log_points(self._run_id, new)
         self._logged |= new.keys()
 
-    def ring(self, alarms: Mapping[str, int]) -> None:
+    def log_alerts(self, alarms: Mapping[str, int]) -> None:
         """Tag the run with the alarms that have rung so far, {name: epoch}, and log each of them once."""
-        self._tried(lambda: self._ring(dict(alarms)))
+        self._tried(lambda: self._log_alerts(dict(alarms)))
 
-    def _ring(self, alarms: dict[str, int]) -> None:
+    def _log_alerts(self, alarms: dict[str, int]) -> None:
         self._log(alarm_metrics(alarms))
         self._store.client.set_tag(self._run_id, "alarms", alarm_tag(alarms))
         self._rang = [alarm_tag(alarms)]

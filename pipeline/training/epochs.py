@@ -42,7 +42,7 @@ class Epoch(NamedTuple):
 
 
 @dataclass
-class Tally:
+class EpochTotals:
     """What an epoch has come to so far: steps done, sums over them (loss, pred, SIGReg, gradient norm), seconds."""
 
     sums: Tensor
@@ -75,10 +75,10 @@ class Progress:
         self._steps_per_epoch, self._device = steps_per_epoch, device
         state = from_first_rank(checkpoints.load() if rank() == 0 else None)
         self.history = [Epoch(*record) for record in state["history"]] if state else []
-        self.tally = Tally(torch.zeros(4, device=device))
+        self.tally = EpochTotals(torch.zeros(4, device=device))
         if state:
             learner.restore(state["learner"])
-            self.tally = Tally(**state["tally"] | {"sums": state["tally"]["sums"].to(device)})
+            self.tally = EpochTotals(**state["tally"] | {"sums": state["tally"]["sums"].to(device)})
 
     @property
     def step(self) -> int:
@@ -98,12 +98,12 @@ class Progress:
         *losses, gradient_norm = (self.tally.sums / self._steps_per_epoch).tolist()
         health = {"gradient_norm": gradient_norm} | watched
         self.history.append(Epoch(len(self.history) + 1, *losses, lr, health, self.tally.wait_frac))
-        self.tally = Tally(torch.zeros(4, device=self._device))
+        self.tally = EpochTotals(torch.zeros(4, device=self._device))
         self.keep()
         return self.history[-1]
 
 
-class FiniteCheck:
+class NonFiniteDetector:
     """Remembers the first step of an epoch whose loss or gradient is not finite, without waiting for the device."""
 
     def __init__(self, order: Tensor, batch_size: int, steps_per_epoch: int, device: torch.device) -> None:
@@ -135,7 +135,7 @@ class FiniteCheck:
         )
 
 
-def timed(loader: Iterator[ImageBatch], tally: Tally, device: torch.device) -> Iterator[ImageBatch]:
+def time_batches(loader: Iterator[ImageBatch], tally: EpochTotals, device: torch.device) -> Iterator[ImageBatch]:
     """Pass batches on and count the seconds: those spent waiting for images, and all."""
     while True:
         asked = time.monotonic()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches
-from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import random_directions
 from pipeline.views.multicrop import evaluation_view
@@ -24,7 +24,7 @@ DRAWS_SEED = 0  # of images and directions: the same for every run, so that thei
 
 
 @dataclass(frozen=True)
-class Watch:
+class HeldOutMonitor:
     """Embeds and projects held-out images and says in a few numbers how they fill their spaces.
 
     Attributes:
@@ -89,14 +89,14 @@ def _describe(samples: Tensor) -> dict[str, float]:
     return found | {"isotropy": spectrum.isotropy(samples)}
 
 
-def build_watch(config: dict[str, Any], device: torch.device, autocast: torch.autocast) -> Watch | None:
+def build_monitor(config: dict[str, Any], device: torch.device, autocast: torch.autocast) -> HeldOutMonitor | None:
     """Build what a cell's pretrain.json asks to be watched; None if it asks for nothing."""
     settings = config["pretrain"]
     health, views = settings["health"], settings["views"]
     if not health["num_images"]:
         return None
     draws = generator(DRAWS_SEED, "watched directions")
-    return Watch(
+    return HeldOutMonitor(
         images=held_out(config["data"], health["num_images"], load_px=settings["load_px"]),
         directions=random_directions(settings["projector"]["proj_dim"], health["num_slices"], generator=draws),
         view={"size_px": views["global_px"], "mean": views["mean"], "std": views["std"]},
@@ -108,7 +108,7 @@ def build_watch(config: dict[str, Any], device: torch.device, autocast: torch.au
 
 def held_out(folder: str, num_images: int, *, load_px: int) -> ImageBatch:
     """Decode some images of a test split, drawn at random; a smaller split gives all."""
-    split = EncodedImages(folder, "test", load_px=load_px)
+    split = PackedSplit(folder, "test", load_px=load_px)
     members = torch.randperm(len(split), generator=generator(DRAWS_SEED, "watched images"))[:num_images].sort().values
     (images,) = batches(split, members, len(members))
     return images

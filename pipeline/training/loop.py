@@ -19,17 +19,17 @@ from pipeline.core.checkpoints import Checkpoints
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import derive_seed, generator
 from pipeline.data.loader import batches
-from pipeline.data.packed import EncodedImages, ImageBatch
+from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.distributed.collectives import alone, any_rank, from_first_rank, rank, share, world_size
 from pipeline.losses.lejepa import LeJEPALoss
 from pipeline.losses.objective import Objective
 from pipeline.runtime.errors import Interrupted, UserError
-from pipeline.runtime.signals import held_back
-from pipeline.training.epochs import STEPS_BETWEEN_CHECKS, Epoch, FiniteCheck, Progress, timed
+from pipeline.runtime.signals import deferred_signals
+from pipeline.training.epochs import STEPS_BETWEEN_CHECKS, Epoch, NonFiniteDetector, Progress, time_batches
 from pipeline.training.learner import Learner
 
 MakeViews = Callable[..., tuple[Tensor, Tensor | None]]
-Watch = Callable[[nn.Module, nn.Module], dict[str, float]]
+Monitor = Callable[[nn.Module, nn.Module], dict[str, float]]
 
 
 def schedule_arguments(settings: dict[str, Any]) -> dict[str, float]:
@@ -40,7 +40,7 @@ def schedule_arguments(settings: dict[str, Any]) -> dict[str, float]:
 
 def pretrain(
     learner: Learner,
-    images: ImageBatch | EncodedImages,
+    images: ImageBatch | PackedSplit,
     *,
     make_views: MakeViews,
     objective: Objective,
@@ -55,7 +55,7 @@ def pretrain(
     num_workers: int,
     checkpoints: Checkpoints,
     checkpoint_minutes: float = math.inf,
-    watch: Watch | None = None,
+    watch: Monitor | None = None,
     shuffle: Callable[..., Tensor] = torch.randperm,
 ) -> Iterator[Epoch]:
     """Train in place; yield the means of every epoch, those of an interrupted run first.
@@ -101,14 +101,14 @@ def pretrain(
     progress = Progress(learner, checkpoints, steps_per_epoch, device)
     yield from progress.history
 
-    with held_back() as request, tqdm(total=num_steps, initial=progress.step, **_bar_style()) as bar:
+    with deferred_signals() as request, tqdm(total=num_steps, initial=progress.step, **_bar_style()) as bar:
         for epoch in range(len(progress.history), epochs):
             tally, order = progress.tally, shuffle(num_images, generator=generator(seed, "order", epoch))
             rest = order[tally.steps * batch_size : steps_per_epoch * batch_size].view(-1, batch_size)[:, mine]
             loader = batches(images, rest.flatten(), rest.shape[1], num_workers=num_workers, device=device)
-            check = FiniteCheck(order, batch_size, steps_per_epoch, device)
+            check = NonFiniteDetector(order, batch_size, steps_per_epoch, device)
             kept_at = time.monotonic()
-            for batch in timed(loader, tally, device):
+            for batch in time_batches(loader, tally, device):
                 step = progress.step
                 losses = _losses(learner, batch, make_views, objective, seed, step, autocast, batch_size)
                 gradient_norm = learner.step(losses.loss, rate(step))
@@ -160,7 +160,7 @@ def _losses(
     return objective(projections, step, predictions=predictions, centre=centre)
 
 
-def _watched(watch: Watch | None, learner: Learner) -> dict[str, float]:
+def _watched(watch: Monitor | None, learner: Learner) -> dict[str, float]:
     """Let the first rank look at the networks, so that all hear of the same numbers."""
     if watch is None:
         return {}

@@ -10,20 +10,20 @@ from pipeline.training import alerts
 from pipeline.training.epochs import Epoch
 
 
-class Tracked(Protocol):
+class Tracker(Protocol):
     """The MLflow run of the training, or none if the store is in trouble."""
 
     def log_epoch(self, row: dict[str, float]) -> None:
         """Log a row of the history."""
 
-    def ring(self, alarms: dict[str, int]) -> None:
+    def log_alerts(self, alarms: dict[str, int]) -> None:
         """Log all alarms so far, {name: epoch}."""
 
 
-class Untracked:
+class NullTracker:
     """No run: of the ranks above 0, whose numbers are those of rank 0."""
 
-    def __enter__(self) -> Untracked:
+    def __enter__(self) -> NullTracker:
         """Begin nothing."""
         return self
 
@@ -33,11 +33,11 @@ class Untracked:
     def log_epoch(self, row: dict[str, float]) -> None:
         """Do nothing."""
 
-    def ring(self, alarms: dict[str, int]) -> None:
+    def log_alerts(self, alarms: dict[str, int]) -> None:
         """Do nothing."""
 
 
-class Followed(NamedTuple):
+class TrainingOutcome(NamedTuple):
     """What was seen.
 
     history: a row an epoch. story: `alarms` {name: epoch} and whether the run ended `collapsed`. times: `wait_frac` of
@@ -49,7 +49,9 @@ class Followed(NamedTuple):
     times: dict[str, Any]
 
 
-def follow(epochs: Iterable[Epoch], tracked: Tracked, settings: dict[str, Any], *, steps_per_epoch: int) -> Followed:
+def run_epochs(
+    epochs: Iterable[Epoch], tracked: Tracker, settings: dict[str, Any], *, steps_per_epoch: int
+) -> TrainingOutcome:
     """Take epoch after epoch until the last one or an alarm that ends the run.
 
     Args:
@@ -74,7 +76,7 @@ def follow(epochs: Iterable[Epoch], tracked: Tracked, settings: dict[str, Any], 
         print("".join(f"warning: {alarm.text}\n" for alarm in new), end="", file=sys.stderr)
         if new:
             rang |= {alarm.name: alarm.epoch for alarm in new}
-            tracked.ring(rang)
+            tracked.log_alerts(rang)
         grave = [alarm.text for alarm in new if alarm.name != "starvation"]
         if grave and watched["action"] == "fail":
             raise alerts.AlarmError("\n".join(grave))
@@ -82,4 +84,4 @@ def follow(epochs: Iterable[Epoch], tracked: Tracked, settings: dict[str, Any], 
             break
     starved_at = rang.pop("starvation", None)
     story = {"alarms": rang, "collapsed": alerts.is_collapsed(history[-1], watched, num_unsettled=unsettled)}
-    return Followed(history, story, {"wait_frac": waits, "starved_at": starved_at})
+    return TrainingOutcome(history, story, {"wait_frac": waits, "starved_at": starved_at})
