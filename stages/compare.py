@@ -59,7 +59,7 @@ def tracked(grid: str, cells: list[Cell]) -> tuple[str, dict[str, str]]:
                     run_ids[cell.key] = found.publish(cell_record(cell.configs))
         return found.experiment_id, run_ids
     except Exception as error:  # whatever ails the store, the tables are on disk and are shown
-        print(f"warning: no run ids, MLflow is out of reach: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"warning: no run ids, the MLflow store is unavailable: {type(error).__name__}: {error}", file=sys.stderr)
         return "", {}
 
 

@@ -115,7 +115,7 @@ def test_a_torn_file_is_passed_over(states, wreck, capsys):
     last = newest(states)
     last.write_bytes(wreck(last.read_bytes()))
     assert number(states) == 1
-    assert f"checkpoint {last} is of no use (torn or altered" in capsys.readouterr().out
+    assert f"checkpoint {last} is unreadable (torn or altered" in capsys.readouterr().out
     saved(states, 2)
     assert number(states) == 2
 

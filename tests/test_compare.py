@@ -90,7 +90,7 @@ def test_partial_results(cells, tmp_path, monkeypatch, capsys):
     tables_and_page()
     assert [(row["backbone"], row["mlflow_run_id"]) for row in rows()] == [("test_vit", "")]
     said = capsys.readouterr().err
-    assert "no run ids, MLflow is out of reach: OSError: database is locked" in said
+    assert "no run ids, the MLflow store is unavailable: OSError: database is locked" in said
     reason = f"{cells[1].key}: no pretrain/metrics.json; run: dvc repro"
     assert f"missing: {reason}\n" in said
     assert reason in Path("reports/index.html").read_text() and reason in Path("reports/comparison.md").read_text()

@@ -103,7 +103,7 @@ def test_a_damaged_state_is_passed_over(workspace, whole, states, damage):
         content[len(content) // 2] ^= 1
         path.write_bytes(content if damage == "altered" else content[: len(content) // 3])
     output = workspace.run(*COMMAND)
-    assert f"{path.name} is of no use (torn or altered" in output
+    assert f"{path.name} is unreadable (torn or altered" in output
     assert taken(workspace) == whole
 
 

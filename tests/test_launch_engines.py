@@ -71,7 +71,7 @@ def test_sigterm_interrupts_the_stages_which_keep_their_state(engine, tmp_path):
     started = psutil.Process(launcher.pid).children(recursive=True)
     launcher.terminate()
     printed, _ = launcher.communicate(timeout=60)
-    assert launcher.returncode == 128 + 15 and "goes on where this one stopped" in printed
+    assert launcher.returncode == 128 + 15 and "rerun the same command to resume" in printed
     assert (tmp_path / "state").exists(), printed
     assert psutil.wait_procs(started, timeout=10)[1] == []
     pipeline.launch("--engine", engine)

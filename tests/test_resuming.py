@@ -77,7 +77,7 @@ def test_a_signal_ends_the_run_after_the_step_and_loses_nothing(images, tmp_path
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     whole = outcome(new_learner(), images, tmp_path / "whole")
     seen = []
-    with pytest.raises(Interrupted, match=f"interrupted after step {step + 1} of 6, its state is kept") as caught:
+    with pytest.raises(Interrupted, match=f"interrupted at step {step + 1}/6; checkpoint saved") as caught:
         seen.extend(start(new_learner(), images, tmp_path / "parts", objective=signalled))
     assert caught.value.signum == signum and len(seen) == (step + 1) // 2 - (step % 2)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
@@ -131,7 +131,7 @@ def test_a_streamed_set_goes_on_in_the_middle_of_an_epoch(images, encoded, tmp_p
     whole = outcome(new_learner(), images, tmp_path / "memory", **changes)
     assert outcome(new_learner(), encoded, tmp_path / "whole", **changes) == whole
     assert outcome(new_learner(), images, tmp_path / "permuted") != whole
-    with pytest.raises(Interrupted, match="interrupted after step 3 of 6"):
+    with pytest.raises(Interrupted, match="interrupted at step 3/6"):
         list(start(new_learner(), encoded, tmp_path / "parts", objective=signalled, **changes))
     assert outcome(new_learner(5), encoded, tmp_path / "parts", **changes) == whole
 

@@ -154,7 +154,7 @@ def test_another_number_of_processes_goes_on(tmp_path, alone, before, after):
     options = {"folder": folder, "signal_at": 20}
     ended = on_ranks(before, tmp_path, "trained", **options) if before > 1 else [trained(**options)]
     assert {found["interrupted"] for found in ended} == {
-        "interrupted after step 21 of 54, its state is kept; the same command goes on"
+        "interrupted at step 21/54; checkpoint saved, rerun the same command to resume"
     }
     found = on_ranks(after, tmp_path, "trained", folder=folder)[0] if after > 1 else trained(folder)
     assert_same(found, alone)

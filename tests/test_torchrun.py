@@ -140,9 +140,9 @@ def test_a_process_that_dies(workspace, whole):
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 1, output
         # torchrun sees the death, and the other rank may see it before torchrun ends that one
-        told = f"rank {killed} was ended by SIGKILL", f"rank {1 - killed}: another process of this run ended"
+        told = f"rank {killed} was killed (SIGKILL)", f"rank {1 - killed}: another process of this run ended"
         assert any(words in output for words in told), output
-        assert "the last state is kept, run it again" in output
+        assert "rerun the same command to resume from the last checkpoint" in output
         assert_all_end(workspace)
     starter = going(workspace)
     starter.kill()
@@ -159,7 +159,7 @@ def test_sigterm_keeps_a_state(workspace, whole):
     process.terminate()
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert "its state is kept; the same command goes on" in output
+    assert "checkpoint saved, rerun the same command to resume" in output
     assert_all_end(workspace)
     before = done(workspace)
     alone(workspace)

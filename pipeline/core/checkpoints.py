@@ -72,7 +72,7 @@ class Checkpoints:
                 return self._read(path)
             except Exception as error:  # a file that was hashed and still does not load has many ways to fail
                 reason = str(error).partition("\n")[0].rstrip(".")
-                print(f"checkpoint {path} is of no use ({reason}); trying the one before it")
+                print(f"checkpoint {path} is unreadable ({reason}); falling back to the previous one")
         return None
 
     def _read(self, path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What `stages.diagnose` picked for a data set, as the stages that use the pick read it."""
+"""The selected run of a data set: the file that `stages.diagnose` writes."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def _loss_told() -> Iterator[None]:
         yield
     except (EOFError, OSError) as error:
         raise UserError(
-            "a process that decodes images was killed, likely for want of memory; lower pretrain.loader.num_workers"
+            "a data-loading worker was killed, probably out of memory; lower pretrain.loader.num_workers"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What a cell's stages would refuse after hours, looked up before the first step: settings against the images.
+"""Checks before the first step: settings against the packed images.
 
 Only the resolved settings and the meta.json of packed data sets are read, so this takes no time.
 """

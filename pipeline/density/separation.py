@@ -1,4 +1,4 @@
-"""What the scores of several encoders and data sets say together: AUROC for each pair of sets, rank correlations."""
+"""AUROC of each pair of data sets and rank correlations between scores."""
 
 from __future__ import annotations
 

@@ -153,7 +153,8 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
             raise
         told = str(error).splitlines()[0]
         raise UserError(
-            f"rank {dist.get_rank()}: another process of this run ended ({told}); the last state is kept, run it again"
+            f"rank {dist.get_rank()}: another process of this run ended ({told}); "
+            "rerun the same command to resume from the last checkpoint"
         ) from error
     dist.destroy_process_group()  # after a failure it would wait for processes that are gone
 

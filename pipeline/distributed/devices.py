@@ -1,4 +1,4 @@
-"""Where and in which precision to compute, and what to say about it."""
+"""Choice of device and precision."""
 
 from __future__ import annotations
 

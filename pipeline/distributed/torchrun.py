@@ -46,7 +46,9 @@ def relaunch_under_torchrun(module: str, argument: str, processes: int) -> int |
             if request.signum:
                 child.terminate()
                 child.wait()
-                raise Interrupted(request.signum, "all processes of the run have ended; the same command goes on")
+                raise Interrupted(
+                    request.signum, "all processes of the run have ended; rerun the same command to resume"
+                )
             time.sleep(0.1)
     return child.returncode
 
@@ -65,7 +67,10 @@ def main() -> None:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:  # else it has given its reason itself
             how = failure.signal_name()
-            print(f"ERROR: rank {rank} was ended by {how}; the last state is kept, run it again", file=sys.stderr)
+            print(
+                f"ERROR: rank {rank} was killed ({how}); rerun the same command to resume from the last checkpoint",
+                file=sys.stderr,
+            )
         sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""What paper/figure3 reports: bias and variance by condition number, and the paper's claims answered."""
+"""Report of paper/figure3: bias and variance by condition number, and the paper's claims."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the known-density stage writes: table.csv, report.md and two charts."""
+"""Report of the known-density stage: table.csv, report.md and two charts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What paper/figure20 reports: errors of the trapezoid rule, where they fall quadratically and where faster."""
+"""Report of paper/figure20: errors of the trapezoid rule and their order."""
 
 from __future__ import annotations
 

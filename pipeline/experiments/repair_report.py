@@ -1,4 +1,4 @@
-"""What the descents of figures 6 and 16 come to: means over seeds, the paper's claims, and the text of the report."""
+"""Report of figures 6 and 16: means over seeds, the paper's claims."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the descents of figure 7 come to: means over seeds, the paper's claim, and the text of the report."""
+"""Report of figure 7: means over seeds, the paper's claim."""
 
 from __future__ import annotations
 

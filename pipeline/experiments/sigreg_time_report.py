@@ -1,4 +1,4 @@
-"""What paper/table6 reports: milliseconds beside the published ones, and how time grows with N, S and T."""
+"""Report of paper/table6: milliseconds beside the published ones; growth with N, S and T."""
 
 from __future__ import annotations
 

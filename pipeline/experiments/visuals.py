@@ -1,4 +1,4 @@
-"""What figures 13 and 14 add to the pictures of `pipeline.gallery`: masks, and how good a map features make.
+"""What figures 13 and 14 add to the pictures of pipeline/pictures: masks, and how good a map features make.
 
 Legend: N images, H x W px of an image, h x w positions of a map, D features.
 

@@ -1,4 +1,4 @@
-"""The DVC commands of one task, from the outside: their lock, the end of whoever started them, their log.
+"""The DVC commands of one task as subprocesses: lock, log, end with their parent.
 
 Only the standard library is used: a machine without a copy of this code is sent what starts it.
 """

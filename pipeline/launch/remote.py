@@ -1,4 +1,4 @@
-"""What machines that share nothing but a DVC remote need from DVC here."""
+"""Checks of DVC's remote before machines share results through it."""
 
 from __future__ import annotations
 

@@ -129,4 +129,4 @@ class Running:
 
     def _interrupted(self) -> str:
         left = len(self._tasks) - len(self._done)
-        return f"interrupted with {left} tasks left; the same command goes on where this one stopped"
+        return f"interrupted with {left} tasks left; rerun the same command to resume"

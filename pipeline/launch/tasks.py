@@ -1,4 +1,4 @@
-"""What can run at the same time: DVC's own graph, with the stages of one cell joined into one task.
+"""Tasks that can run at the same time: DVC's graph, with the stages of one cell joined.
 
 Graphs point from what is read to its reader. A stage of a `matrix` or `foreach` has a key, the part after the @ of its
 name: `pretrain@digits-test_vit-0.02-0`. Stages without one (configure, diagnose, compare) run where the launcher runs.

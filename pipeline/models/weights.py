@@ -1,4 +1,4 @@
-"""Weights and what they say of themselves: safetensors whose header describes the network."""
+"""Weights as safetensors, with the network's description in the header."""
 
 from __future__ import annotations
 

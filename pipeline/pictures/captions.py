@@ -1,4 +1,4 @@
-"""What the stage pictures says of its pictures in numbers, beside them, for the page."""
+"""Caption numbers of the gallery, read by index.html."""
 
 from __future__ import annotations
 

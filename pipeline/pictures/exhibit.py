@@ -1,4 +1,4 @@
-"""The pictures of a data set's picked runs, each beside its random initialisation and raw pixels.
+"""Pictures of a data set's selected runs, beside random initialisation and raw pixels.
 
 Legend: Q images on the sheets, h x w positions of a map, D features.
 """

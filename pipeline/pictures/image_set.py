@@ -1,4 +1,4 @@
-"""One data set as a backbone is shown it, and what a description of its images makes of it.
+"""The images of one data set at a backbone's input size, with nearest neighbours and t-SNE per embedding.
 
 Legend: N training images, M test images, Q images on the sheets, k neighbours, D features.
 """

@@ -1,4 +1,4 @@
-"""What the last layers of a backbone hold at each place of an image: their features, and where it looks.
+"""Spatial features and attention of a backbone's last layers.
 
 Legend: N images, h x w positions (patches of a transformer, cells of a convolutional network's feature map),
 D features. Backbones are in evaluation mode; views are normalised squares, (N, 3, size_px, size_px) float32.

@@ -1,4 +1,4 @@
-"""What stages cost on this machine: each thing that decides it is measured once, then added up.
+"""Cost of stages on this machine: each part is measured once, then added up.
 
 Legend: N training images, M test images, C classes, D features, F operations of a forward pass.
 """

@@ -1,4 +1,4 @@
-"""What `python -m stages.plan` prints: the cells of each pipeline, then what all of them cost and need together."""
+"""Text of `python -m stages.plan`: cells of each pipeline, then the cost of all."""
 
 from __future__ import annotations
 

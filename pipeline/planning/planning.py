@@ -1,4 +1,4 @@
-"""What pipelines hold and what of it is done, found out without running or writing anything.
+"""Cells of pipelines and their state, without running or writing anything.
 
 Of a set that is not packed yet some pictures are prepared as packing does it, which tells sizes, bytes and time.
 

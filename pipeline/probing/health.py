@@ -1,4 +1,4 @@
-"""What a finished cell's embedding and projection are like on test images, and the label-free criteria: health.json.
+"""Representation metrics of a finished cell on test images, and label-free criteria: health.json.
 
 The images, augmented views and directions are drawn from a fixed seed, the same for every cell, so that cells of one
 data set differ by their models alone.

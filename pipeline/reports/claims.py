@@ -1,4 +1,4 @@
-"""What the paper claims, beside what was measured here: one CSV with the same columns for every table and figure."""
+"""The paper's claims beside our measurements: one CSV format for every table and figure."""
 
 from __future__ import annotations
 

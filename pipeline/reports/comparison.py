@@ -1,4 +1,4 @@
-"""What the comparison says, and comparison.md. Plain rows in, strings out; comparison_html.py says it in HTML.
+"""Sentences of the comparison, and comparison.md. Plain rows in, strings out; comparison_html.py is the HTML.
 
 Every learned score stands in percent with, under it, the same probe on the same backbone at random initialisation and
 on raw pixels, and the difference in points.

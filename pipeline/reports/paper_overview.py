@@ -1,4 +1,4 @@
-"""One page over all pipelines of the paper: what each claims, what was measured here, and what was not run."""
+"""One page over all pipelines of the paper: claims, measurements, and what was not run."""
 
 from __future__ import annotations
 

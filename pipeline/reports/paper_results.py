@@ -1,4 +1,4 @@
-"""What the cells of a pipeline left on disk: scores of their probes, and the counts of images that were really used."""
+"""Results of a pipeline's cells: probe scores and image counts."""
 
 from __future__ import annotations
 

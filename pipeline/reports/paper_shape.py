@@ -1,4 +1,4 @@
-"""A table of numbers in Markdown, in the shape of the paper's: which axis runs to the right, what stands in a place."""
+"""A Markdown table in the layout of the paper's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report of a paper table: CSV, claims, Markdown, and what is missing. Strings out, no files."""
+"""Report of a paper table: CSV, claims, Markdown, missing cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the entries of a table say in words: which run to take, and how sure one can be."""
+"""Model selection in sentences: the selected run and its uncertainty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the cells of a grid left on disk, as tables. The only module that imports pandas.
+"""Results of a grid's cells as tables. The only module that imports pandas.
 
 A `score` is a fraction in [0, 1]: `linear_top1`, `knn_top1`, `linear_top1_<k>shot`. The same names with the prefix
 `random_init_` or `raw_pixels_` are its baselines, with the suffix `_std` its spread over few-shot draws.

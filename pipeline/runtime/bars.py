@@ -1,4 +1,4 @@
-"""Bars of what takes time, and the cores that this process may use."""
+"""Progress bars, and the number of usable cores."""
 
 from __future__ import annotations
 

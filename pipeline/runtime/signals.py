@@ -1,4 +1,4 @@
-"""SIGTERM of a scheduler and Ctrl-C, held back until the running step is done and its state is kept."""
+"""Defer SIGTERM and SIGINT until the current step is checkpointed."""
 
 from __future__ import annotations
 

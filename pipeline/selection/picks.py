@@ -1,4 +1,4 @@
-"""The runs that the rule picks: what other stages read of them, and where their weights are."""
+"""Selected runs: the rule, and the files that other stages read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one parameter file will run: its cells, and who trains the weights of each.
+"""Cells of one parameter file, and who trains the weights of each.
 
 Pipelines under paper/ have a cells.yaml beside params.yaml, written by `python -m stages.expand` and read by DVC: a
 line removed there is a cell that is not run. Without that file (the root) every combination of the grid is run.

@@ -1,4 +1,4 @@
-"""Rules between sections of params.yaml that are sound one by one, looked at before anything is run."""
+"""Rules between sections of params.yaml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is that is not what it should be: each reason has words and a remedy of its own."""
+"""Kinds of files by their first bytes, with a reason and a remedy for each unusable one."""
 
 from __future__ import annotations
 

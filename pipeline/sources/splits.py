@@ -1,4 +1,4 @@
-"""From what a source holds to what is packed: labels 0..num_classes-1 with names, and always a test split."""
+"""Labels 0..num_classes-1 with names, and a test split, for any source."""
 
 from __future__ import annotations
 

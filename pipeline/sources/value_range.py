@@ -1,4 +1,4 @@
-"""Which value of an array stands for white: what its type and its range say, or a refusal with the value to set."""
+"""White level of an array, from its type and range."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether an MLflow run says what the files of its cell say; every difference names both sides."""
+"""Differences between an MLflow run and the files of its cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ails the tracking store, in one line with its remedy."""
+"""MLflow and SQLite errors as one-line messages with a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tells after an epoch that a training has gone wrong: collapse, an exploding loss, a starving loader.
+"""Alerts after an epoch: collapse, divergence, data starvation.
 
 Nothing is stopped or written here: monitor.py acts on what is found. A loss or gradient that is not finite is
 no alarm but an error (epochs.py).

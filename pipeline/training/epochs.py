@@ -1,4 +1,4 @@
-"""What a training loop counts, keeps and checks: means, waiting times, the state, numbers that are not finite."""
+"""Bookkeeping of the training loop: epoch means, data-wait time, checkpoints, non-finite detection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is watched during training: after every epoch the same held-out images are embedded and projected.
+"""Held-out monitor: after every epoch the same held-out images are embedded and projected.
 
 It leaves weights, BatchNorm's running statistics and every random state as they are, so that a run that is watched has
 the bits of one that is not. Labels are not looked at.

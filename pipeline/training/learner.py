@@ -1,4 +1,4 @@
-"""What pretraining changes: backbone, projector, their optimiser, and the two heuristics of the paper's Table 4.
+"""Trainable state: backbone, projector, their optimiser, and the two heuristics of the paper's Table 4.
 
 Legend: B images, M images of several views, V views, D embedding, K projection.
 """

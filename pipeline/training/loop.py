@@ -1,4 +1,4 @@
-"""LeJEPA pretraining: a plain loop that can end at any step and goes on there.
+"""LeJEPA pretraining: a plain loop that can stop at any step and resume there.
 
 Legend: B images, V views (Vg global, Vl local), D embedding, K projection.
 """
@@ -181,7 +181,7 @@ def _agreed(signum: int, step: int, device: torch.device) -> int:
 def _end_if_asked(signum: int, step: int, num_steps: int) -> None:
     if signum:
         raise Interrupted(
-            signum, f"interrupted after step {step} of {num_steps}, its state is kept; the same command goes on"
+            signum, f"interrupted at step {step}/{num_steps}; checkpoint saved, rerun the same command to resume"
         )
 
 

@@ -1,4 +1,4 @@
-"""A training as it is followed from outside: every epoch is logged, alarms are heard, and what they ask for is done."""
+"""Run the epochs of a training: log each, raise alerts, stop or fail if configured."""
 
 from __future__ import annotations
 
