@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 import torch
 from PIL import Image
 
@@ -128,8 +127,6 @@ def decode(file: bytes, canvas: np.ndarray) -> float:
     Returns:
         The picture's own width / height over the canvas's.
     """
-    if file[:2] == b"\xff\xd8" and _decode_jpeg_of_size(file, canvas):
-        return 1.0
     channels, height, width = canvas.shape
     mode = "L" if channels == 1 else "RGB"
     with Image.open(io.BytesIO(file)) as image:
@@ -141,30 +138,6 @@ def decode(file: bytes, canvas: np.ndarray) -> float:
         pixels = np.asarray(image)
     canvas[...] = pixels if channels == 1 else pixels.transpose(2, 0, 1)
     return aspect
-
-
-def _decode_jpeg_of_size(file: bytes, canvas: np.ndarray) -> bool:
-    """Decode a JPEG that has the canvas's size, to the pixels that Pillow gives, in about half the time.
-
-    libjpeg-turbo writes a row past the cache if it starts at a multiple of 16 or 32 bytes, and the next step reads it
-    back: rows start 8 bytes off (measured: reports/LOG.md, 2026-11-22).
-
-    Returns:
-        False if the picture has another size or unusual colours, such as CMYK, or is one that simplejpeg refuses:
-        Pillow may know it, or says why not.
-    """
-    channels, height, width = canvas.shape
-    try:
-        *size_px, colours, _ = simplejpeg.decode_jpeg_header(file)
-        if size_px != [height, width] or colours not in ("Gray", "YCbCr", "RGB"):
-            return False
-        memory = np.empty(canvas.size + 32, np.uint8)
-        rows = memory[(8 - memory.ctypes.data) % 32 :]
-        pixels = simplejpeg.decode_jpeg(file, "GRAY" if channels == 1 else "RGB", buffer=rows)
-    except ValueError:
-        return False
-    canvas[...] = pixels.transpose(2, 0, 1)
-    return True
 
 
 def _canvas(meta: dict, load_px: int) -> tuple[int, int]:
