@@ -1,7 +1,7 @@
 """Streaming a set that is not kept in memory, beside its decoders alone: python -m benchmarks.stream [--images 200000]
 
 A synthetic set of JPEG files is packed by the real packer into a temporary folder, which is removed at the end.
-Streaming: pipeline.datasets.batches in the shuffled order of an epoch, from the start of its workers to their end.
+Streaming: pipeline.data.loader.batches in the shuffled order of an epoch, from the start of its workers to their end.
 Decode only: as many processes have read the same files in the same order before, and decode one after the other onto a
 canvas of their own, with the loader's own function. The two take turns of about a second, of the same length, and the
 processes of one rest while those of the other work, so that a busy machine slows both alike; every round starts all of

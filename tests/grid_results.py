@@ -15,7 +15,7 @@ LAMBDAS = (0.02, 0.1)
 
 @dataclass(frozen=True)
 class FakeCell:
-    """What the tables need of pipeline.params.Cell."""
+    """What the tables need of pipeline.settings.cells.Cell."""
 
     grid: str
     dataset: str

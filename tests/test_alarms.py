@@ -1,4 +1,4 @@
-"""Claims about pipeline.alarms.
+"""Claims about pipeline.training.alerts.
 
 1. Collapse rings for a rank or a spread below its limit, and only for those: not for what is not watched, NaN, or a
    limit of 0.

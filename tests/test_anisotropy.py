@@ -1,4 +1,4 @@
-"""Claims about pipeline.anisotropy, its report and stages/figure3.
+"""Claims about pipeline.experiments.anisotropy, its report and stages/figure3.
 
 1. Embeddings have exactly the covariance diag(2k, 2) / (1 + k), so total variance 2, and seeds pair condition numbers.
 2. Linear probes equal numpy's; over many draws OLS and ridge have the bias and variance of their closed forms.

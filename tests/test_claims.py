@@ -1,4 +1,4 @@
-"""Claims of pipeline.claims and pipeline.settings:
+"""Claims of pipeline.reports.claims and pipeline.experiments.settings:
 
 1. Claims read back as they were written, commas, quotes and Greek letters included.
 2. A claim that contradicts itself, a row of other columns, and a file that is no list of claims are refused by name.

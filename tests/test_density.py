@@ -1,4 +1,4 @@
-"""Claims about pipeline.density, pipeline.jacobian and what benchmarks.density compares them with.
+"""Claims about pipeline.density.jepa_score, pipeline.density.jacobian and what benchmarks.density compares them with.
 
 1. Exact scores equal a plain loop (one backward pass an output of a sample, then an SVD) to 1e-4 relative:
    convolutional networks with BatchNorm, dead outputs and in-place activations, transformers with fused attention,

@@ -1,4 +1,4 @@
-"""Claims about pipeline.figures.
+"""Claims about pipeline.reports.figures.
 
 1. The same rows give the same bytes, without a date.
 2. Every figure is well-formed XML, refers to nothing outside itself, and names its backbones and data sets as text.

@@ -2,7 +2,7 @@
 
 1. The null distribution of Epps-Pulley is that of fresh normal samples, standardised or not; Gaussian embeddings are
    within it, others are not.
-2. A description holds the facts of pipeline.spectrum.
+2. A description holds the facts of pipeline.losses.spectrum.
 3. LiDAR's views are global ones, each image's together; the held-out loss is the run's own objective on test images
    at the batch size of training, and is left out of a split that is smaller.
 4. The report needs no labels, has the same bits whatever the global random state, changes no weight, and holds no

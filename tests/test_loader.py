@@ -181,8 +181,8 @@ def test_an_error_in_a_worker_is_raised_here_in_its_turn(many):
 def test_workers_end_with_their_parent(many, start):
     program = f"""
 import multiprocessing, time, torch
-from pipeline.datasets import batches
-from pipeline.encoded import PackedSplit
+from pipeline.data.loader import batches
+from pipeline.data.packed import PackedSplit
 multiprocessing.set_start_method({start!r})
 stream = batches(PackedSplit({str(many)!r}, "train", load_px=16), torch.arange(50), 2, num_workers=2)
 next(stream)
@@ -205,8 +205,8 @@ time.sleep(60)
 def test_a_program_may_end_within_the_loop(many):
     program = f"""
 import torch
-from pipeline.datasets import batches
-from pipeline.encoded import PackedSplit
+from pipeline.data.loader import batches
+from pipeline.data.packed import PackedSplit
 stream = batches(PackedSplit({str(many)!r}, "train", load_px=16), torch.arange(50), 2, num_workers=2)
 for batch in stream:
     raise ValueError("enough")

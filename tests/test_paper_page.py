@@ -1,4 +1,4 @@
-"""Claims about pipeline.paper_page and stages.paper.
+"""Claims about pipeline.reports.paper_overview and stages.paper.
 
 1. Every pipeline under paper/ has a line: title and claim of its parameter file (of a grid's `report`, or top level),
    its command, and how many of its published numbers are reproduced, differ or were not run.

@@ -1,4 +1,4 @@
-"""Claims about pipeline.measured, pipeline.pairing, pipeline.published, pipeline.published_report and stages.table.
+"""Claims about pipeline.reports.paper_results, paper_pairing and paper_table, and stages.table.
 
 1. A published row meets every cell that its axis columns select; ours is the mean over seeds in percent, with the
    standard deviation (n - 1) where there are two or more, and the difference is ours minus published.

@@ -1,4 +1,4 @@
-"""Claims about pipeline.quadrature, its report and stages/figure20.
+"""Claims about pipeline.experiments.quadrature, its report and stages/figure20.
 
 1. The rule is the shipped one: given the empirical characteristic function, it is `epps_pulley` of the samples over N.
 2. The reference equals closed forms for normal laws.

@@ -1,4 +1,4 @@
-"""Claims of pipeline.repair, pipeline.repair_report and pipeline.descent (figures 6 and 16):
+"""Claims of pipeline.experiments.repair, its report and pipeline.experiments.descent (figures 6 and 16):
 
 1. The X has the moments of N(shift, I) up to order 2, and lies on two diagonals.
 2. The measures are what they say: closed forms, a Monte Carlo estimate, and what shift and scale must not change.

@@ -1,4 +1,4 @@
-"""Claims about pipeline.report, pipeline.sections and pipeline.page.
+"""Claims about pipeline.reports.comparison, pipeline.reports.comparison_html and pipeline.reports.html.
 
 1. Percentages, points and labels are written as documented; what rounds to zero has no sign.
 2. Every learned number stands with its random-init and raw-pixel number and the difference, in both formats.

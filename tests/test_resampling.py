@@ -1,4 +1,4 @@
-"""Claims of pipeline.resampling and pipeline.resampling_report (figure 7):
+"""Claims of pipeline.experiments.resampling and its report (figure 7):
 
 1. Directions: unit columns; kept ones stay, fresh ones change; the same seed gives the same bits.
 2. A Sobol sequence goes on where it stopped, and covers the sphere more evenly than random directions.

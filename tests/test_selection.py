@@ -1,4 +1,4 @@
-"""Claims about pipeline.diagnostics.selection and pipeline.diagnostics.criteria.
+"""Claims about pipeline.selection.correlation and pipeline.selection.criteria.
 
 1. Spearman equals scipy's, ties or not, and a resample given as counts equals the resample written out.
 2. On runs of a known Spearman correlation, 6/pi asin(r/2) for normal values of correlation r, it is recovered, and the

@@ -1,4 +1,4 @@
-"""Claims about pipeline.sigreg_time, its report and stages/table6.
+"""Claims about pipeline.experiments.sigreg_time, its report and stages/table6.
 
 1. The published table is read whole; slopes of its times are those of its numbers.
 2. Sizes along an axis differ in nothing else; the slope of a power law is its exponent.

@@ -1,4 +1,4 @@
-"""Claims about pipeline.tables.
+"""Claims about pipeline.reports.tables.
 
 1. The columns of comparison.csv come in the agreed order, few-shot by rising number of shots, extras at the end.
 2. Equal results give equal bytes; floats have six significant digits, lambda twelve.

@@ -28,7 +28,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 INTERPRETED = """
 import torch
 from pipeline import epps_pulley_blocks
-from pipeline.epps_pulley_triton import FusedBlock
+from pipeline.losses.triton_blocks import FusedBlock
 from pipeline.losses import epps_pulley, random_directions, sigreg
 
 def run(engine, z, **grid):
@@ -52,7 +52,7 @@ for num_samples, num_knots, t_max in [(2, 2, 3.0), (37, 17, 3.0), (1600, 8, 5.0)
 COMPILED = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from pipeline.epps_pulley_triton import STRETCH, _derivative_kernel, _sums_kernel
+from pipeline.losses.triton_blocks import STRETCH, _derivative_kernel, _sums_kernel
 
 for kernel in (_sums_kernel, _derivative_kernel):
     types = {name: "*fp32" if name in ("theta", "partial", "weights") else "i32" for name in kernel.arg_names}

@@ -14,7 +14,7 @@ def lr_factor(step: int, *, num_steps: int, num_warmup_steps: int, final_frac: f
         num_warmup_steps: the rate rises linearly over these and is at its peak right after.
         final_frac: value at the last step, in [0, 1].
 
-    Source: section 2 of the paper facts (linear warm-up, cosine to lr / 1000).
+    Source: LeJEPA, arXiv 2511.08544 (linear warm-up, cosine to lr / 1000).
     """
     if step < num_warmup_steps:
         return (step + 1) / (num_warmup_steps + 1)

@@ -5,7 +5,7 @@ constant density (`pipeline.experiments.known_density` shows when they have). Hi
 
 Legend: B samples of P numbers each (3 H W of an image), D embedding.
 
-Source: arXiv 2510.05949 (section 5 of the paper facts).
+Source: arXiv 2510.05949.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def descend(
 
     Args:
         start: (N, K) float32 samples; left as they are.
-        statistic: called as statistic(samples, directions) -> scalar, e.g. from `statistics.statistic_by_name`.
+        statistic: called as statistic(samples, directions) -> scalar, e.g. from `losses.univariate.statistic_by_name`.
         directions: (K, S) for each step, at least `num_steps` of them.
         num_steps: >= 1.
         lr: learning rate of Adam, constant, in units of the samples.

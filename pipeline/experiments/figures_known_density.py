@@ -1,4 +1,4 @@
-"""Charts of the known-density cases, in the style of pipeline.figures."""
+"""Charts of the known-density cases, in the style of pipeline.reports.figures."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ matters is how much log q varies beside log p.
 
 Legend: N points, d dimensions, D embedding, V views, B points a step, S slices.
 
-Source: arXiv 2510.05949 for the score (section 5 of the paper facts); the cases are this project's own.
+Source: arXiv 2510.05949 for the score; the cases are this project's own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Charts of the pipelines without data: figures 3 and 20 and table 6 of the paper, in the style of pipeline.figures."""
+"""Charts of the pipelines without data: figures 3 and 20 and table 6 of the paper, in the style of reports.figures."""
 
 from __future__ import annotations
 

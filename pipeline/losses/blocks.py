@@ -8,7 +8,7 @@ from the same block while it is in cache. The extra memory is one block and a gr
 Shapes: V leading entries (views), N samples, K projection dimension, S slices, H = T - 1 knots above 0.
 
 With an initialised process group N is the global batch: sums and counts are summed over all ranks before the
-formula sees them (gradient convention: `pipeline.ranks`).
+formula sees them (gradient convention: `pipeline.distributed.collectives`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Triton kernels for one block on a CUDA device; the same two operations as `pipeline.harmonics.FactoredBlock`.
+"""Triton kernels for one block on a CUDA device; the same two operations as `pipeline.losses.harmonics.FactoredBlock`.
 
 Imported only when a tensor is on a CUDA device and Triton is installed. A program reads a stretch of one column once
 and keeps its harmonics in registers: (cos k theta, sin k theta) is rotated by theta from one harmonic to the next. So

@@ -1,4 +1,4 @@
-"""Backbones from timm, the projector, and the check that a backbone fits the views before hours are spent.
+"""Backbones from timm, and the check that a backbone fits the views before hours are spent.
 
 Legend: B images, D embedding (backbone output), K projection (projector output).
 """

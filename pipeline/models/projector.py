@@ -24,7 +24,7 @@ def make_projector(
         proj_dim: K.
         embed_dim: width of a linear head between backbone and MLP; None: no head.
 
-    Source: section 2 of the paper facts (head 512; hidden 2048, 2048; output 64 to 512).
+    Source: LeJEPA, arXiv 2511.08544 (head 512; hidden 2048, 2048; output 64 to 512).
     """
     layers: list[nn.Module] = [] if embed_dim is None else [nn.Linear(width, embed_dim)]
     widths = [embed_dim or width, *hidden_dims]

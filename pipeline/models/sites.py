@@ -28,7 +28,7 @@ def site_extractor(backbone: nn.Module, site: str) -> Callable[[Tensor], Tensor]
     Raises:
         UserError: if the architecture has no such site.
 
-    Source: section 2 of the paper facts (ViT: class tokens of the last two layers, or the mean of the patch tokens).
+    Source: LeJEPA, arXiv 2511.08544 (ViT: class tokens of the last two layers, or the mean of the patch tokens).
     Which norm the two layers pass is not stated there; as in DINOv2's linear evaluation it is the last one for both.
     """
     if site == "pooled":

@@ -101,7 +101,7 @@ def linear_probe(
 ) -> LinearResult:
     """Train a linear classifier at every setting at once; choose on held-out training images; test once.
 
-    AdamW with cosine decay on standardised features, as in section 2 of the paper facts (there LayerNorm or BatchNorm
+    AdamW with cosine decay on standardised features, as in LeJEPA, arXiv 2511.08544 (there LayerNorm or BatchNorm
     stands before the linear layer). A setting is a pair of learning rate and weight decay; of equally good ones the
     first is taken. After the choice the classifier is trained again on the whole training set.
     """

@@ -1,4 +1,4 @@
-"""The comparison as sections of index.html: (heading, HTML) pairs for `page.page`. All text is escaped here."""
+"""The comparison as sections of index.html: (heading, HTML) pairs for `html.page`. All text is escaped here."""
 
 from __future__ import annotations
 

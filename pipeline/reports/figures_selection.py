@@ -30,11 +30,11 @@ def charts(
     """Draw everything that the report shows.
 
     Args:
-        runs: of `reading.read_runs`.
-        entries: of `selection.select`.
+        runs: of `runs.read_runs`.
+        entries: of `correlation.select`.
         exponent: a of the rule.
         label: of the accuracy, e.g. linear.
-        paper: rows of `report.read_paper`.
+        paper: rows of `selection_report.read_paper`.
 
     Returns:
         SVG text under `plane-<task>`, `correlation` and `criteria`.
@@ -103,9 +103,9 @@ def correlation(entries: Sequence[Entry], exponent: float, paper: Sequence[Mappi
     """Draw the agreement of train_loss / lambda^a and accuracy against a: a panel per task, and one for their mean.
 
     Args:
-        entries: of `selection.select`.
+        entries: of `correlation.select`.
         exponent: a of the rule, a dotted line.
-        paper: rows of `report.read_paper`, crosses.
+        paper: rows of `selection_report.read_paper`, crosses.
 
     Returns:
         SVG text. Thick: all runs of the task, with the bootstrap interval as a band; thin: one backbone's runs.
@@ -150,7 +150,7 @@ def criteria(entries: Sequence[Entry], exponent: float) -> str:
     """Draw the agreement of every criterion with accuracy, with its interval: a panel per task, one for their mean.
 
     Args:
-        entries: of `selection.select`.
+        entries: of `correlation.select`.
         exponent: a of the rule.
 
     Returns:

@@ -22,7 +22,7 @@ def published_against_ours(numbers: Sequence[Number], title: str) -> str:
     Where the paper has no number at all, the random initialisation stands in the place of the published one.
 
     Args:
-        numbers: of `pairing.table_numbers`.
+        numbers: of `paper_pairing.table_numbers`.
         title: for readers that do not see it.
 
     Returns:

@@ -32,9 +32,9 @@ class Table:
 
     Attributes:
         listing: its cells.
-        numbers: of `pairing.table_numbers`.
-        results: of `measured.read_results`.
-        problems: of `measured.read_results`.
+        numbers: of `paper_pairing.table_numbers`.
+        results: of `paper_results.read_results`.
+        problems: of `paper_results.read_results`.
         command: what makes the whole pipeline.
     """
 

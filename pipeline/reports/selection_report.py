@@ -39,7 +39,7 @@ class Diagnosis:
 
     Attributes:
         grid: its name.
-        entries: of `selection.select`.
+        entries: of `correlation.select`.
         exponent: a of the rule.
         score: name of the accuracy that runs are judged by.
         paper: rows of `read_paper`.

@@ -22,7 +22,7 @@ def sentences(entries: Sequence[Entry], exponent: float, score: str) -> dict[str
     """Say of each task in one sentence which run to take, and how sure one can be.
 
     Args:
-        entries: of `selection.select`.
+        entries: of `correlation.select`.
         exponent: a of the rule.
         score: name of the accuracy that runs are judged by.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 LIBRARY = Path(__file__).parents[1]
 NO_RESULT = frozenset({"runtime", "tracking", "catalogue", "settings"})
-"""What these decide reaches a stage as a file that it depends on (its resolved settings), or changes no number."""
+"""Outside: what they decide reaches a stage as a file that it depends on (resolved settings), or changes no number."""
 ALL_ROOMS = frozenset({"configure"})
 """Programs whose results are the resolved settings."""
 

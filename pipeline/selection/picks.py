@@ -31,7 +31,7 @@ def drawn_cells(cells: Sequence[Mapping[str, Any]], entries: Iterable[Entry]) ->
     """Choose the cells whose health is drawn: all, or of a task that has too many the picked run of each backbone.
 
     Args:
-        cells: `health` of `reading.read_runs`.
+        cells: `health` of `runs.read_runs`.
         entries: of `rule_entries`.
     """
     picks = {entry.pick for entry in entries}
@@ -46,8 +46,8 @@ def documents(
 
     Args:
         listing: says where the weights lie.
-        runs: of `reading.read_runs`.
-        entries: of `selection.select`.
+        runs: of `runs.read_runs`.
+        entries: of `correlation.select`.
         exponent: a of the rule.
 
     Returns:

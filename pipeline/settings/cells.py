@@ -49,12 +49,12 @@ class Cell:
 
     @property
     def folder(self) -> Path:
-        """Where the cell's stages write, relative to the repository root."""
+        """Where the cell's stages write, relative to the DVC project."""
         return Path("runs") / self.grid / self.key
 
     @property
     def configs(self) -> Path:
-        """Folder of the cell's resolved settings, relative to the repository root."""
+        """Folder of the cell's resolved settings, relative to the DVC project."""
         return Path("runs") / self.grid / "configs" / self.key
 
     @property

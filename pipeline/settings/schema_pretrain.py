@@ -11,7 +11,7 @@ from pipeline.catalogue.validation import Strict
 
 
 class Views(Strict):
-    """Multi-crop augmentation; defaults are the paper's (section 2 of the paper facts)."""
+    """Multi-crop augmentation; defaults are the paper's (LeJEPA, arXiv 2511.08544)."""
 
     num_global: int = Field(2, ge=1, le=32, description="global views an image")
     num_local: int = Field(6, ge=0, le=32, description="local views an image")

@@ -73,7 +73,7 @@ class Store:
         """Open or create.
 
         Args:
-            where: a file or an address, as `store_place.place` takes them.
+            where: a file or an address, as `place.place` takes them.
 
         Raises:
             StoreError: it cannot be used; at once, or half a minute later if another process holds it.
