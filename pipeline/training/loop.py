@@ -61,9 +61,10 @@ def pretrain(
     """Train in place; yield the means of every epoch, those of an interrupted run first.
 
     Randomness depends on (seed, step) alone, so a resumed run equals an uninterrupted one bit for bit on CPU. SIGTERM
-    and Ctrl-C let the running step finish and keep its state. Several processes (`distributed.collectives`) share every
-    batch: each takes its part of the images, and weights and losses are those of one process up to rounding (dropout and
-    stochastic depth apart, drawn anew on every rank). Rank 0 keeps the checkpoints; another number of processes can resume.
+    and Ctrl-C let the running step finish and write a checkpoint. Several processes (`distributed.collectives`) share
+    every batch: each takes its part of the images, and weights and losses are those of one process up to rounding
+    (dropout and stochastic depth apart, drawn anew on every rank). Rank 0 writes the checkpoints; another number of
+    processes can resume.
 
     Args:
         learner: backbone, projector and optimiser, on `device`.
