@@ -2,8 +2,8 @@
 
 All are differentiable, smaller is closer to normal, and compare with the standard normal itself: nothing is
 standardised first, unless the statistic's definition does it (Shapiro-Wilk; skewness and kurtosis of Jarque-Bera).
-Univariate ones, here, take samples (..., N, S) to (..., S), one value per slice; those of multivariate.py take (..., N, K)
-to (...). float16 and bfloat16 are computed in float32.
+Univariate ones, here, take samples (..., N, S) to (..., S), one value per slice; those of multivariate.py take
+projections (..., N, K) to (...). float16 and bfloat16 are computed in float32.
 
 Source: LeJEPA, arXiv 2511.08544, section 4.2 and appendix F; the tests' own papers where named.
 """
