@@ -133,7 +133,7 @@ def test_a_state_of_another_run_is_passed_over(tmp_path, states, capsys):
     other = Checkpoints(tmp_path, {"seed": 1})
     saved(other, 2)
     newest(other).rename(states.folder / newest(other).name)
-    assert number(states) == 1 and "(of another run); trying the one before it" in capsys.readouterr().out
+    assert number(states) == 1 and "(of another run); falling back to the previous one" in capsys.readouterr().out
 
 
 def test_only_wrecks_mean_a_fresh_start(states):

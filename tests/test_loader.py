@@ -162,7 +162,7 @@ def test_a_killed_worker_is_told(many):
     stream = batches(PackedSplit(many, "train", load_px=16), order, 2, num_workers=2)
     next(stream)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-    with pytest.raises(UserError, match=r"decodes images was killed.*lower pretrain\.loader\.num_workers"):
+    with pytest.raises(UserError, match=r"data-loading worker was killed.*lower pretrain\.loader\.num_workers"):
         list(stream)
 
 
