@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from scipy.stats import gaussian_kde, spearmanr
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import derive_seed, generator
@@ -33,6 +34,7 @@ from pipeline.experiments.mixtures import (
     scale_mixture,
 )
 from pipeline.losses.lejepa import directions_for_step, lejepa_loss
+from pipeline.runtime.bars import bar
 
 SCORE = "JEPA-SCORE"
 SPHERE, PLANES, SCALES = "plane to sphere", "planes to Gaussian", "scales to Gaussian"
@@ -128,7 +130,7 @@ def analytic(
 ) -> None:
     """Add the score under an analytic map of `copies` independent mixtures, and how well the identity holds."""
     encoder.eval()
-    for seed in range(settings.num_seeds):
+    for seed in _seeds(case, settings):
         points, log_p = draw(mixture, settings.num_points, copies, seed)
         embeddings = encoder(points)
         score, log_q = jepa_score(encoder, points), log_target(embeddings)
@@ -140,7 +142,7 @@ def analytic(
 
 def learned(measured: Measured, case: str, mixture: Mixture, embed_dims: tuple[int, ...], settings: Settings) -> None:
     """Add the score by networks before and after training, and what needs no network: k-NN distance and KDE."""
-    for seed in range(settings.num_seeds):
+    for seed in _seeds(case, settings):
         points, log_p = draw(mixture, settings.num_points, 1, seed)
         dim, found = points.shape[1], baselines(mixture, points, settings, seed)
         for embed_dim in embed_dims:
@@ -148,6 +150,10 @@ def learned(measured: Measured, case: str, mixture: Mixture, embed_dims: tuple[i
             measured.clouds.setdefault((case, dim, embed_dim), (log_p, found[SCORE, embed_dim]))
         for (score, embed_dim), values in found.items():
             measured.rows.append(Row(case, score, dim, embed_dim, seed, rank_correlation(values, log_p)))
+
+
+def _seeds(case: str, settings: Settings) -> tqdm:
+    return bar(f"known density, {case}", None, unit="seed", delay_s=1.0, iterable=range(settings.num_seeds))
 
 
 def draw(mixture: Mixture, num_points: int, copies: int, seed: int) -> tuple[Tensor, Tensor]:

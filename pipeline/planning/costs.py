@@ -88,13 +88,13 @@ def _measure_speeds(loads: list[speed.Load]) -> tuple[dict, dict, bool]:
     timings: dict[speed.Load, speed.Timing] = {}
     failures: dict[speed.Load, str] = {}
     ever_crowded = False
-    for load in bar("counting operations", None, unit="network", iterable=loads):
+    for load in bar("counting operations", None, unit="network", iterable=loads, disable=not loads):
         try:
             chosen[load] = speed.timed_load(load, of_many=len(loads) > MOST_TIMED)
         except UserError as error:
             failures[load] = str(error)
     to_time = list(dict.fromkeys(chosen.values()))
-    for timed in bar("timing networks", None, unit="network", iterable=to_time):
+    for timed in bar("timing networks", None, unit="network", iterable=to_time, disable=not to_time):
         work = partial(speed.measure, timed, min(MOST_S, BUDGET_S / len(to_time)))
         try:
             timings[timed], crowded = timing.undisturbed(work)

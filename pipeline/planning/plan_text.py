@@ -106,7 +106,7 @@ def left_over(pipelines: Sequence[Pipeline], measured: Measured) -> str:
     """Say how long everything takes that is left, each pretraining once."""
     found = [seconds for _, seconds in parts(pipelines, measured)]
     if not found:
-        return "nothing, unless code or settings changed since: `dvc status` tells"
+        return "none for cells; `dvc status` tells of analyses, the page, and what changed since"
     return f"{summed(found)} on this machine, one stage after the other"
 
 

@@ -18,6 +18,7 @@ from pipeline.settings.params import load_params
 from pipeline.settings.schema import Params
 
 LISTING = "cells.yaml"
+PARAMS = "params.yaml"
 PUBLISHED = "published.csv"
 
 
@@ -72,6 +73,8 @@ def open_listing(path: str | Path = "params.yaml", *, whole: bool = False) -> Li
     listing = path.with_name(LISTING)
     if not listing.exists() and (grid != "default" and not whole):
         remedy = f"run: python -m stages.expand {shown(path.parent)}"
+        if path.name != PARAMS:  # a copy: stages.expand would look for the other name
+            remedy = f"a pipeline's file is called {PARAMS}; a copy for trying belongs into the clone's top folder"
         raise ParamsError(str(path), [f"there is no {listing} beside it; {remedy}"])
     if whole or not listing.exists():
         return Listing(path, params, grid, cells, _owners(path, params, cells))
