@@ -33,7 +33,7 @@ from pipeline.views.multicrop import Multicrop
 Images = ImageBatch | PackedSplit
 
 DRAWS_SEED = 0
-# Draws of the null distribution; its 0.95 quantile is then known to about 2 % (measured: tests/test_health.py).
+# Draws of the null distribution; its 0.95 quantile is then known to about 2 % (measured: tests/probing/test_health.py).
 NUM_NULL_DRAWS = 2048
 
 

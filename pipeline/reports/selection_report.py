@@ -23,8 +23,8 @@ READING = """\
 first, whichever way it points itself (the paper prints magnitudes). In brackets: its 95 % percentile bootstrap interval
 over runs; resamples in which one side is constant have no correlation and are left out (`num_degenerate` in table.csv
 counts them). On simulated normal runs, 8 to 40 of them, such intervals hold the truth in 89 to 99 % of cases
-(tests/test_selection.py). *Regret*: points of accuracy that the pick is under the best run by test labels, an oracle
-that no one has; *held-out labels*: the same against the run that is best on held-out training labels, negative where
+(tests/selection/test_selection.py). *Regret*: points of accuracy that the pick is under the best run by test labels, an
+oracle that no one has; *held-out labels*: the same against the run that is best on held-out training labels, negative where
 the criterion did better. *Over random*: points over the mean of the runs. *Within a point*, *above the mean*: the share
 of resamples in which that holds for the criterion's pick. *All*: the mean over data sets, each run ranked within its
 own; correlations are weighed with runs - 1. Higher is taken to be better for ranks, isotropy and LiDAR, lower for

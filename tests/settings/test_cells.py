@@ -19,7 +19,7 @@ from pipeline.runtime.project import grid_name, reports_folder
 from pipeline.settings.cells import Cell, grid_cells, merge, resolve
 from pipeline.settings.params import load_params
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 # 1. Overrides

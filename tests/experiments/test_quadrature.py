@@ -29,7 +29,7 @@ from pipeline.reports.claims import read_claims
 from pipeline.runtime.errors import UserError
 from stages import figure20
 
-PARAMS = Path(__file__).parents[1] / "paper/figure20/params.yaml"
+PARAMS = Path(__file__).parents[2] / "paper/figure20/params.yaml"
 SAMPLERS = {
     "constant 0 (collapse)": lambda draws, n: np.zeros(n),
     "N(1, 1)": lambda draws, n: draws.normal(1, 1, n),

@@ -65,7 +65,7 @@ for kernel in (_sums_kernel, _derivative_kernel):
 
 def run_python(code: str, **environment: str) -> None:
     command = [sys.executable, "-W", "error", "-c", code]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

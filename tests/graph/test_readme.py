@@ -9,7 +9,7 @@ import re
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHOWN = ["linear_top1", "random_init_linear_top1", "knn_top1", "random_init_knn_top1"]
 SHOWN += ["linear_top1_10shot", "random_init_linear_top1_10shot"]

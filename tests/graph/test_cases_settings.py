@@ -21,7 +21,7 @@ from pipeline.catalogue.validation import ParamsError
 from pipeline.settings.cells import merge
 from stages import check, configure
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OPTIONAL = ("density", "pictures", "diagnose", "report", "overrides", "models", "probe")
 
 

@@ -26,7 +26,7 @@ from pipeline.planning import costs, speed, timing
 from pipeline.settings.schema import Pretrain
 from stages import plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 

@@ -46,7 +46,7 @@ from pipeline.tracking.store import Store
 from pipeline.tracking.trouble import StoreError
 from stages import pretrain, run, ui
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 # SQLAlchemy on MLflow's own models.

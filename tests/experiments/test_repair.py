@@ -30,7 +30,7 @@ from pipeline.experiments.settings import read_settings
 from pipeline.losses.lejepa import random_directions, sigreg
 from pipeline.runtime.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PARAMS = ROOT / "paper/figure6/params.yaml"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 

@@ -1,4 +1,4 @@
-"""Claims about what is watched during training (that a watched run has the bits of another: tests/test_resuming.py):
+"""Claims about what is watched during training (that a watched run has the bits of another: test_resuming.py):
 
 1. The numbers are those of the embeddings and projections that evaluation mode gives, mean over fixed slices.
 2. Weights, running statistics, gradients, modes and every random state stay as they are; a compiled backbone is not

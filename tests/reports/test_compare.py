@@ -32,7 +32,7 @@ from stages import compare, page
 @pytest.fixture
 def cells(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    raw = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))
+    raw = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8"))
     raw["grid"] = {"datasets": ["digits"], "backbones": ["test_vit", "test_byobnet"], "lambdas": [0.02], "seeds": [0]}
     raw["density"] = {}
     Path("params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 Claims: one command fills tables and MLflow; a second one does nothing; weights load into plain timm and give the
 probe's results; the README's example of added data sets works and runs their cells alone; bad settings stop before any
-work. Runs that are killed: tests/test_faults.py; a store that is lost: tests/test_recovery.py.
+work. Runs that are killed: tests/graph/test_faults.py; a store that is lost: tests/graph/test_recovery.py.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ COLUMNS = [
 
 def readme_example() -> dict:
     """Return the YAML that the README tells a person to add."""
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"<!-- executed by tests/test_end_to_end.py -->\n```yaml\n(.*?)```", text, re.DOTALL)
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"<!-- executed by tests/graph/test_end_to_end.py -->\n```yaml\n(.*?)```", text, re.DOTALL)
     return yaml.safe_load(block)
 
 

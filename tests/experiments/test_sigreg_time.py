@@ -26,7 +26,7 @@ from pipeline.reports.claims import read_claims
 from pipeline.runtime.errors import UserError
 from stages import table6
 
-FOLDER = Path(__file__).parents[1] / "paper/table6"
+FOLDER = Path(__file__).parents[2] / "paper/table6"
 PUBLISHED = sigreg_time.read_published(FOLDER / "published.csv")
 SIZES = [row.size for row in PUBLISHED]
 SETTINGS = Settings(proj_dim=4, num_repetitions=3, max_terms=2000, seed=0)

@@ -14,7 +14,7 @@ from pipeline.catalogue.datasets import Dataset, DatasetName, check_name, load_c
 from pipeline.sources.torchvision_sets import check_arguments, find_class
 
 ENTRY = TypeAdapter(Dataset)
-PARAMS = Path(__file__).parents[1] / "params.yaml"
+PARAMS = Path(__file__).parents[2] / "params.yaml"
 SHA = "a" * 64
 
 

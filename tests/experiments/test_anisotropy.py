@@ -30,7 +30,7 @@ from pipeline.reports.claims import read_claims
 from pipeline.runtime.errors import UserError
 from stages import figure3
 
-PARAMS = Path(__file__).parents[1] / "paper/figure3/params.yaml"
+PARAMS = Path(__file__).parents[2] / "paper/figure3/params.yaml"
 SETTINGS = Settings((1, 16), 60, 40, 3, 1.0, 1.0, 5.0, 1.0)
 
 

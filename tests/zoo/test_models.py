@@ -30,7 +30,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.settings.schema import Model
 from stages import model as stage
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LOCAL = "backbone: test_vit, pretrained_path: tiny.safetensors"
 
 

@@ -24,7 +24,7 @@ from pipeline.settings.grid import open_listing
 from pipeline.settings.params import load_params
 from stages import plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

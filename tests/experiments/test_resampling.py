@@ -23,7 +23,7 @@ from pipeline.experiments.settings import read_settings
 from pipeline.losses.lejepa import random_directions
 from pipeline.runtime.errors import UserError
 
-PARAMS = Path(__file__).parents[1] / "paper/figure7/params.yaml"
+PARAMS = Path(__file__).parents[2] / "paper/figure7/params.yaml"
 
 
 def settings(**changes):

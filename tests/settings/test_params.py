@@ -20,7 +20,7 @@ from pipeline.settings.params import load_params
 from pipeline.settings.schema_pretrain import Views
 from pipeline.views.multicrop import Multicrop
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def nested(path: str, value: object) -> dict:

@@ -24,7 +24,7 @@ from pipeline.sources import packing
 from pipeline.sources.open import open_source
 from stages import plan
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

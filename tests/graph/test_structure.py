@@ -13,7 +13,7 @@ from scmrepo.git import Git
 
 from pipeline.runtime.rooms import import_closure, imports, local_imports, rooms
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OWNERS = {
     "timm": {"models"},
     "mlflow": {"tracking"},

@@ -25,7 +25,7 @@ from workspace import Workspace
 
 from pipeline.settings.cells import merge
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = [path for folder in ("pipeline", "stages", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
 TOKEN = "hf_thisIsSecret"
 
