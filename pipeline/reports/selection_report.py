@@ -20,16 +20,16 @@ PAPER_COLUMNS = ("source", "runs", "a", "spearman")
 SHOWN_EXPONENTS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 READING = """\
 ρ is the Spearman correlation of a criterion with accuracy over runs, positive where the criterion puts the better run
-first, whichever way it points itself (the paper prints magnitudes). In brackets: its 95 % percentile bootstrap interval
-over runs; resamples in which one side is constant have no correlation and are left out (`num_degenerate` in table.csv
-counts them). On simulated normal runs, 8 to 40 of them, such intervals hold the truth in 89 to 99 % of cases
-(tests/selection/test_selection.py). *Regret*: points of accuracy that the pick is under the best run by test labels, an
-oracle that no one has; *held-out labels*: the same against the run that is best on held-out training labels, negative where
-the criterion did better. *Over random*: points over the mean of the runs. *Within a point*, *above the mean*: the share
-of resamples in which that holds for the criterion's pick. *All*: the mean over data sets, each run ranked within its
-own; correlations are weighed with runs - 1. Higher is taken to be better for ranks, isotropy and LiDAR, lower for
-losses, mean cosine and Epps-Pulley; alpha-ReQ is best at 1. All but the three training losses are taken on test images,
-without their labels.\
+first, whichever way it points itself (the paper prints magnitudes). In brackets: its 95 % percentile bootstrap
+interval over runs; resamples in which one side is constant have no correlation and are left out (`num_degenerate` in
+table.csv counts them). On simulated normal runs, 8 to 40 of them, such intervals hold the truth in 89 to 99 % of
+cases (tests/selection/test_selection.py). *Regret*: points of accuracy that the pick is under the best run by test
+labels, an oracle that no one has; *held-out labels*: the same against the run that is best on held-out training
+labels, negative where the criterion did better. *Over random*: points over the mean of the runs. *Within a point*,
+*above the mean*: the share of resamples in which that holds for the criterion's pick. *All*: the mean over data sets,
+each run ranked within its own; correlations are weighed with runs - 1. Higher is taken to be better for ranks,
+isotropy and LiDAR, lower for losses, mean cosine and Epps-Pulley; alpha-ReQ is best at 1. All but the three training
+losses are taken on test images, without their labels.\
 """
 
 
