@@ -65,7 +65,7 @@ def test_a_finished_grid_measures_nothing(monkeypatch, capsys):
     for task in tasks_of():
         finish(task, "pretrain", "probe")
     out = printed(capsys)
-    assert "4 cells, 4 done; 4 pretrainings, 4 done" in out and "left: nothing, unless" in out
+    assert "4 cells, 4 done; 4 pretrainings, 4 done" in out and "left: none for cells; `dvc status` tells" in out
 
 
 @pytest.fixture
