@@ -228,3 +228,11 @@ def test_a_missing_or_stale_listing_says_what_to_run():
     pipeline(grid={"axes": T_MAX})
     pipeline(listed=False)
     assert "2 entries of probe" in problems(path) and "run: python -m stages.expand paper/one" in problems(path)
+
+
+def test_a_copy_under_another_name_is_told_where_it_may_lie():
+    copy = pipeline(listed=False).rename("paper/one/p.yaml")
+    said = problems(copy)
+    assert (
+        "is called params.yaml; a copy for trying belongs into the clone's top folder" in said and "expand" not in said
+    )
