@@ -34,6 +34,51 @@ def bhep(projections: Tensor, *, beta: float = 1.0) -> Tensor:
     return num_samples * (pairs - 2 * (1 + beta**2) ** (-dim / 2) * cross + (1 + 2 * beta**2) ** (-dim / 2))
 
 
+def mmd(projections: Tensor, *, bandwidth: float = 1.0) -> Tensor:
+    """N times the squared maximum mean discrepancy from N(0, I), Gaussian kernel of width bandwidth * sqrt(K): BHEP.
+
+    Args:
+        projections: (..., N, K).
+        bandwidth: > 0.
+
+    Returns:
+        (...), >= 0.
+
+    Source: KerJEPA, arXiv 2512.19605, Theorem 8, times N.
+    """
+    return bhep(projections, beta=1 / (bandwidth * math.sqrt(projections.shape[-1])))
+
+
+def ksd_imq(projections: Tensor, *, bandwidth: float = 1.0, exponent: float = 0.5) -> Tensor:
+    """N times the squared kernel Stein discrepancy from N(0, I), kernel k = (1 + |x - y|^2 / h^2)^-exponent.
+
+    h = bandwidth * sqrt(K). The mean over all N^2 pairs, with themselves too, of the Stein kernel, whose score is -x:
+    x y k + 2 k' r - 2 K k' - 4 k'' r, where r = |x - y|^2 and k', k'' are derivatives by r.
+
+    Args:
+        projections: (..., N, K).
+        bandwidth: > 0.
+        exponent: > 0.
+
+    Returns:
+        (...), >= 0.
+
+    Source: KerJEPA, arXiv 2512.19605, section 3.3, times N; Gorham & Mackey, arXiv 1703.01717.
+    """
+    z = _at_least_float32(projections)
+    num_samples, dim = z.shape[-2:]
+    width2 = bandwidth**2 * dim
+    products = z @ z.transpose(-1, -2)
+    squares = products.diagonal(dim1=-2, dim2=-1)
+    distances = squares.unsqueeze(-1) + squares.unsqueeze(-2) - 2 * products
+    base = 1 + distances / width2
+    kernel = base.pow(-exponent)
+    first = -exponent / width2 * kernel / base
+    second = exponent * (exponent + 1) / width2**2 * kernel / base.square()
+    stein = products * kernel + 2 * first * (distances - dim) - 4 * second * distances
+    return num_samples * stein.mean((-1, -2))
+
+
 def henze_zirkler(projections: Tensor) -> Tensor:
     """BHEP with the bandwidth ((2 K + 1) N / 4)^(1 / (K + 4)) / sqrt(2).
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pipeline.distributed.collectives import gather_samples
 from pipeline.losses.lejepa import epps_pulley, sigreg
-from pipeline.losses.multivariate import bhep, comb, henze_visagie, henze_zirkler
+from pipeline.losses.multivariate import bhep, comb, henze_visagie, henze_zirkler, ksd_imq, mmd
 
 
 def extended_jarque_bera(samples: Tensor) -> Tensor:
@@ -162,6 +162,8 @@ MULTIVARIATE: dict[str, Callable[[Tensor], Tensor]] = {
     "henze_zirkler": henze_zirkler,
     "henze_visagie": henze_visagie,
     "comb": comb,
+    "mmd": mmd,
+    "ksd_imq": ksd_imq,
 }
 STATISTICS = {**UNIVARIATE, **MULTIVARIATE}
 

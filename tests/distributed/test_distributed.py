@@ -1,6 +1,6 @@
 """Claims about several processes (2 and 4 gloo ranks on the CPU), with equal and unequal batches per rank:
 
-1. Every statistic and the LeJEPA loss have, on every rank, the value of one process on the concatenated batch.
+1. Every statistic and every objective have, on every rank, the value of one process on the concatenated batch.
 2. Averaged over ranks, as DistributedDataParallel does, the gradients are those of one process.
 3. All ranks draw the same directions.
 4. A step of a small model under DistributedDataParallel is the step of one process.
@@ -20,6 +20,8 @@ from torch import nn
 
 from pipeline.distributed.collectives import gather_samples, mean_over_ranks
 from pipeline.losses.lejepa import directions_for_step, epps_pulley, lejepa_loss, sigreg
+from pipeline.losses.objectives import OBJECTIVES, losses_of
+from pipeline.losses.projected import Objective, Projected
 from pipeline.losses.univariate import STATISTICS, statistic_by_name
 
 pytestmark = pytest.mark.slow
@@ -33,10 +35,17 @@ def inputs(num_samples: int) -> torch.Tensor:
     return torch.randn(NUM_VIEWS, num_samples, DIM, generator=generator, dtype=torch.float64)
 
 
+def objective_loss(z: torch.Tensor, objective: type[Objective]) -> torch.Tensor:
+    """Loss of an objective; what stands for head, averaged encoder and labels follows from the projections."""
+    seen = Projected(z, 2, 0.3, 1, 7, predictions=z.pow(3), targets=z[:2].detach().cos(), labels=z[0].argmax(-1))
+    return losses_of(objective(), seen)["loss"]
+
+
 A = directions_for_step(3, 11, DIM, NUM_SLICES, dtype=torch.float64)
 # Every loss that claims to be that of the global batch, as a function of the projections.
 LOSSES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     **{name: partial(statistic_by_name(name), directions=A) for name in STATISTICS},
+    **{f"objective {name}": partial(objective_loss, objective=objective) for name, objective in OBJECTIVES.items()},
     "epps_pulley of samples": lambda z: epps_pulley(z @ A, num_knots=8).mean(),
     "sigreg in float32": lambda z: sigreg(z.float(), A),
     "mean_over_ranks": lambda z: mean_over_ranks(z.square()),

@@ -1,0 +1,111 @@
+"""The objectives by name, and the objective of a run."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pipeline.losses.barlow_twins import BarlowTwins
+from pipeline.losses.byol import BYOL
+from pipeline.losses.kerjepa import KSDIMQ, MMD
+from pipeline.losses.lejepa import directions_for_step, lejepa_loss
+from pipeline.losses.projected import Objective, Projected, check_positive
+from pipeline.losses.simclr import SimCLR
+from pipeline.losses.supervised import Supervised
+from pipeline.losses.univariate import statistic_by_name
+from pipeline.losses.vicreg import VICReg
+from pipeline.losses.visreg import VISReg
+from pipeline.losses.weak_sigreg import WeakSIGReg
+
+
+@dataclass(frozen=True)
+class LeJEPA(Objective):
+    """Prediction loss and SIGReg (`losses.lejepa`); settings: the section `pretrain.sigreg`.
+
+    `statistic` is a name of losses.univariate, `num_slices` S; the characteristic functions are compared on [-t_max,
+    t_max] at `num_knots` points of [0, t_max].
+    """
+
+    statistic: str = "epps_pulley"
+    num_slices: int = 1024
+    t_max: float = 3.0
+    num_knots: int = 17
+
+    uses_lambda: ClassVar[bool] = True
+    min_views: ClassVar[int] = 1
+    sums_over_ranks: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the slices; the rest is checked where it is used."""
+        check_positive(num_slices=self.num_slices)
+
+    def __call__(self, seen: Projected) -> dict[str, Tensor]:
+        """Return loss, pred_loss and sigreg_loss, with fresh directions at every step."""
+        z = seen.projections
+        chosen = None
+        if self.statistic != "epps_pulley":
+            chosen = statistic_by_name(self.statistic, t_max=self.t_max, num_knots=self.num_knots)
+        result = lejepa_loss(
+            z,
+            directions_for_step(seen.seed, seen.step, z.shape[-1], self.num_slices, device=z.device),
+            num_global=seen.num_global,
+            lamb=seen.lamb,
+            t_max=self.t_max,
+            num_knots=self.num_knots,
+            statistic=chosen,
+            predictions=seen.predictions,
+            centre=None if seen.targets is None else seen.targets.mean(0),
+        )
+        return result._asdict()
+
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "lejepa": LeJEPA,
+    "visreg": VISReg,
+    "weak_sigreg": WeakSIGReg,
+    "mmd": MMD,
+    "ksd_imq": KSDIMQ,
+    "vicreg": VICReg,
+    "barlow_twins": BarlowTwins,
+    "simclr": SimCLR,
+    "byol": BYOL,
+    "supervised": Supervised,
+}
+
+
+def objective_class(name: str) -> type[Objective]:
+    """Return the objective of a name: of OBJECTIVES, or module.Class of a file in the clone.
+
+    Raises:
+        ValueError: an unknown name, a module that is not there or fails, or a class that is no objective.
+    """
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        close = difflib.get_close_matches(name, OBJECTIVES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ";"
+        known = f"known: {', '.join(OBJECTIVES)}, and module.Class of a file in the clone"
+        raise ValueError(f"unknown objective {name!r}{hint} {known}")
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ImportError as error:
+        raise ValueError(
+            f"objective {name!r} cannot be imported ({error}); it names a class of a file in the clone"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Objective)):
+        raise ValueError(f"objective {name!r} must be a subclass of pipeline.losses.projected.Objective")
+    return found
+
+
+def losses_of(objective: Objective, seen: Projected) -> dict[str, Tensor]:
+    """Return an objective's loss and parts of one step over all processes, in full precision under autocast."""
+    if objective.sums_over_ranks:
+        return objective(seen)
+    with torch.autocast(seen.projections.device.type, enabled=False):
+        return objective(seen.over_ranks())
