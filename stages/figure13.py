@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.catalogue.validation import read_section
 from pipeline.distributed.devices import choose_device
-from pipeline.experiments.settings import read_settings
 from pipeline.experiments.synthetic_report import write_report
 from pipeline.experiments.visuals_measure import Settings, measure
 from pipeline.experiments.visuals_report import report
@@ -19,7 +19,7 @@ from stages import run
 
 
 def main(params_path: str = "paper/figure13/params.yaml") -> None:
-    settings = read_settings(params_path, "visuals", Settings)
+    settings = read_section(params_path, "visuals", Settings)
     device = choose_device(settings.device, exact=True)
     found = measure(settings, device)
     root, name = REPORTS, Path(params_path).parent.name

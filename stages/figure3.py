@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from pipeline.catalogue.validation import read_section
 from pipeline.experiments.anisotropy import Settings, measure
 from pipeline.experiments.anisotropy_report import report
-from pipeline.experiments.settings import read_settings
 from pipeline.experiments.synthetic_report import write_report
 from pipeline.runtime.project import REPORTS
 from stages import run
 
 
 def main(params_path: str = "paper/figure3/params.yaml") -> None:
-    settings = read_settings(params_path, "anisotropy", Settings)
+    settings = read_section(params_path, "anisotropy", Settings)
     write_report(REPORTS, params_path, report(measure(settings), settings), "cpu")
 
 

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
-from pipeline.experiments import repair
-from pipeline.experiments.descent import origin, run_all
-from pipeline.experiments.settings import read_settings
+from pipeline.catalogue.validation import read_section
+from pipeline.experiments.descent import measure_all
+from pipeline.experiments.repair import Settings, gaussian_reference, measure, runs_of
 from pipeline.runtime.files import write_json
 from stages import run
 
 
 def main(params_path: str = "paper/figure6/params.yaml", out: str = "runs/figure6/measured.json") -> None:
-    settings = read_settings(params_path, "repair", repair.Settings)
-    began, runs, rows = time.perf_counter(), repair.runs_of(settings), []
-    for row in run_all(partial(repair.measure, settings=settings), runs):
-        rows.append(row)
-        print(f"{len(rows)} of {len(runs)} done", flush=True)
-    measured = {
-        "settings": asdict(settings),
-        "origin": origin(time.perf_counter() - began),
-        "rows": rows,
-        "reference": repair.gaussian_reference(settings),
-    }
-    write_json(Path(out), measured)
+    settings = read_section(params_path, "repair", Settings)
+    measured = measure_all(measure, runs_of(settings), settings)
+    write_json(Path(out), {**measured, "reference": gaussian_reference(settings)})
 
 
 if __name__ == "__main__":

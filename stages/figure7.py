@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
-from pipeline.experiments import resampling
-from pipeline.experiments.descent import origin, run_all
-from pipeline.experiments.settings import read_settings
+from pipeline.catalogue.validation import read_section
+from pipeline.experiments.descent import measure_all
+from pipeline.experiments.resampling import Settings, measure, runs_of
 from pipeline.runtime.files import write_json
 from stages import run
 
 
 def main(params_path: str = "paper/figure7/params.yaml", out: str = "runs/figure7/measured.json") -> None:
-    settings = read_settings(params_path, "resampling", resampling.Settings)
-    began, runs, rows = time.perf_counter(), resampling.runs_of(settings), []
-    for row in run_all(partial(resampling.measure, settings=settings), runs):
-        rows.append(row)
-        print(f"{len(rows)} of {len(runs)} done", flush=True)
-    measured = {"settings": asdict(settings), "origin": origin(time.perf_counter() - began), "rows": rows}
-    write_json(Path(out), measured)
+    settings = read_section(params_path, "resampling", Settings)
+    write_json(Path(out), measure_all(measure, runs_of(settings), settings))
 
 
 if __name__ == "__main__":

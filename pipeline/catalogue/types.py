@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from collections import Counter
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
+T = TypeVar("T")
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -45,6 +47,17 @@ def _without_weights(name: str) -> str:
     return name
 
 
+def without_copies(values: list) -> list:
+    """Refuse values that are equal, or spelled alike in the keys of cells (true and "true")."""
+    equal, spelled = Counter(values), Counter(str(v).lower() if isinstance(v, bool) else str(v) for v in values)
+    twice = {str(value) for value in values if equal[value] > 1} | {
+        text for text, count in spelled.items() if count > 1
+    }
+    if twice:
+        raise ValueError(f"must not repeat a value, got {', '.join(sorted(twice))} more than once; remove the copies")
+    return values
+
+
 def _safe_value(value: Any) -> Any:
     return _safe(value) if isinstance(value, str) else value
 
@@ -52,5 +65,7 @@ def _safe_value(value: Any) -> Any:
 SafeName = Annotated[str, AfterValidator(_safe)]
 Architecture = Annotated[SafeName, AfterValidator(_without_weights)]
 Lambda = Annotated[float, Field(ge=0, le=1), WrapValidator(_as_written)]
+PositiveAsWritten = Annotated[float, Field(gt=0), WrapValidator(_as_written)]
+Distinct = Annotated[list[T], Field(min_length=1), AfterValidator(without_copies)]
 Plain = Annotated[bool | int | float | str | None, WrapValidator(_plain)]
 Value = Annotated[bool | int | float | str, WrapValidator(_plain), AfterValidator(_safe_value)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
@@ -31,6 +31,9 @@ class Strict(BaseModel):
     def _is_section(cls, key: str) -> bool:
         kind = cls.model_fields[key].annotation if key in cls.model_fields else None
         return isinstance(kind, type) and issubclass(kind, Strict)
+
+
+Section = TypeVar("Section", bound=Strict)
 
 
 class ParamsError(UserError):
@@ -66,6 +69,18 @@ def read_yaml(path: str | Path) -> dict:
     return raw
 
 
+def read_section(path: str | Path, name: str, kind: type[Section]) -> Section:
+    """Read one section of a parameter file alone.
+
+    Raises:
+        ParamsError: an unreadable file, or a section that is absent or breaks a rule.
+    """
+    try:
+        return kind.model_validate(read_yaml(path).get(name, {}))
+    except ValidationError as error:
+        raise ParamsError(str(path), explain(error, kind, prefix=(name,))) from None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'? known: ...` for an unknown name (the nearest match and at most 40 names)."""
     names = sorted(known)
@@ -94,7 +109,7 @@ def _line(item: dict, model: Any, prefix: tuple) -> str:
     if kind == "union_tag_not_found":
         return f"{where}.source is required; add one of the sources the README lists"
     if kind in ("list_type", "model_type", "dict_type"):
-        return f"{where} must be {_container(kind, str(loc[-1]), item['input'])}"
+        return f"{where} must be {_container(kind, where.rpartition('.')[2], item['input'])}"
     rule = item["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("List ")
     rule = rule.replace("should", "must")
     value = "" if kind == "value_error" or isinstance(item["input"], dict) else f", got {item['input']!r}"

@@ -12,59 +12,43 @@ Source: LeJEPA, section 3 and figures 3, 17, 18 (OLS, ridge and logistic probes)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
+from pipeline.catalogue.types import Distinct, Positive, PositiveAsWritten
+from pipeline.catalogue.validation import Strict
 from pipeline.core.seeds import generator
-from pipeline.experiments.settings import check_distinct, check_number, check_whole
 from pipeline.runtime.errors import UserError
 
 PROBES = ("OLS", "ridge", "logistic")
 NEWTON_STEPS = 100
-MIN_LOGISTIC_RIDGE = 1e-6  # with separable labels and less, the equations of Newton's method are singular in float64
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Section `anisotropy` of paper/figure3/params.yaml.
+class Settings(Strict):
+    """Section `anisotropy` of paper/figure3/params.yaml."""
 
-    Args:
-        condition_numbers: largest over smallest variance of the embeddings, rising from 1 (isotropic).
-        num_samples: N >= 4.
-        num_draws: R >= 2 draws of the labels of the same embeddings.
-        num_seeds: >= 2 draws of embeddings, true coefficients and noise.
-        coefficient_norm: norm of the true coefficients, > 0.
-        label_std: standard deviation of the noise on the labels of OLS and ridge, > 0.
-        ridge: penalty of ridge regression, > 0.
-        logistic_ridge: penalty of logistic regression, > MIN_LOGISTIC_RIDGE.
-    """
+    condition_numbers: Distinct[PositiveAsWritten] = Field(
+        description="largest over smallest variance of the embeddings, rising from 1 (isotropic)"
+    )
+    num_samples: int = Field(ge=4, description="N")
+    num_draws: int = Field(ge=2, description="R, draws of the labels of the same embeddings")
+    num_seeds: int = Field(ge=2, description="draws of embeddings, true coefficients and noise")
+    coefficient_norm: Positive = Field(description="norm of the true coefficients")
+    label_std: Positive = Field(description="standard deviation of the noise on the labels of OLS and ridge")
+    ridge: Positive = Field(description="penalty of ridge regression")
+    # With less and separable labels, the equations of Newton's method are singular in float64.
+    logistic_ridge: float = Field(gt=1e-6, description="penalty of logistic regression")
 
-    condition_numbers: tuple[float, ...]
-    num_samples: int
-    num_draws: int
-    num_seeds: int
-    coefficient_norm: float
-    label_std: float
-    ridge: float
-    logistic_ridge: float
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check_whole("anisotropy.num_samples", self.num_samples, 4)
-        check_whole("anisotropy.num_draws", self.num_draws, 2)
-        check_whole("anisotropy.num_seeds", self.num_seeds, 2)
-        for name in ("coefficient_norm", "label_std", "ridge"):
-            check_number(f"anisotropy.{name}", getattr(self, name), above=0)
-        check_number("anisotropy.logistic_ridge", self.logistic_ridge, above=MIN_LOGISTIC_RIDGE)
-        check_distinct("anisotropy.condition_numbers", self.condition_numbers)
-        for value in self.condition_numbers:
-            check_number("anisotropy.condition_numbers", value, above=0)
-        numbers = list(self.condition_numbers)
+    @field_validator("condition_numbers")
+    @classmethod
+    def _rising(cls, numbers: list[float]) -> list[float]:
         if numbers[0] != 1 or numbers != sorted(numbers) or len(numbers) < 2:
-            raise UserError(f"anisotropy.condition_numbers must rise from 1 to another number, got {numbers}")
+            raise ValueError(f"must rise from 1 to another number, got {numbers}")
+        return numbers
 
 
 class Spread(NamedTuple):
@@ -95,11 +79,12 @@ class Row(NamedTuple):
 
 
 class Fits(NamedTuple):
-    """The fits of one probe: embeddings (N, 2), coefficients (R, 2), true coefficients (2,)."""
+    """R fits of one probe: embeddings (N, 2), coefficients (R, 2), true (2,), penalty (None: no closed form)."""
 
     embeddings: Tensor
     coefficients: Tensor
     truth: Tensor
+    ridge: float | None
 
 
 def isotropic_embeddings(num_samples: int, draws: torch.Generator) -> Tensor:
@@ -200,30 +185,28 @@ def fit_probes(seed: int, condition_number: float, settings: Settings) -> dict[s
     values = z @ truth + settings.label_std * noise
     classes = (chance < torch.sigmoid(z @ truth)).to(z.dtype)
     return {
-        "OLS": Fits(z, linear_probe(z, values, 0.0), truth),
-        "ridge": Fits(z, linear_probe(z, values, settings.ridge), truth),
-        "logistic": Fits(z, logistic_probe(z, classes, settings.logistic_ridge), truth),
+        "OLS": Fits(z, linear_probe(z, values, 0.0), truth, 0.0),
+        "ridge": Fits(z, linear_probe(z, values, settings.ridge), truth, settings.ridge),
+        "logistic": Fits(z, logistic_probe(z, classes, settings.logistic_ridge), truth, None),
     }
 
 
 def measure(settings: Settings) -> list[Row]:
     """Return bias and variance of every probe, condition number and seed."""
-    rows = []
-    for condition_number in settings.condition_numbers:
-        for seed in range(settings.num_seeds):
-            for probe, fits in fit_probes(seed, condition_number, settings).items():
-                found = spread(fits.coefficients, fits.truth)
-                bias, variance = _closed_form(probe, fits, settings)
-                measured = found.squared_bias, bias, found.variance, variance, found.direction_std_deg
-                rows.append(Row(condition_number, probe, seed, *measured))
-    return rows
+    return [
+        _row(probe, fits, condition_number, seed, settings.label_std)
+        for condition_number, seed in product(settings.condition_numbers, range(settings.num_seeds))
+        for probe, fits in fit_probes(seed, condition_number, settings).items()
+    ]
 
 
-def _closed_form(probe: str, fits: Fits, settings: Settings) -> tuple[float | None, float | None]:
-    if probe == "logistic":
-        return None, None
-    ridge = settings.ridge if probe == "ridge" else 0.0
-    return linear_closed_form(fits.embeddings, fits.truth, settings.label_std, ridge)
+def _row(probe: str, fits: Fits, condition_number: float, seed: int, label_std: float) -> Row:
+    found = spread(fits.coefficients, fits.truth)
+    bias, variance = None, None
+    if fits.ridge is not None:
+        bias, variance = linear_closed_form(fits.embeddings, fits.truth, label_std, fits.ridge)
+    measured = (found.squared_bias, bias, found.variance, variance, found.direction_std_deg)
+    return Row(condition_number, probe, seed, *measured)
 
 
 def _penalised_gram(embeddings: Tensor, ridge: float) -> Tensor:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from statistics import mean, stdev
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
-from pipeline.core.csv_files import rounded
-from pipeline.experiments import plots_synthetic
-from pipeline.experiments.anisotropy import PROBES, Row, Settings, fit_probes
-from pipeline.experiments.synthetic_report import Report
+import pandas
+import torch
+from torch import Tensor
+
+from pipeline.experiments.anisotropy import PROBES, Fits, Row, Settings, fit_probes
+from pipeline.experiments.figures_experiments import COLOURS, GREY, GUIDE, INK, TRUTH, Line, Panel, chart, dots, look
+from pipeline.experiments.synthetic_report import Report, plus_minus, records
 from pipeline.reports.claims import Claim, markdown_table
 
 STANDARD_ERRORS = 2  # a difference counts as one beyond so many
+SHOWN_DRAWS = 100
 CLAIMS = {
     ("OLS", "variance"): "OLS: variance of the coefficients rises",
     ("ridge", "squared_bias"): "ridge: squared bias rises",
@@ -22,43 +24,24 @@ CLAIMS = {
     ("logistic", "variance"): "logistic: variance rises",
     ("logistic", "direction_std_deg"): "logistic: the decision boundary turns more, degrees",
 }
-
-
-class Rise(NamedTuple):
-    """Anisotropic minus isotropic: mean and standard deviation of the differences of seeds, and whether it is one."""
-
-    mean: float
-    std: float
-    is_one: bool
-
-
-def values(rows: Sequence[Row], probe: str, column: str, condition_number: float) -> list[float]:
-    """Return a column of one probe and condition number, a value per seed, in order."""
-    chosen = [row for row in rows if row.probe == probe and row.condition_number == condition_number]
-    return [getattr(row, column) for row in sorted(chosen, key=lambda row: row.seed)]
-
-
-def rise(rows: Sequence[Row], probe: str, column: str) -> Rise:
-    """Compare the largest condition number with the isotropic embeddings, seed by seed.
-
-    It is a rise if the mean of the differences is above 0 by more than STANDARD_ERRORS.
-    """
-    numbers = [row.condition_number for row in rows]
-    isotropic, stretched = (values(rows, probe, column, number) for number in (min(numbers), max(numbers)))
-    differences = [after - before for before, after in zip(isotropic, stretched, strict=True)]
-    centre, spread = mean(differences), stdev(differences)
-    return Rise(centre, spread, centre > STANDARD_ERRORS * spread / math.sqrt(len(differences)))
+LOOKS = {probe: look(index, marker="o") for index, probe in enumerate(PROBES)}
 
 
 def claims(rows: Sequence[Row]) -> list[Claim]:
-    """Answer the claim that anisotropy raises bias and variance, as differences to the isotropic embeddings."""
-    largest, seeds = max(row.condition_number for row in rows), len({row.seed for row in rows})
+    """Answer the claim that anisotropy raises bias and variance: the largest condition number minus isotropic.
+
+    Reproduced if the mean over seeds of the differences is above 0 by more than STANDARD_ERRORS.
+    """
+    table = pandas.DataFrame(rows)
+    largest = table.condition_number.max()
     found = []
     for (probe, column), said in CLAIMS.items():
-        here = rise(rows, probe, column)
+        by_seed = table[table.probe == probe].pivot(index="seed", columns="condition_number", values=column)
+        rise = by_seed[largest] - by_seed[table.condition_number.min()]
+        is_one = rise.mean() > STANDARD_ERRORS * rise.std() / math.sqrt(len(rise))
         claim = f"{said} (condition number {largest:g} minus isotropic)"
-        verdict = "reproduced" if here.is_one else "differs"
-        found.append(Claim(claim, "> 0", f"{here.mean:.3g}", f"{here.std:.2g}", seeds, verdict))
+        verdict = "reproduced" if is_one else "differs"
+        found.append(Claim(claim, "> 0", f"{rise.mean():.3g}", f"{rise.std():.2g}", len(rise), verdict))
     return found
 
 
@@ -66,10 +49,12 @@ def report(rows: Sequence[Row], settings: Settings) -> Report:
     """Put rows, charts and claims together."""
     ends = settings.condition_numbers[0], settings.condition_numbers[-1]
     fits = {number: fit_probes(0, number, settings) for number in ends}
+    table = pandas.DataFrame(rows)
+    summary = table.groupby(["probe", "condition_number"]).agg(["mean", "std"])
     charts = {
-        "figure3": plots_synthetic.bias_variance(rows),
-        "figure3-boundaries": plots_synthetic.boundaries({number: by["logistic"] for number, by in fits.items()}),
-        "figure3-coefficients": plots_synthetic.coefficients(fits),
+        "figure3": _bias_variance(summary),
+        "figure3-boundaries": _boundaries({number: by_probe["logistic"] for number, by_probe in fits.items()}),
+        "figure3-coefficients": _coefficients(fits),
     }
     text = (
         "Probes on 2-D Gaussian embeddings whose total variance is 2 whatever the condition number; the sample itself "
@@ -80,7 +65,7 @@ def report(rows: Sequence[Row], settings: Settings) -> Report:
         f"{settings.logistic_ridge:g}. In brackets the closed form; an unbiased estimate of a squared bias of 0 may be "
         "below 0. The turn of the direction is the root mean square angle of the coefficients to their mean "
         "direction, in degrees: that of the decision boundary.\n\n"
-        f"{_table(rows, settings)}\n"
+        f"{_table(summary)}\n"
         "Ridge's variance need not rise with the condition number: a dimension whose squares sum to d adds "
         "label_std² d / (d + ridge)², which falls again once d is below the penalty; its bias has grown by then.\n\n"
         f"A claim counts as reproduced if the difference between condition number {ends[1]:g} and isotropic, mean over "
@@ -88,21 +73,74 @@ def report(rows: Sequence[Row], settings: Settings) -> Report:
         "The charts with boundaries and coefficients show seed 0."
     )
     title = "Figures 3, 17, 18: probes on isotropic and anisotropic embeddings"
-    return Report(title, text, Row._fields, [rounded(row._asdict()) for row in rows], charts, claims(rows))
+    return Report(title, text, Row._fields, records(table), charts, claims(rows))
 
 
-def _table(rows: Sequence[Row], settings: Settings) -> str:
-    head = ("probe", "condition number", "squared bias", "variance", "turn, degrees")
+def _table(summary: pandas.DataFrame) -> str:
     lines = []
     for probe in PROBES:
-        for number in settings.condition_numbers:
-            bias, variance = (_with_closed_form(rows, probe, name, number) for name in ("squared_bias", "variance"))
-            turn = values(rows, probe, "direction_std_deg", number)
-            lines.append((probe, f"{number:g}", bias, variance, f"{mean(turn):.1f} ± {stdev(turn):.1f}"))
-    return markdown_table(head, lines)
+        for number, found in summary.loc[probe].iterrows():
+            cells = [_with_closed_form(found, name) for name in ("squared_bias", "variance")]
+            lines.append((probe, f"{number:g}", *cells, plus_minus(*found["direction_std_deg"], ".1f")))
+    return markdown_table(("probe", "condition number", "squared bias", "variance", "turn, degrees"), lines)
 
 
-def _with_closed_form(rows: Sequence[Row], probe: str, column: str, number: float) -> str:
-    found = values(rows, probe, column, number)
-    exact = values(rows, probe, f"{column}_closed_form", number)
-    return f"{mean(found):.4f} ± {stdev(found):.4f}" + ("" if None in exact else f" ({mean(exact):.4f})")
+def _with_closed_form(found: pandas.Series, name: str) -> str:
+    exact = found[f"{name}_closed_form"]["mean"]
+    return plus_minus(*found[name], ".4f") + ("" if math.isnan(exact) else f" ({exact:.4f})")
+
+
+def _bias_variance(summary: pandas.DataFrame) -> str:
+    """Draw each measure against the condition number; bars are deviations over seeds, dashed lines closed forms."""
+    panels = []
+    titles = ("squared bias", "variance", "turn of the direction, degrees")
+    for column, title in zip(("squared_bias", "variance", "direction_std_deg"), titles, strict=True):
+        lines = []
+        for probe, style in LOOKS.items():
+            found = summary.loc[probe]
+            lines.append(Line(found.index, found[column]["mean"], style, found[column]["std"]))
+            if probe != "logistic" and column != "direction_std_deg":
+                lines.append(Line(found.index, found[f"{column}_closed_form"]["mean"], GUIDE))
+        panels.append(Panel(title, lines, "condition number", ticks=list(found.index), log_y=column == "variance"))
+    title = "bias and variance of probes against the condition number"
+    return chart(title, panels, legend={**LOOKS, "closed form": GUIDE})
+
+
+def _boundaries(fits: Mapping[float, Fits]) -> str:
+    """Draw embeddings and the decision boundaries of logistic probes fitted to many draws of the labels."""
+    fitted = {"color": COLOURS[0], "linestyle": "-", "linewidth": 0.6, "alpha": 0.35}
+    panels = []
+    for number, (embeddings, coefficients, truth, _) in fits.items():
+        lines = [Line(*embeddings.T.tolist(), dots(GREY))]
+        lines += [Line(*_boundary(normal), fitted) for normal in coefficients[:SHOWN_DRAWS]]
+        lines.append(Line(*_boundary(truth), TRUTH))
+        panels.append(Panel(_shape(number), lines, square=((-4.5, 4.5), (-4.5, 4.5))))
+    shown = min(SHOWN_DRAWS, len(next(iter(fits.values())).coefficients))
+    legend = {f"fitted, {shown} draws": fitted, "true boundary": TRUTH}
+    return chart("decision boundaries of logistic probes", panels, legend=legend, height=3.6)
+
+
+def _boundary(normal: Tensor) -> tuple[list[float], list[float]]:
+    x, y = normal.tolist()
+    length = 10 / math.hypot(x, y)
+    return [-y * length, y * length], [x * length, -x * length]
+
+
+def _coefficients(fits: Mapping[float, Mapping[str, Fits]]) -> str:
+    """Draw the fitted coefficients of OLS and ridge over many draws of the labels, and the true ones."""
+    looks = {probe: dots(LOOKS[probe]["color"]) for probe in ("OLS", "ridge")}
+    truth = {"color": INK, "linestyle": "none", "marker": "P", "markersize": 8}
+    centre = next(iter(fits.values()))["OLS"].truth
+    x, y = centre.tolist()
+    clouds = {number: [by[probe].coefficients[:SHOWN_DRAWS] for probe in looks] for number, by in fits.items()}
+    reach = 1.1 * (torch.cat([cloud for pair in clouds.values() for cloud in pair]) - centre).abs().max().item()
+    panels = []
+    for number, of_probes in clouds.items():
+        lines = [Line(*cloud.T.tolist(), style) for cloud, style in zip(of_probes, looks.values(), strict=True)]
+        square = ((x - reach, x + reach), (y - reach, y + reach))
+        panels.append(Panel(_shape(number), [*lines, Line([x], [y], truth)], square=square))
+    return chart("fitted coefficients of OLS and ridge", panels, legend={**looks, "truth": truth}, height=3.6)
+
+
+def _shape(number: float) -> str:
+    return "isotropic" if number == 1 else f"condition number {number:g}"

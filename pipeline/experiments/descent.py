@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
+from functools import partial
 from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipeline.catalogue.validation import Strict
 from pipeline.runtime.provenance import describe
-
-Run = TypeVar("Run")
-Result = TypeVar("Result")
 
 
 def descend(
@@ -54,18 +54,22 @@ def descend(
     return samples.detach()
 
 
-def run_all(function: Callable[[Run], Result], runs: Sequence[Run]) -> Iterator[Result]:
-    """Yield function(run) of every run in order: a process per core, one thread each, as on small tensors it is faster.
+def measure_all(measure: Callable[..., dict[str, Any]], runs: Sequence[Any], settings: Strict) -> dict[str, Any]:
+    """Measure every run: a process per core, one thread each, as on small tensors it is faster.
 
     Args:
-        function: a module's function or a `partial` of one, so that other processes can find it.
-        runs: its arguments, independent of each other.
+        measure: a module's function, so that other processes can find it; called as measure(run, settings=settings).
+        runs: independent of each other.
+        settings: of all runs.
+
+    Returns:
+        What is stored: settings, rows in the order of the runs, and their origin (date, seconds, commit, machine).
     """
+    began, rows = time.perf_counter(), []
     workers = min(len(runs), os.cpu_count() or 1)
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        yield from pool.map(function, runs)
-
-
-def origin(seconds: float) -> dict[str, Any]:
-    """Return what is stored beside measurements: date, duration, commit, versions and hardware."""
-    return {"date": date.today().isoformat(), "seconds": seconds, **describe("cpu")}
+        for row in pool.map(partial(measure, settings=settings), runs):
+            rows.append(row)
+            print(f"{len(rows)} of {len(runs)} done", flush=True)
+    origin = {"date": date.today().isoformat(), "seconds": time.perf_counter() - began, **describe("cpu")}
+    return {"settings": settings.model_dump(), "origin": origin, "rows": rows}

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from pydantic import Field
 from scipy.stats import gaussian_kde, spearmanr
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pipeline.catalogue.validation import Strict
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import derive_seed, generator
 from pipeline.density.jepa_score import jepa_score
@@ -41,45 +42,25 @@ SPHERE, PLANES, SCALES = "plane to sphere", "planes to Gaussian", "scales to Gau
 LEARNED_PLANE, LEARNED_SCALES = "plane, trained network", "scales, trained network"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of the known-density cases; with the defaults they take about half a minute on two cores.
+class Settings(Strict):
+    """Settings of the known-density cases; with the defaults they take about half a minute on two cores."""
 
-    Args:
-        num_points: N, fresh points on which scores are compared with log p; a rank correlation is then known to 0.04.
-        dims: d of the high-dimensional analytic maps, even.
-        num_scales: K of the mixture whose modes differ in scale alone.
-        num_seeds: of the points, and of a network's initialisation and training.
-        learned_dim: d of the high-dimensional network.
-        embed_dims: D of the networks on the plane; the high-dimensional one keeps its dimension.
-        hidden_dim: width of a network's two hidden layers.
-        view_share: standard deviation of the noise that makes a view, as a share of the smallest mode's scale.
-        num_views: V.
-        batch_size: B.
-        num_steps: of training.
-        lr: of AdamW, after a warm-up over a tenth of the steps, cosine to 0.
-        lamb: lambda of LeJEPA.
-        num_slices: S.
-        num_known: points that k-NN and KDE know; the network sees fresh ones at every step.
-        k: the distance to the k-th nearest of them is a baseline.
-    """
-
-    num_points: int = 500
-    dims: tuple[int, ...] = (2, 4, 16, 64)
-    num_scales: int = 8
-    num_seeds: int = 3
-    learned_dim: int = 16
-    embed_dims: tuple[int, ...] = (2, 16)
-    hidden_dim: int = 128
-    view_share: float = 0.5
-    num_views: int = 2
-    batch_size: int = 256
-    num_steps: int = 600
-    lr: float = 3e-3
-    lamb: float = 0.05
-    num_slices: int = 64
-    num_known: int = 2000
-    k: int = 20
+    num_points: int = Field(500, description="N, fresh points on which scores are compared with log p")
+    dims: list[int] = Field([2, 4, 16, 64], description="d of the high-dimensional analytic maps, even")
+    num_scales: int = Field(8, description="K of the mixture whose modes differ in scale alone")
+    num_seeds: int = Field(3, description="of the points, and of a network's initialisation and training")
+    learned_dim: int = Field(16, description="d of the high-dimensional network")
+    embed_dims: list[int] = Field([2, 16], description="D on the plane; the other network keeps its d")
+    hidden_dim: int = Field(128, description="width of a network's two hidden layers")
+    view_share: float = Field(0.5, description="noise that makes a view, as a share of the smallest mode's scale")
+    num_views: int = Field(2, description="V")
+    batch_size: int = Field(256, description="B")
+    num_steps: int = Field(600, description="of training")
+    lr: float = Field(3e-3, description="of AdamW, after a warm-up over a tenth of the steps, cosine to 0")
+    lamb: float = Field(0.05, description="lambda of LeJEPA")
+    num_slices: int = Field(64, description="S")
+    num_known: int = Field(2000, description="points that k-NN and KDE know; the network sees fresh ones")
+    k: int = Field(20, description="the distance to the k-th nearest of them is a baseline")
 
 
 class Row(NamedTuple):
@@ -115,7 +96,7 @@ def measure(settings: Settings) -> Measured:
         analytic(measured, SCALES, scales[dim], ToGaussian(scales[dim]), log_gaussian, 1, settings)
     learned(measured, LEARNED_PLANE, plane, settings.embed_dims, settings)
     dim = settings.learned_dim
-    learned(measured, LEARNED_SCALES, scale_mixture(dim, settings.num_scales), (dim,), settings)
+    learned(measured, LEARNED_SCALES, scale_mixture(dim, settings.num_scales), [dim], settings)
     return measured
 
 
@@ -140,7 +121,7 @@ def analytic(
         measured.clouds.setdefault((case, *dims), (log_p, score))
 
 
-def learned(measured: Measured, case: str, mixture: Mixture, embed_dims: tuple[int, ...], settings: Settings) -> None:
+def learned(measured: Measured, case: str, mixture: Mixture, embed_dims: list[int], settings: Settings) -> None:
     """Add the score by networks before and after training, and what needs no network: k-NN distance and KDE."""
     for seed in _seeds(case, settings):
         points, log_p = draw(mixture, settings.num_points, 1, seed)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
-from statistics import mean, stdev
+from typing import Any
 
-from pipeline.core.csv_files import csv_text, rounded
-from pipeline.experiments import figures_known_density
+import pandas
+
+from pipeline.core.csv_files import csv_text
+from pipeline.experiments.figures_experiments import COLOURS, GUIDE, TRUTH, Line, Panel, chart, dots, look
 from pipeline.experiments.known_density import (
     LEARNED_PLANE,
     LEARNED_SCALES,
@@ -20,84 +20,91 @@ from pipeline.experiments.known_density import (
     Row,
     Settings,
 )
+from pipeline.experiments.synthetic_report import machine_line, plus_minus, records
 from pipeline.reports.claims import markdown_table
 from pipeline.runtime.files import write_text
-from pipeline.runtime.provenance import describe
 
 BAR = 0.9  # Spearman with log p that the exact score must pass where the embedding's density is constant
+SHOWN_POINTS = 200  # a panel
 
 
 def write_report(folder: Path, measured: Measured, settings: Settings) -> None:
     """Write <folder>/table.csv, report.md, scatter.svg and dimensions.svg."""
-    charts = {"scatter": _scatter(measured), "dimensions": _by_dimension(measured.rows)}
+    table = pandas.DataFrame(measured.rows).astype({"embed_dim": "Int64", "identity_error": float, "q_share": float})
+    summary = table.groupby(["case", "score", "dim", "embed_dim"], sort=False, dropna=False).agg(
+        rho=("spearman", "mean"),
+        rho_std=("spearman", "std"),
+        share=("q_share", "mean"),
+        share_std=("q_share", "std"),
+        error=("identity_error", "max"),
+    )
+    charts = {"scatter": _scatter(measured), "dimensions": _by_dimension(summary)}
     for name, svg in charts.items():
         write_text(folder / f"{name}.svg", svg)
-    write_text(folder / "table.csv", csv_text(Row._fields, [rounded(row._asdict()) for row in measured.rows]))
-    write_text(folder / "report.md", _page(measured.rows, settings, list(charts)))
+    write_text(folder / "table.csv", csv_text(Row._fields, records(table)))
+    head = ("case", "d", "D", "score", "Spearman with log p", "std of log q / std of log p", "error of the identity")
+    page = (
+        "# JEPA-SCORE where the density is known\n\n"
+        f"{_answer(summary, table[table.case == SPHERE].spearman.min(), settings)}\n\n"
+        f"{markdown_table(head, [_line(row) for row in records(summary.reset_index())])}\n"
+        f"{_explanation(settings)}\n\n"
+        + "".join(f"![{name}]({name}.svg)\n\n" for name in charts)
+        + f"Command: `python -m stages.known_density`. {machine_line('cpu')}\n"
+    )
+    write_text(folder / "report.md", page)
 
 
-def group(rows: Sequence[Row]) -> dict[tuple[str, str, int, int | None], list[Row]]:
-    """Return the rows of all seeds by case, score, d and D."""
-    found: dict[tuple[str, str, int, int | None], list[Row]] = {}
-    for row in rows:
-        found.setdefault((row.case, row.score, row.dim, row.embed_dim), []).append(row)
-    return found
-
-
-def told(values: Sequence[float]) -> str:
-    """Write mean ± standard deviation."""
-    return f"{mean(values):.3f} ± {stdev(values):.3f}"
+def _line(row: dict[str, Any]) -> tuple:
+    spreads = plus_minus(row["rho"], row["rho_std"]), plus_minus(row["share"], row["share_std"])
+    error = "" if row["error"] is None else f"{row['error']:.0e}"
+    return row["case"], row["dim"], row["embed_dim"], row["score"], *spreads, error
 
 
 def _scatter(measured: Measured) -> str:
-    shown = {}
+    """Draw scores against the true log-density, both less their means; the dashed line is equality."""
+    panels = []
     for case in (SPHERE, PLANES, SCALES, LEARNED_SCALES):
         key = [key for key in measured.clouds if key[0] == case][-1 if case == SCALES else 0]
-        shown[f"{case}\nd = {key[1]}"] = measured.clouds[key]
-    return figures_known_density.scatter(shown)
+        x, y = ((values - values.mean())[:SHOWN_POINTS].tolist() for values in measured.clouds[key])
+        ends = [min(x), max(x)]
+        lines = [Line(x, y, dots(COLOURS[0])), Line(ends, ends, TRUTH)]
+        panels.append(Panel(f"{case}\nd = {key[1]}", lines, "log p − mean"))
+    return chart("JEPA-SCORE against the true log-density", panels, ylabel="score − mean")
 
 
-def _by_dimension(rows: Sequence[Row]) -> str:
-    lines: dict[str, dict[int, tuple[list[float], list[float]]]] = {PLANES: {}, SCALES: {}}
-    for (case, _, dim, _), found in group(rows).items():
-        if case in lines:
-            lines[case][dim] = [row.spearman for row in found], [row.q_share or 0.0 for row in found]
-    return figures_known_density.by_dimension(lines)
+def _by_dimension(summary: pandas.DataFrame) -> str:
+    """Draw rank correlation with log p, and how much log q varies beside log p, against the dimension.
+
+    The dashed line falls with the root of d to the end of the last one.
+    """
+    looks = {case: look(index, marker="o") for index, case in enumerate((PLANES, SCALES))}
+    panels = []
+    for column, title in {"rho": "Spearman with log p", "share": "std of log q / std of log p"}.items():
+        lines = []
+        for case, style in looks.items():
+            found = summary.loc[case].reset_index()
+            dims = found.dim.tolist()
+            lines.append(Line(dims, found[column].tolist(), style, found[f"{column}_std"]))
+        if column == "share":
+            falling = [lines[-1].y[-1] * (dims[-1] / dim) ** 0.5 for dim in dims]
+            lines.append(Line(dims, falling, GUIDE))
+        panels.append(Panel(title, lines, "dimensions d", ticks=dims))
+    title = "JEPA-SCORE under a Gaussianising map, by dimension"
+    return chart(title, panels, legend={**looks, "falls with √d": GUIDE})
 
 
-def _page(rows: Sequence[Row], settings: Settings, charts: Sequence[str]) -> str:
-    machine = describe("cpu")
-    hardware, versions = machine["hardware"], machine["versions"]
-    lines = []
-    for (case, score, dim, embed_dim), found in group(rows).items():
-        errors = [row.identity_error for row in found if row.identity_error is not None]
-        shares = [row.q_share for row in found if row.q_share is not None]
-        cells = case, dim, embed_dim, score, told([row.spearman for row in found])
-        lines.append((*cells, told(shares) if shares else "", f"{max(errors):.0e}" if errors else ""))
-    head = "case", "d", "D", "score", "Spearman with log p", "std of log q / std of log p", "error of the identity"
-    return (
-        "# JEPA-SCORE where the density is known\n\n"
-        f"{_answer(rows, settings)}\n\n"
-        f"{markdown_table(head, lines)}\n"
-        f"{_explanation(settings)}\n\n"
-        + "".join(f"![{name}]({name}.svg)\n\n" for name in charts)
-        + f"Command: `python -m stages.known_density`. Date: {date.today().isoformat()}. {hardware['cpu']}, "
-        f"{hardware['num_cpus']} CPUs; Python {versions['python']}, torch {versions['torch']}.\n"
-    )
-
-
-def _answer(rows: Sequence[Row], settings: Settings) -> str:
-    """Say in a few sentences what came out, in the numbers of the rows."""
-    by_case = group(rows)
+def _answer(summary: pandas.DataFrame, least: float, settings: Settings) -> str:
+    """Say in a few sentences what came out; `least` is the lowest correlation of a seed on the sphere."""
 
     def rho(case: str, score: str = SCORE, place: int = 0) -> str:
-        return told([row.spearman for row in _of(by_case, case, score)[place]])
+        found = summary.loc[case].loc[score].iloc[place]
+        return plus_minus(found.rho, found.rho_std)
 
     def sentence(case: str, place: int) -> str:
         untrained = f"random initialisation {rho(case, f'random-init {SCORE}', place)}"
         return f"{rho(case, place=place)} ({untrained}, k-NN distance {rho(case, 'k-NN distance')})"
 
-    least, last = min(row.spearman for row in rows if row.case == SPHERE), settings.dims[-1]
+    last = settings.dims[-1]
     return (
         "Analytic maps. On the sphere the embedding's density q is constant and the score is log p plus a constant: "
         f"Spearman {rho(SPHERE)}, {'above' if least > BAR else 'NOT above'} {BAR:g} for every seed. A map to N(0, I) "
@@ -109,10 +116,6 @@ def _answer(rows: Sequence[Row], settings: Settings) -> str:
         f"{sentence(LEARNED_PLANE, 0)}, with D = {settings.embed_dims[-1]} {sentence(LEARNED_PLANE, -1)}; for modes of "
         f"different scale in {settings.learned_dim} dimensions {sentence(LEARNED_SCALES, 0)}."
     )
-
-
-def _of(by_case: dict[tuple[str, str, int, int | None], list[Row]], case: str, score: str) -> list[list[Row]]:
-    return [found for key, found in by_case.items() if key[:2] == (case, score)]
 
 
 def _explanation(settings: Settings) -> str:

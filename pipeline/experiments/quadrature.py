@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import product
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field, field_validator
 from scipy.integrate import quad
 
-from pipeline.experiments.settings import check_distinct, check_number, check_whole_list
+from pipeline.catalogue.types import Distinct, PositiveAsWritten
+from pipeline.catalogue.validation import Strict
 from pipeline.losses.lejepa import _knots
-from pipeline.runtime.errors import UserError
 
+Knots = Annotated[int, Field(ge=2)]
 CharacteristicFunction = Callable[[np.ndarray], np.ndarray]
 ROUNDING = 1e-14  # smaller relative errors are rounding: the sums have tens of terms with one of 2e-16 each
 TAIL = 12.0  # exp(-12^2 / 2) = 5e-32: beyond it the integrand is nothing in float64
@@ -48,33 +50,19 @@ LAWS: dict[str, CharacteristicFunction] = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Section `quadrature` of paper/figure20/params.yaml.
+class Settings(Strict):
+    """Section `quadrature` of paper/figure20/params.yaml; the integrand ends at TAIL."""
 
-    Args:
-        t_max: ends of the integration, in (0, 12].
-        num_knots: T >= 2 of every rule.
-        slope_knots: two or more rising numbers of knots; slopes are taken between neighbours.
-    """
+    t_max: Distinct[Annotated[PositiveAsWritten, Field(le=TAIL)]] = Field(description="ends of the integration")
+    num_knots: Distinct[Knots] = Field(description="T of every rule")
+    slope_knots: Distinct[Knots] = Field(description="two or more, rising; slopes are taken between neighbours")
 
-    t_max: tuple[float, ...]
-    num_knots: tuple[int, ...]
-    slope_knots: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check_distinct("quadrature.t_max", self.t_max)
-        for value in self.t_max:
-            check_number("quadrature.t_max", value, above=0)
-        if max(self.t_max) > TAIL:
-            raise UserError(
-                f"quadrature.t_max must be at most {TAIL:g}, got {max(self.t_max)}; the integrand ends there"
-            )
-        check_whole_list("quadrature.num_knots", self.num_knots, 2)
-        check_whole_list("quadrature.slope_knots", self.slope_knots, 2)
-        if len(self.slope_knots) < 2 or list(self.slope_knots) != sorted(self.slope_knots):
-            raise UserError(f"quadrature.slope_knots must be two or more rising numbers, got {list(self.slope_knots)}")
+    @field_validator("slope_knots")
+    @classmethod
+    def _rising(cls, knots: list[int]) -> list[int]:
+        if len(knots) < 2 or knots != sorted(knots):
+            raise ValueError(f"must be two or more rising numbers, got {knots}")
+        return knots
 
 
 class Error(NamedTuple):
@@ -126,13 +114,11 @@ def exact(phi: CharacteristicFunction, t_max: float) -> float:
 def measure(settings: Settings) -> list[Error]:
     """Return the error of every rule on every law."""
     rows = []
-    for t_max in settings.t_max:
-        for law, phi in LAWS.items():
-            inside, whole = exact(phi, t_max), exact(phi, TAIL)
-            for num_knots in settings.num_knots:
-                value = trapezoid(phi, t_max, num_knots)
-                error, truncated = abs(value / inside - 1), abs(inside / whole - 1)
-                rows.append(Error(law, t_max, num_knots, value, inside, error, truncated))
+    for t_max, (law, phi) in product(settings.t_max, LAWS.items()):
+        inside, whole = exact(phi, t_max), exact(phi, TAIL)
+        for num_knots in settings.num_knots:
+            value = trapezoid(phi, t_max, num_knots)
+            rows.append(Error(law, t_max, num_knots, value, inside, abs(value / inside - 1), abs(inside / whole - 1)))
     return rows
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from pipeline.core.csv_files import rounded
-from pipeline.experiments import plots_synthetic
+import pandas
+
+from pipeline.experiments.figures_experiments import GUIDE, Line, Panel, chart, look
 from pipeline.experiments.quadrature import LAWS, ROUNDING, Error, Settings, slope
-from pipeline.experiments.synthetic_report import Report
+from pipeline.experiments.synthetic_report import Report, records
 from pipeline.reports.claims import Claim, markdown_table
 
 QUADRATIC = -2.0
@@ -38,6 +39,7 @@ def claims(settings: Settings) -> list[Claim]:
 
 def report(rows: Sequence[Error], settings: Settings) -> Report:
     """Put rows, chart and claims together."""
+    table = pandas.DataFrame(rows)
     text = (
         "Error of the trapezoid rule in the population value of Epps-Pulley (per sample), on "
         f"{len(LAWS)} distributions whose characteristic function is known. The rule is the library's own: knots, "
@@ -45,7 +47,7 @@ def report(rows: Sequence[Error], settings: Settings) -> Report:
         "one, in float64. Reference: adaptive quadrature over the same interval. Nothing is random.\n\n"
         "Largest relative error over the distributions; truncation is the share of the integral that lies beyond "
         "t_max, which no number of knots brings back.\n\n"
-        f"{_table(rows, settings)}\n"
+        f"{_table(table)}\n"
         "What holds: while the error comes from the spacing alone it falls geometrically, far faster than "
         "quadratically. What does not hold in general: on a finite interval the slope of the integrand at t_max leaves "
         "an error of spacing² / 6 times that slope (Euler-Maclaurin), so in the end the fall is quadratic, with a "
@@ -57,29 +59,30 @@ def report(rows: Sequence[Error], settings: Settings) -> Report:
         f"{QUADRATIC - SHARPLY:g}."
     )
     title = "Figure 20: error of the trapezoid rule against the number of knots"
-    charts = {"figure20": plots_synthetic.quadrature_errors(_lines(rows, settings), ROUNDING)}
-    return Report(title, text, Error._fields, [rounded(row._asdict(), 12) for row in rows], charts, claims(settings))
+    return Report(title, text, Error._fields, records(table, 12), {"figure20": _chart(table)}, claims(settings))
 
 
-def _lines(rows: Sequence[Error], settings: Settings) -> dict[float, dict[str, tuple[list[int], list[float]]]]:
-    """Return knots and errors of every law, by t_max."""
-    found = {t_max: {law: ([], []) for law in LAWS} for t_max in settings.t_max}
-    for row in rows:
-        knots, errors = found[row.t_max][row.law]
-        knots.append(row.num_knots)
-        errors.append(row.relative_error)
-    return found
+def _chart(table: pandas.DataFrame) -> str:
+    """Draw relative errors against the knots, a panel for each t_max; smaller ones are drawn at ROUNDING."""
+    looks = {law: look(index) for index, law in enumerate(LAWS)}
+    panels = []
+    for t_max, mine in table.groupby("t_max"):
+        by_law = mine.pivot(index="num_knots", columns="law", values="relative_error").clip(lower=ROUNDING)
+        knots = by_law.index.tolist()
+        lines = [Line(knots, by_law[law], looks[law]) for law in LAWS]
+        lines.append(Line(knots, [1 / (num - 1) ** 2 for num in knots], GUIDE))
+        panels.append(Panel(f"t_max = {t_max:g}", lines, "knots on [0, t_max]", ticks=knots, log_y=True))
+    title = "error of the trapezoid rule against knots"
+    return chart(title, panels, legend={**looks, "quadratic": GUIDE}, ylabel="relative error")
 
 
-def _table(rows: Sequence[Error], settings: Settings) -> str:
-    head = ["t_max", *(f"{knots} knots" for knots in settings.num_knots), "truncation"]
+def _table(table: pandas.DataFrame) -> str:
+    worst = table.pivot_table("relative_error", "t_max", "num_knots", "max", sort=False)
+    truncation = table.groupby("t_max", sort=False).truncation_error.max()
+    head = ["t_max", *(f"{knots} knots" for knots in worst.columns), "truncation"]
     lines = []
-    for t_max in settings.t_max:
-        mine = [row for row in rows if row.t_max == t_max]
-        worst = (max(r.relative_error for r in mine if r.num_knots == knots) for knots in settings.num_knots)
-        lines.append(
-            [f"{t_max:g}", *(f"{value:.1e}" for value in worst), f"{max(r.truncation_error for r in mine):.1e}"]
-        )
+    for t_max, errors in worst.iterrows():
+        lines.append([f"{t_max:g}", *(f"{value:.1e}" for value in errors), f"{truncation[t_max]:.1e}"])
     return markdown_table(head, lines)
 
 

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import count, product
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor
 
+from pipeline.catalogue.types import Distinct, Positive
+from pipeline.catalogue.validation import Strict, did_you_mean
 from pipeline.core.seeds import derive_seed, generator
 from pipeline.experiments.descent import descend
-from pipeline.experiments.settings import check_names, check_number, check_whole, check_whole_list
 from pipeline.losses.lejepa import directions_for_step
 from pipeline.losses.univariate import MULTIVARIATE, STATISTICS, statistic_by_name
 
@@ -30,43 +31,27 @@ MEASURES = ("x_left", "energy_distance", "spread", "start_correlation")
 START = "start"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Section `repair` of paper/figure6/params.yaml.
+class Settings(Strict):
+    """Section `repair` of paper/figure6/params.yaml."""
 
-    Args:
-        statistics: names of pipeline.losses.univariate, or "random_walk" for the control.
-        dims: D, each >= 2.
-        num_slices: S a step, each >= 1; statistics without slices run once for each D.
-        num_samples: N, >= 4.
-        shift: added to the first two dims, >= 0.
-        num_steps: of descent, >= 1.
-        lr: Adam's, > 0.
-        seeds: each draws its own samples and directions, >= 0.
-        num_reference: Gaussian samples of size N that say what the measures are without an X, >= 40.
-    """
+    statistics: Distinct[str] = Field(description="names of losses.univariate, or random_walk for the control")
+    dims: Distinct[Annotated[int, Field(ge=2)]] = Field(description="D")
+    num_slices: Distinct[Annotated[int, Field(ge=1)]] = Field(description="S a step, where a statistic has slices")
+    num_samples: int = Field(ge=4, description="N")
+    shift: float = Field(ge=0, description="added to the first two dims")
+    num_steps: int = Field(ge=1, description="of descent")
+    lr: Positive = Field(description="Adam's")
+    seeds: Distinct[Annotated[int, Field(ge=0)]] = Field(description="each draws its own samples and directions")
+    num_reference: int = Field(ge=40, description="Gaussian samples of size N: the measures without an X")
 
-    statistics: tuple[str, ...]
-    dims: tuple[int, ...]
-    num_slices: tuple[int, ...]
-    num_samples: int
-    shift: float
-    num_steps: int
-    lr: float
-    seeds: tuple[int, ...]
-    num_reference: int
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check_names("repair.statistics", self.statistics, [*STATISTICS, CONTROL])
-        check_whole_list("repair.dims", self.dims, 2)
-        check_whole_list("repair.num_slices", self.num_slices, 1)
-        check_whole("repair.num_samples", self.num_samples, 4)
-        check_number("repair.shift", self.shift, above=-1e-9)
-        check_whole("repair.num_steps", self.num_steps, 1)
-        check_number("repair.lr", self.lr, above=0)
-        check_whole_list("repair.seeds", self.seeds, 0)
-        check_whole("repair.num_reference", self.num_reference, 40)
+    @field_validator("statistics")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        known = [*STATISTICS, CONTROL]
+        for name in names:
+            if name not in known:
+                raise ValueError(f"has the unknown entry {name!r}{did_you_mean(name, known)}")
+        return names
 
 
 class Run(NamedTuple):
@@ -180,12 +165,18 @@ def measure(run: Run, settings: Settings) -> dict[str, Any]:
     if run.statistic != START:
         statistic = random_walk(run.seed) if run.statistic == CONTROL else statistic_by_name(run.statistic)
         end = descend(start, statistic, directions_of(run), num_steps=settings.num_steps, lr=settings.lr)
-    row = {**run._asdict(), "finite": end is not None, **dict.fromkeys(MEASURES), "points": None}
-    if end is not None:
-        before, after = start[:, :2], end[:, :2]
-        row |= {"x_left": x_left(after), "energy_distance": energy_distance(after), "spread": spread(after)}
-        row |= {"start_correlation": start_correlation(before, after), "points": after.tolist()}
-    return row
+    if end is None:
+        return {**run._asdict(), "finite": False, **dict.fromkeys(MEASURES), "points": None}
+    before, after = start[:, :2], end[:, :2]
+    return {
+        **run._asdict(),
+        "finite": True,
+        "x_left": x_left(after),
+        "energy_distance": energy_distance(after),
+        "spread": spread(after),
+        "start_correlation": start_correlation(before, after),
+        "points": after.tolist(),
+    }
 
 
 def spread(points: Tensor) -> float:
@@ -200,6 +191,8 @@ def gaussian_reference(settings: Settings) -> dict[str, dict[str, float]]:
     """
     source = generator(0, "gaussian reference")
     draws = torch.randn(settings.num_reference, settings.num_samples, 2, generator=source)
-    values = {"x_left": [x_left(d) for d in draws], "energy_distance": [energy_distance(d) for d in draws]}
-    tensors = {name: torch.tensor(found, dtype=torch.float64) for name, found in values.items()}
-    return {name: {"mean": float(v.mean()), "bound": float(v.quantile(0.975))} for name, v in tensors.items()}
+    reference = {}
+    for measured in (x_left, energy_distance):
+        values = torch.tensor([measured(draw) for draw in draws], dtype=torch.float64)
+        reference[measured.__name__] = {"mean": float(values.mean()), "bound": float(values.quantile(0.975))}
+    return reference

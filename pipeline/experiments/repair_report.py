@@ -6,18 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from pipeline.core.csv_files import rounded
-from pipeline.experiments import plots_descent
-from pipeline.experiments.repair import CONTROL, MEASURES, START
-from pipeline.experiments.synthetic_report import Report
-from pipeline.reports.claims import Claim, markdown_table, mean_and_std, origin_line
+import pandas
 
-Row = Mapping[str, Any]
-PARTS = ("mean", "std")
+from pipeline.experiments.figures_experiments import COLOURS, GREY, MARKERS, Line, Panel, chart, dots, look
+from pipeline.experiments.repair import CONTROL, MEASURES, START
+from pipeline.experiments.synthetic_report import Report, plus_minus, records
+from pipeline.reports.claims import Claim, markdown_table, origin_line
+
+KEY = ["statistic", "dim", "num_slices"]
 AXES = {"x_left": "share of the X left", "energy_distance": "energy distance to N(0, I)"}
 COLUMNS = (
-    *("statistic", "dim", "num_slices", "seeds", "overflowed", "repaired"),
-    *(f"{name}_{part}" for name in MEASURES for part in PARTS),
+    *(*KEY, "seeds", "overflowed", "repaired"),
+    *(f"{name}_{part}" for name in MEASURES for part in ("mean", "std")),
     *(f"{name}_within" for name in AXES),
 )
 LABELS = {
@@ -47,7 +47,7 @@ PUBLISHED = (
 PAPER_PLACES = ((1024, 10), (1024, 100), (128, 10), (128, 100))
 
 
-def summarise(rows: Sequence[Row], reference: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+def summarise(rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Mapping[str, float]]) -> pandas.DataFrame:
     """Average over seeds.
 
     Args:
@@ -55,54 +55,38 @@ def summarise(rows: Sequence[Row], reference: Mapping[str, Mapping[str, float]])
         reference: of `repair.gaussian_reference`.
 
     Returns:
-        One row of COLUMNS for each statistic, D and S, in the order they come in. `<measure>_within` counts the seeds
+        COLUMNS, a row for each statistic, D and S, in the order they come in. `<measure>_within` counts the seeds
         whose measure is not above the bound of Gaussian samples, `repaired` those for which no measure is;
         `overflowed` those without a result.
     """
-    groups: dict[tuple, list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["statistic"], row["dim"], row["num_slices"]), []).append(row)
-    return [_summary(key, group, reference) for key, group in groups.items()]
+    table = pandas.DataFrame(rows).astype({"num_slices": "Int64"} | dict.fromkeys(MEASURES, float))
+    within = {f"{name}_within": table[name] <= reference[name]["bound"] for name in AXES}
+    table = table.assign(**within, overflowed=~table.finite, repaired=pandas.DataFrame(within).all(axis=1))
+    groups = table.groupby(KEY, sort=False, dropna=False)
+    counts = groups[["overflowed", "repaired", *within]].sum()
+    spreads = {f"{name}_{part}": groups[name].agg(part) for name in MEASURES for part in ("mean", "std")}
+    return counts.assign(seeds=groups.size(), **spreads).reset_index()[list(COLUMNS)]
 
 
-def _summary(key: tuple, group: Sequence[Row], reference: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    finite = [row for row in group if row["finite"]]
-    within = {name: [row[name] <= reference[name]["bound"] for row in finite] for name in AXES}
-    repaired = sum(map(all, zip(*within.values(), strict=True)))
-    found = {name: mean_and_std([row[name] for row in finite]) if finite else (None, None) for name in MEASURES}
-    return {
-        **dict(zip(COLUMNS, (*key, len(group), len(group) - len(finite), repaired), strict=False)),
-        **{f"{name}_{part}": value for name in MEASURES for part, value in zip(PARTS, found[name], strict=True)},
-        **{f"{name}_within": sum(values) for name, values in within.items()},
-    }
+def places(summary: pandas.DataFrame) -> Iterator[tuple[int, int, pandas.DataFrame]]:
+    """Yield every D and S with its rows of the summary and those that have no slices."""
+    for dim, num_slices in sorted(set(summary[["dim", "num_slices"]].dropna().itertuples(index=False, name=None))):
+        mine = (summary.num_slices == num_slices) | summary.num_slices.isna()
+        yield dim, num_slices, summary[(summary.dim == dim) & mine.fillna(True)]
 
 
-def clouds(rows: Sequence[Row]) -> dict[tuple[int, int], dict[str, Any]]:
-    """Pick the points of the first seed: {(D, S): {statistic: N pairs or None}}, the cloud before descent first."""
-    seed = rows[0]["seed"]
-    places = sorted({(row["dim"], row["num_slices"]) for row in rows if row["num_slices"] is not None})
-    return {
-        place: {
-            row["statistic"]: row["points"]
-            for row in rows
-            if row["seed"] == seed
-            and (row["statistic"] == START or (row["dim"], row["num_slices"]) == place)
-            and row["dim"] == place[0]
-        }
-        for place in places
-    }
-
-
-def claims(summary: Sequence[Row]) -> list[Claim]:
+def claims(summary: pandas.DataFrame) -> list[Claim]:
     """Compare with the paper's pictures: one claim for each of its D and S and each entry of PUBLISHED.
 
     A measure counts as that of Gaussian samples if it stays within their bound for more than half of the seeds.
     """
-    found = {(row["statistic"], row["dim"], row["num_slices"]): row for row in summary}
-    return [_claim(found.get((entry[0], *place)), place, *entry) for place, entry in product(PAPER_PLACES, PUBLISHED)]
+    by_key = {tuple(row[name] for name in KEY): row for row in records(summary)}
+    return [_claim(by_key.get((entry[0], *place)), place, *entry) for place, entry in product(PAPER_PLACES, PUBLISHED)]
 
 
-def _claim(row: Row | None, place: tuple[int, int], name: str, measure: str, published: str, is_small: bool) -> Claim:
+def _claim(
+    row: Mapping[str, Any] | None, place: tuple[int, int], name: str, measure: str, published: str, is_small: bool
+) -> Claim:
     text = f"{AXES[measure]} after descent on {LABELS[name]}, D {place[0]}, S {place[1]}"
     if row is None or row["overflowed"] == row["seeds"]:
         return Claim(text, published, "", "", 0, "not run")
@@ -117,22 +101,56 @@ def report(measured: Mapping[str, Any]) -> Report:
     Args:
         measured: what stages.figure6 wrote: settings, origin, reference and rows of `repair.measure`.
     """
-    rows, reference = measured["rows"], measured["reference"]
-    summary = summarise(rows, reference)
-    bounds = {name: values["bound"] for name, values in reference.items()}
-    charts = {"figure6": plots_descent.leftovers(summary, LABELS, bounds, AXES)}
-    for (dim, num_slices), points in clouds(rows).items():
-        title = f"D = {dim}, S = {num_slices}"
-        charts[f"figure6-{dim}d-{num_slices}s"] = plots_descent.clouds(points, LABELS, title)
+    summary = summarise(measured["rows"], measured["reference"])
+    charts = {"figure6": _leftovers(summary, {name: found["bound"] for name, found in measured["reference"].items()})}
+    for dim, num_slices, rows in places(summary):
+        charts[f"figure6-{dim}d-{num_slices}s"] = _clouds(measured["rows"], rows, f"D = {dim}, S = {num_slices}")
     text = "\n".join([_method(measured), _control_note(summary), *_tables(summary)])
-    return Report(
-        "Figures 6 and 16: which statistic repairs an X",
-        text,
-        COLUMNS,
-        list(map(rounded, summary)),
-        charts,
-        claims(summary),
-    )
+    title = "Figures 6 and 16: which statistic repairs an X"
+    return Report(title, text, COLUMNS, records(summary), charts, claims(summary))
+
+
+def _clouds(rows: Sequence[Mapping[str, Any]], shown: pandas.DataFrame, title: str) -> str:
+    """Draw the first two dims of the first seed's cloud before and after descent; what lies outside is cut off."""
+    points = {tuple(row[name] for name in KEY): row["points"] for row in rows if row["seed"] == rows[0]["seed"]}
+    panels = []
+    for key in (tuple(row[name] for name in KEY) for row in records(shown)):
+        style = dots(GREY if key[0] == START else COLOURS[2], alpha=0.75)
+        lines = [Line(*zip(*points[key], strict=True), style)] if points[key] else []
+        name = LABELS[key[0]] if lines else f"{LABELS[key[0]]}: overflow"
+        panels.append(Panel(name, lines, square=((-4, 4), (-4, 4))))
+    return chart(title, panels, height=2.6)
+
+
+def _leftovers(summary: pandas.DataFrame, bounds: Mapping[str, float]) -> str:
+    """Draw each measure of each statistic, mean and deviation over seeds, a row of panels for each D.
+
+    The grey band is where 97.5 % of Gaussian samples lie.
+    """
+    slices = sorted(summary.num_slices.dropna().unique())
+    looks = {None: look(0, color=GREY, linestyle="none")}
+    looks |= {num: look(index, marker=MARKERS[index + 1], linestyle="none") for index, num in enumerate(slices)}
+    names = list(dict.fromkeys(summary.statistic))
+    panels = []
+    for dim, measure in product(sorted(summary.dim.unique()), AXES):
+        lines = []
+        for row in records(summary[(summary.dim == dim) & summary[f"{measure}_mean"].notna()]):
+            num = row["num_slices"]
+            shift = 0 if num is None else 0.25 * (slices.index(num) - (len(slices) - 1) / 2)
+            place = names.index(row["statistic"]) + shift
+            lines.append(Line([row[f"{measure}_mean"]], [place], looks[num], [row[f"{measure}_std"] or 0.0]))
+        panels.append(
+            Panel(
+                f"D = {dim}",
+                lines,
+                AXES[measure],
+                log_x=measure == "energy_distance",
+                names=[LABELS[name] for name in names],
+                band=(-bounds[measure] if measure == "x_left" else 0, bounds[measure]),
+            )
+        )
+    legend = {"no slices" if num is None else f"S = {num}": style for num, style in looks.items()}
+    return chart("what is left of the X", panels, legend=legend, columns=2, height=0.6 + 0.19 * len(names))
 
 
 def _method(measured: Mapping[str, Any]) -> str:
@@ -156,10 +174,12 @@ def _method(measured: Mapping[str, Any]) -> str:
     )
 
 
-def _control_note(summary: Sequence[Row]) -> str:
+def _control_note(summary: pandas.DataFrame) -> str:
     """Say how far random steps of the same size get, without which the table above means little."""
-    walks = [row for row in summary if row["statistic"] == CONTROL and row["overflowed"] < row["seeds"]]
-    told = "; ".join(f"D {r['dim']}, S {r['num_slices']}: {_spread(r, 'x_left')}" for r in walks)
+    walks = summary[(summary.statistic == CONTROL) & (summary.overflowed < summary.seeds)]
+    told = "; ".join(
+        f"D {row.dim}, S {row.num_slices}: {plus_minus(row.x_left_mean, row.x_left_std)}" for row in walks.itertuples()
+    )
     return (
         "The verdicts take the pictures as they are: is an X left? Adam's steps have the size of the learning rate "
         "whatever the gradient, so samples also diffuse. The control moves them by random signs instead of a "
@@ -169,21 +189,14 @@ def _control_note(summary: Sequence[Row]) -> str:
     )
 
 
-def _tables(summary: Sequence[Row]) -> Iterator[str]:
+def _tables(summary: pandas.DataFrame) -> Iterator[str]:
     head = ("statistic", "X left", "energy distance", "spread", "places kept", "repaired")
-    for dim, num_slices in sorted({(r["dim"], r["num_slices"]) for r in summary if r["num_slices"] is not None}):
-        rows = [r for r in summary if r["dim"] == dim and r["num_slices"] in (num_slices, None)]
+    for dim, num_slices, rows in places(summary):
         yield f"## D = {dim}, S = {num_slices}\n"
-        yield markdown_table(
-            head, [(LABELS[r["statistic"]], *(_spread(r, name) for name in MEASURES), _repaired(r)) for r in rows]
-        )
+        yield markdown_table(head, map(_table_row, records(rows)))
 
 
-def _repaired(row: Row) -> str:
+def _table_row(row: Mapping[str, Any]) -> tuple:
+    spreads = [plus_minus(row[f"{name}_mean"], row[f"{name}_std"]) for name in MEASURES]
     overflowed = f" ({row['overflowed']} overflowed)" if row["overflowed"] else ""
-    return f"{row['repaired']} of {row['seeds']}{overflowed}"
-
-
-def _spread(row: Row, name: str) -> str:
-    mean, std = row[f"{name}_mean"], row[f"{name}_std"]
-    return "" if mean is None else f"{mean:.3f}" if std is None else f"{mean:.3f} ± {std:.3f}"
+    return LABELS[row["statistic"]], *spreads, f"{row['repaired']} of {row['seeds']}{overflowed}"

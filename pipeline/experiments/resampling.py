@@ -10,70 +10,42 @@ Source: LeJEPA, arXiv 2511.08544, section 4 (figure 7).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import count, product, repeat
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
+from pipeline.catalogue.types import Distinct, Positive
+from pipeline.catalogue.validation import Strict
 from pipeline.core.seeds import derive_seed, generator
 from pipeline.experiments.descent import descend
-from pipeline.experiments.settings import check_names, check_number, check_whole, check_whole_list
 from pipeline.losses.lejepa import directions_for_step, random_directions, sigreg
 from pipeline.runtime.errors import UserError
 
 KEPT = ("fixed", "sobol_fixed")
 FRESH = ("resampled", "sobol_resampled")
 START, NORMAL = "start", "normal"
+Scheme = Literal["fixed", "sobol_fixed", "resampled", "sobol_resampled"]
+Count = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Section `resampling` of paper/figure7/params.yaml.
+class Settings(Strict):
+    """Section `resampling` of paper/figure7/params.yaml."""
 
-    Args:
-        schemes: of KEPT (directions stay) and FRESH (new ones at every step).
-        kept_slices: S of the schemes that keep their directions, each >= 1.
-        fresh_slices: S a step of the schemes with fresh directions, each >= 1.
-        num_samples: N, >= 2.
-        dim: K, 2 to the 21201 dims of torch's Sobol sequence.
-        spectrum_power: the variance of dim k before descent is proportional to k^-power; >= 0.
-        num_steps: of descent, >= 1.
-        watched_steps: after which held-out SIGReg is taken too, each >= 1.
-        lr: Adam's, > 0.
-        seeds: each draws its own samples and directions, >= 0.
-        num_heldout: directions that the result is measured along, >= 1.
-    """
-
-    schemes: tuple[str, ...]
-    kept_slices: tuple[int, ...]
-    fresh_slices: tuple[int, ...]
-    num_samples: int
-    dim: int
-    spectrum_power: float
-    num_steps: int
-    watched_steps: tuple[int, ...]
-    lr: float
-    seeds: tuple[int, ...]
-    num_heldout: int
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check_names("resampling.schemes", self.schemes, [*KEPT, *FRESH])
-        check_whole_list("resampling.kept_slices", self.kept_slices, 1)
-        check_whole_list("resampling.fresh_slices", self.fresh_slices, 1)
-        check_whole("resampling.num_samples", self.num_samples, 2)
-        check_whole("resampling.dim", self.dim, 2)
-        if self.dim > SobolEngine.MAXDIM:
-            raise UserError(f"resampling.dim must be <= {SobolEngine.MAXDIM}, got {self.dim}")
-        check_number("resampling.spectrum_power", self.spectrum_power, above=-1e-9)
-        check_whole("resampling.num_steps", self.num_steps, 1)
-        check_whole_list("resampling.watched_steps", self.watched_steps, 1)
-        check_number("resampling.lr", self.lr, above=0)
-        check_whole_list("resampling.seeds", self.seeds, 0)
-        check_whole("resampling.num_heldout", self.num_heldout, 1)
+    schemes: Distinct[Scheme] = Field(description="of KEPT (directions stay) and FRESH (new ones at every step)")
+    kept_slices: Distinct[Count] = Field(description="S of the schemes that keep their directions")
+    fresh_slices: Distinct[Count] = Field(description="S a step of the schemes with fresh directions")
+    num_samples: int = Field(ge=2, description="N")
+    dim: int = Field(ge=2, le=SobolEngine.MAXDIM, description="K; torch's Sobol sequence has no more dims")
+    spectrum_power: float = Field(ge=0, description="the variance of dim k before descent is proportional to k^-power")
+    num_steps: int = Field(ge=1, description="of descent")
+    watched_steps: Distinct[Count] = Field(description="after which held-out SIGReg is taken too")
+    lr: Positive = Field(description="Adam's")
+    seeds: Distinct[Annotated[int, Field(ge=0)]] = Field(description="each draws its own samples and directions")
+    num_heldout: int = Field(ge=1, description="directions that the result is measured along")
 
 
 class Run(NamedTuple):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
 from typing import Any
 
-from pipeline.core.csv_files import rounded
-from pipeline.experiments import plots_descent
+import pandas
+
+from pipeline.experiments.figures_experiments import DASHES, GREY, INK, Line, Panel, chart, look
 from pipeline.experiments.resampling import KEPT, NORMAL, START
-from pipeline.experiments.synthetic_report import Report
-from pipeline.reports.claims import Claim, markdown_table, mean_and_std, origin_line
+from pipeline.experiments.synthetic_report import Report, plus_minus, records
+from pipeline.reports.claims import Claim, markdown_table, origin_line
 
 Row = Mapping[str, Any]
-MEASURES = ("heldout_sigreg", "trained_sigreg")
-COLUMNS = ("scheme", "num_slices", "seeds", *(f"{name}_{part}" for name in MEASURES for part in ("mean", "std")))
+KEY = ["scheme", "num_slices"]
+MEASURES = {
+    "heldout_sigreg": "along directions never trained on",
+    "trained_sigreg": "along the scheme's own directions",
+}
+COLUMNS = (*KEY, "seeds", *(f"{name}_{part}" for name in MEASURES for part in ("mean", "std")))
 LABELS = {
     "fixed": "random, kept",
     "sobol_fixed": "Sobol, kept",
@@ -24,50 +28,47 @@ LABELS = {
     NORMAL: "fresh N(0, I) samples",
 }
 LEVELS = (START, NORMAL)
-TITLES = {"heldout_sigreg": "along directions never trained on", "trained_sigreg": "along the scheme's own directions"}
 FEW = 16  # slices a step that the paper's figure sets against thousands
 THOUSANDS = 1000
 
 
-def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Average rows of resampling.COLUMNS over seeds; one row of COLUMNS for each scheme and S, S rising."""
-    groups: dict[tuple, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (list(LABELS).index(row["scheme"]), row["num_slices"] or 0)):
-        groups.setdefault((row["scheme"], row["num_slices"]), []).append(row)
-    return [
-        {"scheme": scheme, "num_slices": num_slices, "seeds": len(group), **_spreads(group)}
-        for (scheme, num_slices), group in groups.items()
+def summarise(rows: Sequence[Row]) -> pandas.DataFrame:
+    """Average rows of `resampling.measure` over seeds: COLUMNS, a row for each scheme and S, S rising."""
+    table = pandas.DataFrame(rows).astype({"num_slices": "Int64"} | dict.fromkeys(MEASURES, float))
+    table["scheme"] = pandas.Categorical(table.scheme, list(LABELS))
+    groups = table.groupby(KEY, dropna=False, observed=True)
+    spreads = {f"{name}_{part}": groups[name].agg(part) for name in MEASURES for part in ("mean", "std")}
+    return groups.size().to_frame("seeds").assign(**spreads).reset_index()
+
+
+def histories(rows: Sequence[Row]) -> dict[tuple[str, int], pandas.Series]:
+    """Average held-out SIGReg over seeds at each watched step, for FEW fresh directions and for thousands kept.
+
+    Returns:
+        The means, the watched steps as their index, by scheme and S in the order they come in.
+    """
+    points = [
+        (row["scheme"], row["num_slices"], step, value)
+        for row in filter(_is_compared, rows)
+        for step, value in row["history"]
     ]
+    groups = pandas.DataFrame(points, columns=[*KEY, "step", "value"]).groupby(KEY, sort=False)
+    return {(scheme, int(num)): group.groupby("step").value.mean() for (scheme, num), group in groups}
 
 
-def _spreads(group: Sequence[Row]) -> dict[str, float | None]:
-    out: dict[str, float | None] = {}
-    for name in MEASURES:
-        values = [row[name] for row in group if row[name] is not None]
-        out[f"{name}_mean"], out[f"{name}_std"] = mean_and_std(values) if values else (None, None)
-    return out
+def _is_compared(row: Row) -> bool:
+    kept = row["scheme"] in KEPT and row["num_slices"] >= THOUSANDS
+    return kept or (row["scheme"], row["num_slices"]) == ("resampled", FEW)
 
 
-def histories(rows: Sequence[Row]) -> dict[tuple[str, int], list[tuple[int, float]]]:
-    """Average held-out SIGReg over seeds at each watched step, for FEW fresh directions and for thousands kept."""
-    out: dict[tuple[str, int], list[tuple[int, float]]] = {}
-    for scheme, num_slices in dict.fromkeys((row["scheme"], row["num_slices"]) for row in rows):
-        if (scheme, num_slices) == ("resampled", FEW) or (scheme in KEPT and num_slices >= THOUSANDS):
-            found = [r["history"] for r in rows if (r["scheme"], r["num_slices"]) == (scheme, num_slices)]
-            out[scheme, num_slices] = [
-                (points[0][0], mean(value for _, value in points)) for points in zip(*found, strict=True)
-            ]
-    return out
-
-
-def _early_lead(curves: Mapping[tuple[str, int], Sequence[tuple[int, float]]]) -> str:
+def early_lead(curves: Mapping[tuple[str, int], pandas.Series]) -> str:
     """Say until which of the watched steps thousands of kept directions are ahead of a few fresh ones."""
-    few = curves.get(("resampled", FEW), [])
     told = []
     for (scheme, num_slices), kept in curves.items():
-        ahead = [step for (step, theirs), (_, ours) in zip(kept, few, strict=False) if theirs < ours]
-        if scheme in KEPT:
-            told.append(f"{num_slices} ({LABELS[scheme]}) until step {ahead[-1]}" if ahead else f"{num_slices} never")
+        if scheme not in KEPT:
+            continue
+        ahead = kept.index[kept < curves["resampled", FEW]] if ("resampled", FEW) in curves else []
+        told.append(f"{num_slices} ({LABELS[scheme]}) until step {ahead[-1]}" if len(ahead) else f"{num_slices} never")
     return f"Ahead of {FEW} fresh random directions, of the steps watched: {'; '.join(told) or 'none was run'}.\n"
 
 
@@ -75,36 +76,28 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
     """Compare 16 fresh directions a step with each set of thousands that stays, seed by seed.
 
     Args:
-        rows: of resampling.COLUMNS. A claim holds if every seed's held-out SIGReg is lower with fresh directions.
+        rows: of `resampling.measure`. A claim holds if every seed's held-out SIGReg is lower with fresh directions.
 
     Returns:
         One claim for each scheme that keeps its directions and each S of thousands; `ours` is the mean of kept / fresh.
     """
-    few = {
-        row["seed"]: row["heldout_sigreg"] for row in rows if (row["scheme"], row["num_slices"]) == ("resampled", FEW)
-    }
-    groups: dict[tuple, dict[int, float]] = {}
-    for row in rows:
-        if row["scheme"] in KEPT and row["num_slices"] >= THOUSANDS:
-            groups.setdefault((row["scheme"], row["num_slices"]), {})[row["seed"]] = row["heldout_sigreg"]
-    if not few or not groups:
+    table = pandas.DataFrame([row for row in rows if _is_compared(row)], columns=[*KEY, "seed", "heldout_sigreg"])
+    by_seed = table.pivot(index="seed", columns=KEY, values="heldout_sigreg")
+    if ("resampled", FEW) not in by_seed or len(by_seed.columns) == 1:
         return [Claim(_text("thousands of", "random"), "> 1", "", "", 0, "not run")]
-    return [
-        _claim(
-            _text(str(num_slices), "Sobol" if scheme.startswith("sobol") else "random"), [kept[s] / few[s] for s in few]
-        )
-        for (scheme, num_slices), kept in sorted(groups.items())
-    ]
+    few = by_seed.pop(("resampled", FEW))
+    return [_claim(scheme, num_slices, kept / few) for (scheme, num_slices), kept in by_seed.sort_index(axis=1).items()]
 
 
 def _text(num_slices: str, kind: str) -> str:
     return f"held-out SIGReg of {num_slices} {kind} directions kept, over that of {FEW} drawn at every step"
 
 
-def _claim(text: str, ratios: Sequence[float]) -> Claim:
-    ratio, std = mean_and_std(ratios)
-    verdict = "reproduced" if min(ratios) > 1 else "differs"
-    return Claim(text, "> 1", f"{ratio:.2f}", "" if std is None else f"{std:.2f}", len(ratios), verdict)
+def _claim(scheme: str, num_slices: float, ratios: pandas.Series) -> Claim:
+    text = _text(f"{num_slices:g}", "Sobol" if scheme.startswith("sobol") else "random")
+    std = "" if len(ratios) == 1 else f"{ratios.std():.2f}"
+    verdict = "reproduced" if ratios.min() > 1 else "differs"
+    return Claim(text, "> 1", f"{ratios.mean():.2f}", std, len(ratios), verdict)
 
 
 def report(measured: Mapping[str, Any]) -> Report:
@@ -114,7 +107,7 @@ def report(measured: Mapping[str, Any]) -> Report:
         measured: what stages.figure7 wrote: settings, origin and rows of `resampling.measure`.
     """
     rows, settings = measured["rows"], measured["settings"]
-    summary = summarise(rows)
+    summary, curves = summarise(rows), histories(rows)
     method = (
         f"N = {settings['num_samples']} samples in K = {settings['dim']} dims, Gaussian with variances proportional to "
         f"k^-{settings['spectrum_power']:g} before descent; {settings['num_steps']} steps of Adam on the samples "
@@ -124,16 +117,41 @@ def report(measured: Mapping[str, Any]) -> Report:
         f"- **trained SIGReg**: along the scheme's own next directions; of kept ones, those that it was trained on.\n"
     )
     head = ("directions", "S a step", "held-out SIGReg", "trained SIGReg", "seeds")
-    table = markdown_table(
-        head,
-        [(LABELS[r["scheme"]], r["num_slices"], *(_spread(r, name) for name in MEASURES), r["seeds"]) for r in summary],
-    )
-    chart = plots_descent.coverage(summary, histories(rows), LABELS, LEVELS, TITLES)
+    table = markdown_table(head, map(_table_row, records(summary)))
     title = "Figure 7: directions that stay against directions drawn at every step"
-    text = f"{method}\n{table}\n{_early_lead(histories(rows))}"
-    return Report(title, text, COLUMNS, list(map(rounded, summary)), {"figure7": chart}, claims(rows))
+    text = f"{method}\n{table}\n{early_lead(curves)}"
+    return Report(title, text, COLUMNS, records(summary), {"figure7": _chart(summary, curves)}, claims(rows))
 
 
-def _spread(row: Row, name: str) -> str:
-    value, std = row[f"{name}_mean"], row[f"{name}_std"]
-    return "" if value is None else f"{value:.3f}" if std is None else f"{value:.3f} ± {std:.3f}"
+def _table_row(row: Row) -> tuple:
+    spreads = [plus_minus(row[f"{name}_mean"], row[f"{name}_std"]) for name in MEASURES]
+    return LABELS[row["scheme"]], row["num_slices"], *spreads, row["seeds"]
+
+
+def _chart(summary: pandas.DataFrame, curves: Mapping[tuple[str, int], pandas.Series]) -> str:
+    """Draw SIGReg against the number of directions, a panel per measure, and against steps for some of the descents.
+
+    Bars are standard deviations over seeds; grey lines are samples without descent.
+    """
+    looks = {name: look(index) for index, name in enumerate(LABELS) if name in set(summary.scheme) - set(LEVELS)}
+    levels = {name: {"color": GREY, "linestyle": DASHES[i + 1], "linewidth": 1.2} for i, name in enumerate(LEVELS)}
+    dashes = {num: DASHES[index] for index, num in enumerate(sorted({num for _, num in curves}))}
+    ticks = sorted(summary.num_slices.dropna().unique())
+    panels = []
+    for measure, title in MEASURES.items():
+        lines = []
+        for scheme, rows in summary.dropna(subset=f"{measure}_mean").groupby("scheme", observed=True):
+            mean, std = rows[f"{measure}_mean"].tolist(), rows[f"{measure}_std"].fillna(0)
+            if scheme in LEVELS:
+                lines.append(Line(ticks, mean * len(ticks), levels[scheme]))
+            else:
+                lines.append(Line(rows.num_slices.tolist(), mean, looks[scheme], std))
+        panels.append(Panel(title, lines, "S, directions a step", ticks=ticks, log_y=True))
+    while_descending = [
+        Line(curve.index, curve, looks[scheme] | {"linestyle": dashes[num]}) for (scheme, num), curve in curves.items()
+    ]
+    panels.append(Panel("never trained on, while descending", while_descending, "steps done", log_x=True, log_y=True))
+    legend = {LABELS[name]: style for name, style in {**looks, **levels}.items()}
+    legend |= {f"S = {num}": {"color": INK, "linestyle": dash} for num, dash in dashes.items()}
+    title = "directions kept against directions drawn at every step"
+    return chart(title, panels, legend=legend, ylabel="SIGReg", height=3.4)

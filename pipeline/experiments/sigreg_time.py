@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median, stdev
+from statistics import linear_regression, median, stdev
 from typing import NamedTuple
 
 import torch
+from pydantic import Field
 
+from pipeline.catalogue.validation import Strict
 from pipeline.core.csv_files import read_rows
 from pipeline.core.seeds import generator
-from pipeline.experiments.settings import check_whole
 from pipeline.losses.lejepa import random_directions, sigreg
 from pipeline.runtime.errors import UserError
 
@@ -31,28 +31,13 @@ PUBLISHED_COLUMNS = ("num_samples", "num_slices", "num_points", "mean_ms", "std_
 AXES = ("num_samples", "num_slices", "num_knots")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Section `sigreg_time` of paper/table6/params.yaml.
+class Settings(Strict):
+    """Section `sigreg_time` of paper/table6/params.yaml."""
 
-    Args:
-        proj_dim: K >= 1.
-        num_repetitions: timed rounds over all sizes, >= 2.
-        max_terms: sizes with more samples x slices x knots are not run.
-        seed: of projections and directions.
-    """
-
-    proj_dim: int
-    num_repetitions: int
-    max_terms: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        check_whole("sigreg_time.proj_dim", self.proj_dim, 1)
-        check_whole("sigreg_time.num_repetitions", self.num_repetitions, 2)
-        check_whole("sigreg_time.max_terms", self.max_terms, 1)
-        check_whole("sigreg_time.seed", self.seed, 0)
+    proj_dim: int = Field(ge=1, description="K")
+    num_repetitions: int = Field(ge=2, description="timed rounds over all sizes")
+    max_terms: int = Field(ge=1, description="sizes with more samples x slices x knots are not run")
+    seed: int = Field(ge=0, description="of projections and directions")
 
 
 class Size(NamedTuple):
@@ -154,10 +139,7 @@ def along(sizes: list[Size], axis: str) -> list[Size]:
 
 def log_slope(counts: list[int], times_ms: list[float]) -> float:
     """Return the least-squares slope of log time against log count: 1 is linear growth, below 1 slower."""
-    x, y = ([math.log(value) for value in values] for values in (counts, times_ms))
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    return covariance / sum((a - mean_x) ** 2 for a in x)
+    return linear_regression([math.log(count) for count in counts], [math.log(time_ms) for time_ms in times_ms]).slope
 
 
 def slope_of_times(axis: str, rows: list[Times], column: str) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The report of a pipeline without data: its rows, its page in Markdown, its charts and the answers to its claims."""
+"""The report of an experiment: its rows, its page in Markdown, its charts and the answers to its claims."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.csv_files import csv_text
+import pandas
+
+from pipeline.core.csv_files import csv_text, rounded
 from pipeline.reports.claims import Claim, claims_table, write_claims
 from pipeline.runtime.files import write_text
 from pipeline.runtime.project import repro_command, shown
@@ -45,17 +47,36 @@ def write_report(root: Path, params_path: str, report: Report, device: str) -> N
         device: where it was computed, e.g. cpu.
     """
     folder = Path(params_path).parent
-    machine = describe(device)
-    hardware, versions = machine["hardware"], machine["versions"]
     charts = "\n".join(f"![{name}](plots/{name}.svg)\n" for name in report.charts)
     page = (
         f"# {report.title}\n\n{report.text.strip()}\n\n{charts}\n## Claims\n\n{claims_table(report.claims)}\n"
-        f"Command: `{repro_command(params_path)}`. Settings: `{shown(params_path)}`. Date: {date.today().isoformat()}. "
-        f"Device: {hardware['device']}; {hardware['cpu']}, {hardware['num_cpus']} CPUs; "
-        f"Python {versions['python']}, torch {versions['torch']}.\n"
+        f"Command: `{repro_command(params_path)}`. Settings: `{shown(params_path)}`. {machine_line(device)}\n"
     )
     write_text(root / f"{folder.name}.csv", csv_text(report.columns, report.rows))
     write_text(root / f"{folder.name}.md", page)
     write_claims(root / "claims" / f"{folder.name}.csv", report.claims)
     for name, svg in report.charts.items():
         write_text(root / "plots" / f"{name}.svg", svg)
+
+
+def machine_line(device: str) -> str:
+    """Say when and on what a report was made."""
+    machine = describe(device)
+    hardware, versions = machine["hardware"], machine["versions"]
+    return (
+        f"Date: {date.today().isoformat()}. Device: {hardware['device']}; {hardware['cpu']}, {hardware['num_cpus']} "
+        f"CPUs; Python {versions['python']}, torch {versions['torch']}."
+    )
+
+
+def records(table: pandas.DataFrame, digits: int = 6) -> list[dict[str, Any]]:
+    """Return the rows of a table as plain values for a CSV: floats rounded, None where there is no value."""
+    plain = table.astype(object).where(table.notna(), None)
+    return [rounded(row, digits) for row in plain.to_dict("records")]
+
+
+def plus_minus(mean: float | None, std: float | None, form: str = ".3f") -> str:
+    """Write mean ± standard deviation; the mean alone without a deviation, nothing without a mean."""
+    if pandas.isna(mean):
+        return ""
+    return f"{mean:{form}}" if pandas.isna(std) else f"{mean:{form}} ± {std:{form}}"

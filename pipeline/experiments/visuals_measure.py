@@ -11,18 +11,19 @@ Legend: N images, h x w positions, D features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from pipeline.catalogue.types import Distinct
+from pipeline.catalogue.validation import Strict
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.experiments import visuals
-from pipeline.experiments.settings import check_whole, check_whole_list
 from pipeline.models.backbones import create_backbone, initial_backbone
 from pipeline.models.weights import load_weights, read_description
 from pipeline.pictures import last_layer
@@ -35,65 +36,31 @@ MEASURES = ("pca", "attention")
 NETWORKS = ("trained", "random_init", "best_init")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Section `visuals` of paper/figure13/params.yaml.
+class Settings(Strict):
+    """Section `visuals` of paper/figure13/params.yaml."""
 
-    Args:
-        weights: a backbone.safetensors of this project; it says itself which architecture it is for.
-        dataset: name of a folder of data/.
-        split: train or test.
-        size_px: side of the images that the backbone sees, px.
-        num_images: that are measured, drawn from the split; >= 2.
-        num_shown: the first of them, on the sheet.
-        seed: of the drawing and of the bootstrap, >= 0.
-        pca: image (the colours of each image by itself) or images (one PCA for all that are shown).
-        foreground: colour the foreground alone, see `visuals.foreground_rgb`.
-        attention_mass: share of the attention that the mask keeps, in (0, 1].
-        centre_frac: side of the middle as a fraction of the image's, in (0, 1).
-        random_init_seeds: of the initialisations to compare with, each >= 0; the first is on the sheet.
-        batch_size: images a forward pass, >= 1.
-        device: auto, cpu or cuda.
-    """
+    weights: str = Field(description="a backbone.safetensors of this project, which names its architecture")
+    dataset: str = Field(description="name of a folder of data/")
+    split: Literal["train", "test"]
+    size_px: int = Field(ge=1, description="side of the images that the backbone sees")
+    num_images: int = Field(ge=2, description="that are measured, drawn from the split")
+    num_shown: int = Field(ge=1, description="the first of them, on the sheet")
+    seed: int = Field(ge=0, description="of the drawing and of the bootstrap")
+    pca: Literal["image", "images"] = Field(description="colours of each image by itself, or of all shown together")
+    foreground: bool = Field(description="colour the foreground alone, see `visuals.foreground_rgb`")
+    attention_mass: float = Field(gt=0, le=1, description="share of the attention that the mask keeps")
+    centre_frac: float = Field(gt=0, lt=1, description="side of the middle as a fraction of the image's")
+    random_init_seeds: Distinct[Annotated[int, Field(ge=0)]] = Field(
+        description="of the initialisations to compare with; the first is on the sheet"
+    )
+    batch_size: int = Field(ge=1, description="images a forward pass")
+    device: Literal["auto", "cpu", "cuda"]
 
-    weights: str
-    dataset: str
-    split: str
-    size_px: int
-    num_images: int
-    num_shown: int
-    seed: int
-    pca: str
-    foreground: bool
-    attention_mass: float
-    centre_frac: float
-    random_init_seeds: tuple[int, ...]
-    batch_size: int
-    device: str
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        for name, low in {"size_px": 1, "num_images": 2, "num_shown": 1, "seed": 0, "batch_size": 1}.items():
-            check_whole(f"visuals.{name}", getattr(self, name), low)
-        check_whole_list("visuals.random_init_seeds", self.random_init_seeds, 0)
-        rules = {
-            "weights": (isinstance(self.weights, str), "the path of a backbone.safetensors"),
-            "dataset": (isinstance(self.dataset, str), "the name of a data set"),
-            "split": (self.split in ("train", "test"), "train or test"),
-            "num_shown": (self.num_shown <= self.num_images, f"<= visuals.num_images, {self.num_images}"),
-            "pca": (self.pca in ("image", "images"), "image or images"),
-            "foreground": (isinstance(self.foreground, bool), "true or false"),
-            "attention_mass": (_is_number(self.attention_mass) and 0 < self.attention_mass <= 1, "in (0, 1]"),
-            "centre_frac": (_is_number(self.centre_frac) and 0 < self.centre_frac < 1, "in (0, 1)"),
-            "device": (self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda"),
-        }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise UserError(f"visuals.{name} must be {rule}, got {getattr(self, name)!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float)
+    @model_validator(mode="after")
+    def _shown_are_measured(self) -> Settings:
+        if self.num_shown > self.num_images:
+            raise ValueError(f"num_shown must be <= visuals.num_images, {self.num_images}, got {self.num_shown}")
+        return self
 
 
 class Maps(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from pipeline.catalogue.datasets import Dataset, DatasetName
-from pipeline.catalogue.types import Architecture, Lambda, Plain, Rgb, SafeName, Value
+from pipeline.catalogue.types import Architecture, Lambda, Plain, Rgb, SafeName, Value, without_copies
 from pipeline.catalogue.validation import ParamsError, Strict, explain, read_yaml
 from pipeline.settings.schema_analysis import Density, Diagnose, Pictures
 from pipeline.settings.schema_pretrain import Pretrain
@@ -31,17 +30,6 @@ def _check_axis_name(name: str) -> str:
 AxisName = Annotated[str, AfterValidator(_check_axis_name)]
 
 
-def _without_copies(values: list) -> list:
-    """Refuse values that are equal, or spelled alike in the keys of cells (true and "true")."""
-    equal, spelled = Counter(values), Counter(str(v).lower() if isinstance(v, bool) else str(v) for v in values)
-    twice = {str(value) for value in values if equal[value] > 1} | {
-        text for text, count in spelled.items() if count > 1
-    }
-    if twice:
-        raise ValueError(f"must not repeat a value, got {', '.join(sorted(twice))} more than once; remove the copies")
-    return values
-
-
 class Axis(Strict):
     """One more axis of a grid: any setting of `pretrain` or `probe`, or a name for `overrides` to act on."""
 
@@ -53,7 +41,7 @@ class Axis(Strict):
     @field_validator("values")
     @classmethod
     def _distinct(cls, values: list) -> list:
-        return _without_copies(values)
+        return without_copies(values)
 
 
 class BackboneRule(Strict):
@@ -113,7 +101,7 @@ class Grid(Strict):
     @field_validator("datasets", "backbones", "lambdas", "seeds", "models", "targets", "selected")
     @classmethod
     def _distinct(cls, values: list) -> list:
-        return _without_copies(values)
+        return without_copies(values)
 
 
 class Report(Strict):

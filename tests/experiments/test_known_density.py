@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -42,7 +41,7 @@ from pipeline.experiments.mixtures import ToGaussian, ToSphere, log_density, pla
 from stages import known_density as stage
 
 FEW = Settings(
-    num_points=60, dims=(2, 4), num_scales=3, num_seeds=2, learned_dim=4, embed_dims=(2, 3), hidden_dim=8, num_steps=3,
+    num_points=60, dims=[2, 4], num_scales=3, num_seeds=2, learned_dim=4, embed_dims=[2, 3], hidden_dim=8, num_steps=3,
     batch_size=16, num_slices=4, num_known=50, k=3,
 )  # fmt: skip
 
@@ -109,7 +108,7 @@ def correlations(rows, case):
 
 
 def test_the_score_ranks_as_the_density_where_the_embedding_is_even():
-    settings = replace(FEW, num_points=300, dims=(2, 32), num_scales=8, num_steps=0)
+    settings = FEW.model_copy(update={"num_points": 300, "dims": [2, 32], "num_scales": 8, "num_steps": 0})
     rows = measure(settings).rows
     on_sphere = [row for row in rows if row.case == SPHERE]
     assert all(row.spearman > 0.9999 and row.q_share < 1e-9 for row in on_sphere)
@@ -123,9 +122,11 @@ def test_the_score_ranks_as_the_density_where_the_embedding_is_even():
 
 
 def test_training_brings_out_modes_of_different_scale():
-    settings = replace(FEW, num_seeds=1, num_points=200, num_steps=300, hidden_dim=128, batch_size=128, num_slices=64)
+    small = {"num_seeds": 1, "num_points": 200, "num_known": 1000}
+    network = {"num_steps": 300, "hidden_dim": 128, "batch_size": 128, "num_slices": 64}
+    settings = FEW.model_copy(update=small | network)
     measured = known_density.Measured([], {})
-    learned(measured, LEARNED_SCALES, scale_mixture(16, 8), (16,), replace(settings, num_known=1000))
+    learned(measured, LEARNED_SCALES, scale_mixture(16, 8), [16], settings)
     found = {row.score: row.spearman for row in measured.rows}
     assert found[SCORE] > 0.4 > -0.4 > found[f"random-init {SCORE}"]
     assert found["k-NN distance"] > 0.95 and found["KDE"] > 0.95

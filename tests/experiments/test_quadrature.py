@@ -6,19 +6,16 @@
 4. The error in the end is the Euler-Maclaurin term at t_max: quadratic.
 5. With t_max large the error falls to rounding, far faster than quadratically.
 6. The verdict follows the slope.
-7. Settings are refused by name and value.
-8. The stage writes table, page, chart and claims.
+7. The stage writes table, page, chart and claims.
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from pipeline.core.csv_files import read_rows
 from pipeline.experiments import quadrature
@@ -26,10 +23,9 @@ from pipeline.experiments.quadrature import LAWS, Settings
 from pipeline.experiments.quadrature_report import claims
 from pipeline.losses.lejepa import epps_pulley
 from pipeline.reports.claims import read_claims
-from pipeline.runtime.errors import UserError
 from stages import figure20
+from tests.figure_params import small_params
 
-PARAMS = Path(__file__).parents[2] / "paper/figure20/params.yaml"
 SAMPLERS = {
     "constant 0 (collapse)": lambda draws, n: np.zeros(n),
     "N(1, 1)": lambda draws, n: draws.normal(1, 1, n),
@@ -106,42 +102,21 @@ def test_a_large_t_max_leaves_rounding(law):
     assert quadrature.slope(LAWS[law], 8.0, 5, 17) < -3
 
 
+def settings(t_max, slope_knots):
+    return Settings(t_max=t_max, num_knots=[5, 17], slope_knots=slope_knots)
+
+
 def test_verdict_follows_the_slope():
     assert quadrature.slope(LAWS["N(1, 1)"], 5.0, 17, 65) is None
-    assert [claim.verdict for claim in claims(Settings((8.0,), (5, 17), (129, 257)))] == ["not run"]
-    found = claims(Settings((3.0, 8.0), (5, 17), (5, 17, 65)))
+    assert [claim.verdict for claim in claims(settings([8.0], [129, 257]))] == ["not run"]
+    found = claims(settings([3.0, 8.0], [5, 17, 65]))
     assert [claim.verdict for claim in found] == ["differs", "differs", "reproduced", "reproduced"]
     assert float(found[1].ours) == pytest.approx(-1.97, abs=0.05) and "17 to 65 knots on [0, 3]" in found[1].claim
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"t_max": [0]}, r"quadrature\.t_max must be a number > 0, got 0"),
-        ({"t_max": [40]}, r"quadrature\.t_max must be at most 12, got 40"),
-        ({"num_knots": [1, 5]}, r"quadrature\.num_knots must be a whole number >= 2, got 1"),
-        ({"slope_knots": [17, 5]}, r"quadrature\.slope_knots must be two or more rising numbers"),
-        ({"slope_knots": [17]}, r"quadrature\.slope_knots must be two or more rising numbers"),
-    ],
-)
-def test_bad_settings(tmp_path, change, message):
-    with pytest.raises(UserError, match=message):
-        figure20.main(small_params(tmp_path, **change))
-
-
-def small_params(folder, **change):
-    """Write paper/figure20/params.yaml with its miniature merged in, and further changes."""
-    values = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
-    section = {**values["quadrature"], **values["miniature"]["quadrature"], **change}
-    path = folder / "paper/figure20/params.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_text(yaml.safe_dump({"quadrature": section}), encoding="utf-8")
-    return str(path)
-
-
 def test_stage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    figure20.main(small_params(tmp_path))
+    figure20.main(small_params(tmp_path, "figure20"))
     rows = read_rows(tmp_path / "reports/figure20.csv", quadrature.Error._fields)
     assert len(rows) == 2 * len(LAWS) * 3
     found = read_claims(tmp_path / "reports/claims/figure20.csv")

@@ -5,18 +5,13 @@
 3. Every size is timed as often as asked for, with and without gradient, sizes in turn, on one thread; larger ones are
    left out.
 4. The verdict is about growth: linear times pass, quadratic ones differ, one size is not run.
-5. Settings are refused by name and value.
-6. The stage writes every published row, run or not, page, chart and claims.
+5. The stage writes every published row, run or not, page, chart and claims.
 """
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 import torch
-import yaml
 
 from pipeline.core.csv_files import read_rows
 from pipeline.experiments import sigreg_time
@@ -25,9 +20,9 @@ from pipeline.experiments.sigreg_time_report import COLUMNS, claims
 from pipeline.reports.claims import read_claims
 from pipeline.runtime.errors import UserError
 from stages import table6
+from tests.figure_params import PAPER, small_params
 
-FOLDER = Path(__file__).parents[2] / "paper/table6"
-PUBLISHED = sigreg_time.read_published(FOLDER / "published.csv")
+PUBLISHED = sigreg_time.read_published(PAPER / "table6/published.csv")
 SIZES = [row.size for row in PUBLISHED]
 SETTINGS = Settings(proj_dim=4, num_repetitions=3, max_terms=2000, seed=0)
 
@@ -101,34 +96,9 @@ def test_verdict_is_about_growth():
     assert [claim.verdict for claim in few] == ["not run"] * 4 + ["reproduced"] * 2
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"proj_dim": 0}, r"sigreg_time\.proj_dim must be a whole number >= 1, got 0"),
-        ({"num_repetitions": 1}, r"sigreg_time\.num_repetitions must be a whole number >= 2, got 1"),
-        ({"max_terms": 1.5}, r"sigreg_time\.max_terms must be a whole number >= 1, got 1.5"),
-        ({"num_slices": 3}, r"unknown key sigreg_time\.num_slices"),
-    ],
-)
-def test_bad_settings(tmp_path, change, message):
-    with pytest.raises(UserError, match=message):
-        table6.main(small_params(tmp_path, **change))
-
-
-def small_params(folder, **change):
-    """Copy paper/table6 with its miniature merged in, and further changes."""
-    values = yaml.safe_load((FOLDER / "params.yaml").read_text(encoding="utf-8"))
-    section = {**values["sigreg_time"], **values["miniature"]["sigreg_time"], **change}
-    path = folder / "paper/table6/params.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_text(yaml.safe_dump({"sigreg_time": section}), encoding="utf-8")
-    shutil.copy(FOLDER / "published.csv", path.parent)
-    return str(path)
-
-
 def test_stage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    table6.main(small_params(tmp_path, proj_dim=8))
+    table6.main(small_params(tmp_path, "table6", proj_dim=8))
     rows = read_rows(tmp_path / "reports/table6.csv", COLUMNS)
     assert [int(row["num_repetitions"]) for row in rows] == [2, 2, 0, 2, 0, 0, 0, 2, 0]
     assert all((float(row["step_median_ms"] or 0) > 0) == (row["num_repetitions"] == "2") for row in rows)

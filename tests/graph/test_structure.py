@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[2]
 OWNERS = {
     "timm": {"models"},
     "mlflow": {"tracking"},
-    "pandas": {"reports"},
+    "pandas": {"reports", "experiments"},
     "matplotlib": {"reports", "experiments"},
     "ray": {"launch"},
     "submitit": {"launch"},
-    "pydantic": {"catalogue", "settings"},
+    "pydantic": {"catalogue", "settings", "experiments"},
 }
 # Rooms from the ground up: each imports those before it alone.
 ORDER = [

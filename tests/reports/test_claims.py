@@ -1,19 +1,15 @@
-"""Claims of pipeline.reports.claims and pipeline.experiments.settings:
+"""Claims of pipeline.reports.claims:
 
 1. Claims read back as they were written, commas, quotes and Greek letters included.
 2. A claim that contradicts itself, a row of other columns, and a file that is no list of claims are refused by name.
 3. A Markdown table keeps its shape whatever its cells hold.
-4. Settings: every unknown, missing or broken key is named with its path and value.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 
 from pipeline.core.csv_files import csv_text, rounded
-from pipeline.experiments.settings import check_names, check_number, check_whole, check_whole_list, read_settings
 from pipeline.reports.claims import Claim, claims_table, markdown_table, mean_and_std, read_claims, write_claims
 from pipeline.runtime.errors import UserError
 
@@ -79,57 +75,3 @@ def test_numbers():
     assert mean_and_std([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
     assert mean_and_std([4.0]) == (4.0, None)
     assert rounded({"a": 0.123456789, "b": 3, "c": "x"}) == {"a": 0.123457, "b": 3, "c": "x"}
-
-
-@dataclass(frozen=True)
-class Sizes:
-    names: tuple[str, ...]
-    counts: tuple[int, ...]
-    steps: int
-    lr: float
-
-    def __post_init__(self):
-        check_names("sizes.names", self.names, ["mean", "median"])
-        check_whole_list("sizes.counts", self.counts, 1)
-        check_whole("sizes.steps", self.steps, 1)
-        check_number("sizes.lr", self.lr, above=0)
-
-
-def read(tmp_path, **changes):
-    values = {"names": "[mean]", "counts": "[1, 2]", "steps": "3", "lr": "1e-3"} | changes
-    path = tmp_path / "params.yaml"
-    lines = [f"  {name}: {value}\n" for name, value in values.items() if value]
-    path.write_text("sizes:\n" + "".join(lines), encoding="utf-8")
-    return read_settings(path, "sizes", Sizes)
-
-
-def test_settings(tmp_path):
-    assert read(tmp_path) == Sizes(("mean",), (1, 2), 3, 0.001)
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"step": "3"}, r"unknown key sizes\.step; did you mean 'steps'\?"),
-        ({"steps": ""}, r"sizes\.steps is required"),
-        ({"steps": "0"}, r"sizes\.steps must be a whole number >= 1, got 0"),
-        ({"steps": "true"}, r"sizes\.steps must be a whole number >= 1, got True"),
-        ({"lr": "0"}, r"sizes\.lr must be a number > 0, got 0"),
-        ({"lr": ".nan"}, r"sizes\.lr must be a number > 0, got nan"),
-        ({"counts": "[]"}, r"sizes\.counts must be a list of one or more different values"),
-        ({"counts": "[2, 2]"}, r"sizes\.counts must be a list of one or more different values"),
-        ({"counts": "4"}, r"sizes\.counts must be a list .*, got 4"),
-        ({"counts": "[1.5]"}, r"sizes\.counts must be a whole number >= 1, got 1\.5"),
-        ({"names": "[medan]"}, r"sizes\.names has the unknown entry 'medan'; did you mean 'median'\?"),
-    ],
-)
-def test_broken_settings_are_named(tmp_path, changes, told):
-    with pytest.raises(UserError, match=told) as error:
-        read(tmp_path, **changes)
-    assert "params.yaml" in str(error.value)
-
-
-def test_a_section_must_be_there(tmp_path):
-    (tmp_path / "params.yaml").write_text("other: 1\n", encoding="utf-8")
-    with pytest.raises(UserError, match="sizes must be a mapping"):
-        read_settings(tmp_path / "params.yaml", "sizes", Sizes)
