@@ -82,7 +82,7 @@ def step(learner: Learner, batch: ImageBatch, objective: Callable, index: int) -
         projections = learner.projector(inputs)
     with record_function("objective"):
         leaf = projections.detach().unflatten(0, (-1, len(batch.labels))).requires_grad_()
-        objective(leaf, index).loss.backward()
+        objective(leaf, index)["loss"].backward()
     with record_function("projector"):
         projections.backward(leaf.grad.flatten(0, 1))
     with record_function("backbone backward"):

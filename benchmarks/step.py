@@ -29,7 +29,7 @@ from benchmarks.measure import in_turn, seconds, write_report
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch
-from pipeline.losses.objective import Objective, lejepa_objective
+from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models import backbones
 from pipeline.models.projector import make_projector, project_views
 from pipeline.training import learner
@@ -93,16 +93,15 @@ def make_learner(name: str, device: torch.device, **settings: bool) -> learner.L
     return learner.make_learner(backbone, projector, device, optimizer, **settings)
 
 
-def make_objective() -> Objective:
-    grid = {"statistic": "epps_pulley", "num_slices": 1024, "t_max": 3.0, "num_knots": 17}
-    return lejepa_objective(lamb=0.05, num_global=VIEWS.num_global, seed=0, proj_dim=PROJ_DIM, **grid)
+def make_objective() -> RunObjective:
+    return RunObjective(LeJEPA(num_slices=1024), lamb=0.05, num_global=VIEWS.num_global, seed=0)
 
 
-def train_step(state: learner.Learner, batch: ImageBatch, objective: Objective, step: int) -> None:
+def train_step(state: learner.Learner, batch: ImageBatch, objective: RunObjective, step: int) -> None:
     draws = generator(0, "views", step, device=batch.pixels.device)
     views = VIEWS(batch.pixels, batch.aspect, generator=draws)
     projections = project_views(state.backbone, state.projector, list(views))
-    state.step(objective(projections, step).loss, 1e-4)
+    state.step(objective(projections, step)["loss"], 1e-4)
 
 
 def parts(state: learner.Learner, images: ImageBatch, rounds: int, device: torch.device) -> dict[str, float]:
@@ -119,7 +118,7 @@ def parts(state: learner.Learner, images: ImageBatch, rounds: int, device: torch
         modules.zero_grad()
         forward = seconds(lambda: kept.update(z=project_views(state.backbone, state.projector, list(kept["views"]))))
         leaf = kept["z"].detach().requires_grad_()
-        took["objective"] = seconds(lambda: objective(leaf, step).loss.backward())
+        took["objective"] = seconds(lambda: objective(leaf, step)["loss"].backward())
         took["backbone and projector"] = forward + seconds(lambda: kept["z"].backward(leaf.grad))
         took["optimiser"] = seconds(state.optimizer.step)
         return took
@@ -144,7 +143,7 @@ def plain_loop(state: learner.Learner, images: ImageBatch, device: torch.device)
     for step, views in enumerate(loader):
         groups = [views.to(device).transpose(0, 1)]
         projections = project_views(state.backbone, state.projector, groups)
-        state.step(objective(projections, step).loss, 1e-4)
+        state.step(objective(projections, step)["loss"], 1e-4)
 
 
 def why_not(name: str, images: ImageBatch, device: torch.device) -> str:

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from pipeline.core.checkpoints import Checkpoints
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.distributed.devices import choose_autocast
-from pipeline.losses.objective import lejepa_objective
+from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.backbones import initial_backbone
 from pipeline.models.projector import make_projector
 from pipeline.sources.images import Picture
@@ -65,10 +65,7 @@ def new_learner(seed: int = 0, backbone: str = "test_vit", arguments: dict | Non
 
 
 def objective(seed: int = 0, lamb: float = LAMB, statistic: str = "epps_pulley"):
-    return lejepa_objective(
-        lamb=lamb, num_global=NUM_GLOBAL, seed=seed, proj_dim=PROJ_DIM, statistic=statistic, num_slices=16, t_max=3.0,
-        num_knots=17,
-    )  # fmt: skip
+    return RunObjective(LeJEPA(statistic=statistic, num_slices=16), lamb, NUM_GLOBAL, seed)
 
 
 def start(learner: Learner, images, folder, **changes) -> Iterator[Epoch]:

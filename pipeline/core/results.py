@@ -11,9 +11,10 @@ from typing import Any
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json, write_text
 
-# Columns of history.csv; each is logged as train/<name> with the epoch as step. Further columns are what was watched
-# (pipeline/training/held_out.py); they are logged as health/<name>.
-CURVES = ("loss", "pred_loss", "sigreg_loss", "lr")
+# history.csv has the columns epoch, loss, the parts of the objective's loss, lr: each but the epoch is logged as
+# train/<name> with the epoch as step. Further columns are what was watched (pipeline/training/held_out.py), logged as
+# health/<name>.
+FIXED = ("epoch", "loss", "lr")
 
 
 class ResultError(UserError):
@@ -38,7 +39,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """Read the curves, one row an epoch: epoch, CURVES and what was watched, if anything was.
+    """Read the curves, one row an epoch: epoch, `curves` and what was watched, if anything was.
 
     Raises:
         ResultError: if the file is missing or broken.
@@ -50,9 +51,15 @@ def read_history(path: Path) -> list[dict[str, float]]:
         raise ResultError(f"no {path}; make it with: dvc repro") from None
     except (ValueError, TypeError) as error:
         raise ResultError(f"{path} is broken ({error}); remove it and run: dvc repro") from None
-    if not rows or not {"epoch", *CURVES} <= rows[0].keys():
-        raise ResultError(f"{path} must have the columns epoch, {', '.join(CURVES)}; remove it and run: dvc repro")
+    if not rows or not set(FIXED) <= rows[0].keys():
+        raise ResultError(f"{path} must have the columns {', '.join(FIXED)}; remove it and run: dvc repro")
     return rows
+
+
+def curves(row: dict[str, float]) -> list[str]:
+    """Return the columns of a row of the history that describe training: loss, its parts and lr."""
+    names = list(row)
+    return names[names.index("epoch") + 1 : names.index("lr") + 1]
 
 
 def write_pretraining(
@@ -69,7 +76,7 @@ def write_history(path: Path, rows: list[dict[str, float]]) -> None:
 
     What was watched in some epochs alone, since the settings changed between two parts of a run, is nan in the others.
     """
-    names = list(dict.fromkeys(["epoch", *CURVES, *(name for row in rows for name in row)]))
+    names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [names, *([row.get(name, math.nan) for name in names] for row in rows)]
     write_text(path, "".join(",".join(map(str, line)) + "\n" for line in lines))
 

@@ -58,6 +58,6 @@ class BYOL(Objective):
             nn.Linear(proj_dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, proj_dim)
         )
 
-    def target_decay(self, step: int, num_steps: int) -> float:
-        """Return the decay after a step, from 0, of a run of so many steps."""
-        return 1 - (1 - self.decay) * (math.cos(math.pi * step / num_steps) + 1) / 2
+    def target_decay(self, progress: float) -> float:
+        """Return the decay, which rises with the part of the run that is done."""
+        return 1 - (1 - self.decay) * (math.cos(math.pi * progress) + 1) / 2

@@ -1,61 +1,136 @@
-"""The objective of a run, built from its settings: fresh directions at every step, then the LeJEPA loss."""
+"""The objectives by name, and the objective of a run.
+
+Legend: V views (Vg global), B images, K projection, C outputs of a head.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import difflib
+import importlib
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from pipeline.losses.lejepa import LeJEPALoss, directions_for_step, lejepa_loss
+from pipeline.losses.barlow_twins import BarlowTwins
+from pipeline.losses.byol import BYOL
+from pipeline.losses.kerjepa import KSDIMQ, MMD
+from pipeline.losses.lejepa import directions_for_step, lejepa_loss
+from pipeline.losses.projected import Objective, Projected, check_positive
+from pipeline.losses.simclr import SimCLR
+from pipeline.losses.supervised import Supervised
 from pipeline.losses.univariate import statistic_by_name
+from pipeline.losses.vicreg import VICReg
+from pipeline.losses.visreg import VISReg
+from pipeline.losses.weak_sigreg import WeakSIGReg
 
-Objective = Callable[..., LeJEPALoss]
 
+@dataclass(frozen=True)
+class LeJEPA(Objective):
+    """Prediction loss and SIGReg (`losses.lejepa`); settings: the section `pretrain.sigreg`.
 
-def lejepa_objective(
-    *,
-    lamb: float,
-    num_global: int,
-    seed: int,
-    proj_dim: int,
-    statistic: str,
-    num_slices: int,
-    t_max: float,
-    num_knots: int,
-) -> Objective:
-    """Return the objective of a run: fresh directions at every step, then the LeJEPA loss.
-
-    Args:
-        lamb: weight of SIGReg; the prediction loss has 1 - lamb.
-        num_global: Vg, the first views of the projections.
-        seed: of the directions.
-        proj_dim: K.
-        statistic: a name of losses.univariate.
-        num_slices: S.
-        t_max: the characteristic functions are compared on [-t_max, t_max].
-        num_knots: T on [0, t_max].
+    `statistic` is a name of losses.univariate, `num_slices` S; the characteristic functions are compared on [-t_max,
+    t_max] at `num_knots` points of [0, t_max].
     """
-    chosen = None if statistic == "epps_pulley" else statistic_by_name(statistic, t_max=t_max, num_knots=num_knots)
 
-    def objective(projections: Tensor, step: int, **target: Tensor | None) -> LeJEPALoss:
-        directions = directions_for_step(seed, step, proj_dim, num_slices, device=projections.device)
-        return lejepa_loss(
-            projections,
-            directions,
-            num_global=num_global,
-            lamb=lamb,
-            t_max=t_max,
-            num_knots=num_knots,
+    statistic: str = "epps_pulley"
+    num_slices: int = 1024
+    t_max: float = 3.0
+    num_knots: int = 17
+
+    uses_lambda: ClassVar[bool] = True
+    min_views: ClassVar[int] = 1
+    sums_over_ranks: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the slices; the rest is checked where it is used."""
+        check_positive(num_slices=self.num_slices)
+
+    def __call__(self, seen: Projected) -> dict[str, Tensor]:
+        """Return loss, pred_loss and sigreg_loss, with fresh directions at every step."""
+        z = seen.projections
+        chosen = None
+        if self.statistic != "epps_pulley":
+            chosen = statistic_by_name(self.statistic, t_max=self.t_max, num_knots=self.num_knots)
+        result = lejepa_loss(
+            z,
+            directions_for_step(seen.seed, seen.step, z.shape[-1], self.num_slices, device=z.device),
+            num_global=seen.num_global,
+            lamb=seen.lamb,
+            t_max=self.t_max,
+            num_knots=self.num_knots,
             statistic=chosen,
-            **target,
+            predictions=seen.predictions,
+            centre=None if seen.targets is None else seen.targets.mean(0),
         )
+        return result._asdict()
 
-    return objective
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    "lejepa": LeJEPA,
+    "visreg": VISReg,
+    "weak_sigreg": WeakSIGReg,
+    "mmd": MMD,
+    "ksd_imq": KSDIMQ,
+    "vicreg": VICReg,
+    "barlow_twins": BarlowTwins,
+    "simclr": SimCLR,
+    "byol": BYOL,
+    "supervised": Supervised,
+}
 
 
-def build_objective(config: dict[str, Any]) -> Objective:
+def objective_class(name: str) -> type[Objective]:
+    """Return the objective of a name: of OBJECTIVES, or module.Class of a file in the clone.
+
+    Raises:
+        ValueError: an unknown name, a module that is not there or fails, or a class that is no objective.
+    """
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    module, _, attribute = name.rpartition(".")
+    if not module:
+        close = difflib.get_close_matches(name, OBJECTIVES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ";"
+        known = f"known: {', '.join(OBJECTIVES)}, and module.Class of a file in the clone"
+        raise ValueError(f"unknown objective {name!r}{hint} {known}")
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ImportError as error:
+        raise ValueError(
+            f"objective {name!r} cannot be imported ({error}); it names a class of a file in the clone"
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Objective)):
+        raise ValueError(f"objective {name!r} must be a subclass of pipeline.losses.projected.Objective")
+    return found
+
+
+@dataclass(frozen=True)
+class RunObjective:
+    """An objective with what a run adds to it: lambda, the number of global views, the seed of its random draws."""
+
+    objective: Objective
+    lamb: float
+    num_global: int
+    seed: int
+
+    def __call__(self, projections: Tensor, step: int, **seen: Tensor | None) -> dict[str, Tensor]:
+        """Return loss and parts of one step over all processes, in full precision under autocast.
+
+        Args:
+            projections: (V, B, K), the global views first.
+            step: >= 0.
+            seen: predictions (V, B, C), targets (Vg, B, K), labels (B,), as `Projected` has them.
+        """
+        projected = Projected(projections, self.num_global, self.lamb, self.seed, step, **seen)
+        if self.objective.sums_over_ranks:
+            return self.objective(projected)
+        with torch.autocast(projections.device.type, enabled=False):
+            return self.objective(projected.over_ranks())
+
+
+def build_objective(config: dict[str, Any]) -> RunObjective:
     """Build the objective that a cell's pretrain.json describes."""
     settings = config["pretrain"]
-    shape = {"num_global": settings["views"]["num_global"], "proj_dim": settings["projector"]["proj_dim"]}
-    return lejepa_objective(lamb=config["lambda"], seed=config["seed"], **shape, **settings["sigreg"])
+    return RunObjective(LeJEPA(**settings["sigreg"]), config["lambda"], settings["views"]["num_global"], config["seed"])

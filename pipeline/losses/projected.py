@@ -96,8 +96,12 @@ class Objective:
         """Return the module (M, K) -> (M, C) that makes the predictions of a run."""
         return None
 
-    def target_decay(self, step: int, num_steps: int) -> float | None:
-        """Return the decay of the averaged encoder that makes the targets, at a step; None: there is none."""
+    def target_decay(self, progress: float) -> float | None:
+        """Return the decay of the averaged encoder that makes the targets; None: there is none.
+
+        Args:
+            progress: steps done over steps of the run, in [0, 1).
+        """
         return None
 
 

@@ -23,7 +23,7 @@ from pipeline.catalogue.validation import did_you_mean
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch
 from pipeline.distributed.devices import choose_autocast, choose_device
-from pipeline.losses.objective import lejepa_objective
+from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models import backbones
 from pipeline.models.projector import project_views
 from pipeline.planning.timing import FIRST_BATCH, seconds, seconds_a_call
@@ -245,16 +245,15 @@ def _training_step(
     learner: Any, canvas: tuple[int, int, int], settings: dict, device: torch.device, autocast: torch.autocast
 ) -> Callable[[int], None]:
     """Return a function that takes one real training step on so many random images."""
-    make_views, proj_dim = Multicrop(**settings["views"]), settings["projector"]["proj_dim"]
-    num_global = settings["views"]["num_global"]
-    objective = lejepa_objective(lamb=0.05, num_global=num_global, seed=0, proj_dim=proj_dim, **settings["sigreg"])
+    make_views, num_global = Multicrop(**settings["views"]), settings["views"]["num_global"]
+    objective = RunObjective(LeJEPA(**settings["sigreg"]), lamb=0.05, num_global=num_global, seed=0)
 
     def step(num_images: int) -> None:
         images, draws = random_images(num_images, canvas, device), generator(0, "views", device=device)
         views = [group for group in make_views(images.pixels, images.aspect, generator=draws) if group is not None]
         with autocast:
             projections = project_views(learner.backbone, learner.projector, views)
-        learner.step(objective(projections, 0).loss, 1e-6)
+        learner.step(objective(projections, 0)["loss"], 1e-6)
 
     return step
 

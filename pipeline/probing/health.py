@@ -23,8 +23,8 @@ from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.features import embeddings
 from pipeline.losses import spectrum
-from pipeline.losses.lejepa import LeJEPALoss, epps_pulley, random_directions
-from pipeline.losses.objective import Objective, lejepa_objective
+from pipeline.losses.lejepa import epps_pulley, random_directions
+from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.projector import make_projector, project_views
 from pipeline.models.weights import load_weights, read_description
 from pipeline.runtime.bars import DELAY_S, bar
@@ -45,7 +45,7 @@ class Trained(NamedTuple):
     """
 
     projector: nn.Module
-    objective: Objective
+    objective: RunObjective
     batch_size: int
     make_views: Multicrop
 
@@ -66,8 +66,7 @@ def load_trained(path: Path, make_views: Multicrop, *, lamb: float, batch_size: 
     description = read_description(path, remedy="run: dvc repro")
     projector = make_projector(**description)
     load_weights(path, projector)
-    shape = {"num_global": make_views.num_global, "proj_dim": description["proj_dim"]}
-    objective = lejepa_objective(lamb=lamb, seed=DRAWS_SEED, **shape, **sigreg)
+    objective = RunObjective(LeJEPA(**sigreg), lamb, make_views.num_global, DRAWS_SEED)
     return Trained(projector, objective, batch_size, make_views)
 
 
@@ -265,14 +264,16 @@ def heldout_losses(
         module.to(device).eval()
     order = members[torch.randperm(len(members), generator=generator(DRAWS_SEED, "health order"))]
     how = {"num_workers": reading["num_workers"], "device": device, "drop_last": True}
-    losses = []
+    names, losses = list[str](), []
     for index, batch in enumerate(batches(images, order, trained.batch_size, **how)):
         draws = generator(DRAWS_SEED, "health losses", index, device=device)
         views = trained.make_views(batch.pixels, batch.aspect, generator=draws)
         with reading["autocast"]:
             projections = project_views(*modules, [group for group in views if group is not None])
-        losses.append(doubled(torch.stack(trained.objective(projections, index))))
-    return dict(zip(LeJEPALoss._fields, torch.stack(losses).mean(0).tolist(), strict=True)) if losses else {}
+        found = trained.objective(projections, index)
+        names = list(found)
+        losses.append(doubled(torch.stack(list(found.values()))))
+    return dict(zip(names, torch.stack(losses).mean(0).tolist(), strict=True)) if losses else {}
 
 
 def _projection(projector: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:

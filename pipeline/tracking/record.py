@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.results import CURVES, ResultError, read_history, read_json, shown_alarms
+from pipeline.core.results import ResultError, curves, read_history, read_json, shown_alarms
 from pipeline.runtime.project import tracked_grid
 
 AXES = ("grid", "dataset", "backbone", "lambda", "seed")
@@ -118,8 +118,9 @@ def epoch_metrics(row: dict[str, float]) -> dict[tuple[str, int], float]:
 
     What was watched and is not finite has no point: MLflow would keep another number in its place.
     """
-    losses = {f"train/{name}": row[name] for name in CURVES}
-    watched = {f"health/{name}": value for name, value in row.items() if name not in ("epoch", *CURVES)}
+    trained = curves(row)
+    losses = {f"train/{name}": row[name] for name in trained}
+    watched = {f"health/{name}": value for name, value in row.items() if name not in ("epoch", *trained)}
     finite = {name: value for name, value in watched.items() if math.isfinite(value)}
     return {(name, int(row["epoch"])): value for name, value in (losses | finite).items()}
 

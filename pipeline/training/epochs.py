@@ -21,39 +21,49 @@ STEPS_BETWEEN_CHECKS = 50
 
 
 class Epoch(NamedTuple):
-    """Means over the steps of one epoch; `lr` is the learning rate of its last step.
+    """Means over the steps of one epoch: the loss and its parts; `lr` is the learning rate of its last step.
 
     `health` is what was watched: the mean norm of the gradient, and what the watch saw at the epoch's end. `wait_frac`
     is the part of the wall time that went into waiting for images; unlike all else it differs from run to run.
     """
 
     epoch: int
-    loss: float
-    pred_loss: float
-    sigreg_loss: float
+    losses: dict[str, float]
     lr: float
     health: dict[str, float]
     wait_frac: float
 
+    @property
+    def loss(self) -> float:
+        """What was minimised."""
+        return self.losses["loss"]
+
     def row(self) -> dict[str, float]:
-        """Return the epoch's row of history.csv: its losses, then its health."""
-        *losses, health, _ = self
-        return dict(zip(self._fields, losses, strict=False)) | health
+        """Return the epoch's row of history.csv: its losses, the learning rate, then its health."""
+        return {"epoch": self.epoch} | self.losses | {"lr": self.lr} | self.health
 
 
 @dataclass
 class EpochTotals:
-    """What an epoch has come to so far: steps done, sums over them (loss, pred, SIGReg, gradient norm), seconds."""
+    """What an epoch has come to so far: steps done, sums (P,) over them of the numbers `names`, seconds."""
 
-    sums: Tensor
+    names: tuple[str, ...] = ()
+    sums: Tensor | None = None
     steps: int = 0
     wait_s: float = 0.0
     wall_s: float = 0.0
 
-    def add(self, parts: Tensor) -> None:
-        """Count a step with these four numbers."""
-        self.sums += parts
+    def add(self, parts: dict[str, Tensor]) -> Tensor:
+        """Count a step with these scalars, the same names at every step; return them as (P,)."""
+        numbers = torch.stack(list(parts.values())).detach()
+        self.names = tuple(parts)
+        self.sums = numbers.clone() if self.sums is None else self.sums + numbers
         self.steps += 1
+        return numbers
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each number over the steps."""
+        return dict(zip(self.names, (self.sums / self.steps).tolist(), strict=True))
 
     @property
     def wait_frac(self) -> float:
@@ -72,13 +82,15 @@ class Progress:
     def __init__(self, learner: Learner, checkpoints: Checkpoints, steps_per_epoch: int, device: torch.device) -> None:
         """Go on from the newest whole state that rank 0 finds, if there is one: the learner takes it up."""
         self._learner, self._checkpoints = learner, checkpoints
-        self._steps_per_epoch, self._device = steps_per_epoch, device
+        self._steps_per_epoch = steps_per_epoch
         state = from_first_rank(checkpoints.load() if rank() == 0 else None)
         self.history = [Epoch(*record) for record in state["history"]] if state else []
-        self.tally = EpochTotals(torch.zeros(4, device=device))
+        self.tally = EpochTotals()
         if state:
             learner.restore(state["learner"])
-            self.tally = EpochTotals(**state["tally"] | {"sums": state["tally"]["sums"].to(device)})
+            self.tally = EpochTotals(**state["tally"])
+            if self.tally.sums is not None:
+                self.tally.sums = self.tally.sums.to(device)
 
     @property
     def step(self) -> int:
@@ -95,10 +107,10 @@ class Progress:
 
     def end_epoch(self, lr: float, watched: dict[str, float]) -> Epoch:
         """Turn the tally into the means of an epoch, keep the state and return them."""
-        *losses, gradient_norm = (self.tally.sums / self._steps_per_epoch).tolist()
-        health = {"gradient_norm": gradient_norm} | watched
-        self.history.append(Epoch(len(self.history) + 1, *losses, lr, health, self.tally.wait_frac))
-        self.tally = EpochTotals(torch.zeros(4, device=self._device))
+        losses = self.tally.means()
+        health = {"gradient_norm": losses.pop("gradient_norm")} | watched
+        self.history.append(Epoch(len(self.history) + 1, losses, lr, health, self.tally.wait_frac))
+        self.tally = EpochTotals()
         self.keep()
         return self.history[-1]
 

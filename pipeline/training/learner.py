@@ -1,10 +1,11 @@
-"""Trainable state: backbone, projector, their optimiser, and the two heuristics of the paper's Table 4.
+"""Trainable state: backbone, projector, their optimiser, a head on the projections and an averaged encoder.
 
-Legend: B images, M images of several views, V views, D embedding, K projection.
+Legend: B images, M images of several views, V views (Vg global), D embedding, K projection, C outputs of the head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from pipeline.models.weights import save_weights
 class Learner:
     """What training changes: backbone (M, 3, H, W) -> (M, D), projector (M, D) -> (M, K) and their optimiser.
 
-    The two that the paper finds needless (Table 4) are None by default: a predictor (M, K) -> (M, K), and the running
-    average of (backbone, projector) that makes the centres instead of the global views of the encoder that trains.
-    `micro_batch_size` is how many images' views of one size pass the backbone at a time; None: all of them.
+    Some objectives need a predictor (M, K) -> (M, C), and the running average of (backbone, projector) that makes the
+    targets, whose decay follows from the part of the run that is done. For LeJEPA both are heuristics that the paper
+    finds needless (Table 4), the average with one decay. `micro_batch_size` is how many images' views of one size pass
+    the backbone at a time; None: all of them.
     """
 
     backbone: nn.Module
@@ -36,6 +38,7 @@ class Learner:
     predictor: nn.Module | None = None
     average: AveragedModel | None = None
     micro_batch_size: int | None = None
+    decay: Callable[[float], float] | None = None
 
     def _parts(self) -> dict[str, Any]:
         named = {name: getattr(self, name) for name in ("backbone", "projector", "optimizer", "predictor", "average")}
@@ -50,8 +53,11 @@ class Learner:
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
 
-    def step(self, loss: Tensor, lr: float) -> Tensor:
-        """Take one optimiser step along the gradient of the loss; return the gradient's norm, a scalar."""
+    def step(self, loss: Tensor, lr: float, *, progress: float = 0.0) -> Tensor:
+        """Take one optimiser step along the gradient of the loss; return the gradient's norm, a scalar.
+
+        `progress` is steps done over steps of the run, on which the decay of the average may depend.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
@@ -61,6 +67,8 @@ class Learner:
         norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         self.optimizer.step()
         if self.average is not None:
+            if self.decay is not None:
+                self.average.multi_avg_fn = get_ema_multi_avg_fn(self.decay(progress))
             self.average.update_parameters(nn.ModuleList([self.backbone, self.projector]))
         return norm
 
@@ -73,15 +81,16 @@ class Learner:
         if self.predictor is None:
             return None
         flat: Tensor = self.predictor(projections.flatten(0, 1))
-        return flat.float().unflatten(0, projections.shape[:2])
+        exact = flat if flat.dtype == torch.float64 else flat.float()
+        return exact.unflatten(0, projections.shape[:2])
 
     @torch.no_grad()
-    def centre(self, global_views: Tensor) -> Tensor | None:
-        """Return the mean projection (B, K) of the global views by the averaged encoder, or None without one."""
+    def targets(self, global_views: Tensor) -> Tensor | None:
+        """Return the projections (Vg, B, K) of the global views by the averaged encoder, or None without one."""
         if self.average is None:
             return None
         backbone, projector = self.average.module
-        return project_views(backbone, projector, [global_views], micro_batch_size=self.micro_batch_size).mean(0)
+        return project_views(backbone, projector, [global_views], micro_batch_size=self.micro_batch_size)
 
 
 def make_learner(
@@ -92,6 +101,7 @@ def make_learner(
     *,
     predictor: nn.Module | None = None,
     swa_decay: float | None = None,
+    target_decay: Callable[[float], float] | None = None,
     channels_last: bool = False,
     compile: bool = False,
     sync_batchnorm: bool = True,
@@ -104,8 +114,9 @@ def make_learner(
         projector: (M, D) -> (M, K).
         device: where to train.
         optimizer: lr, weight_decay and betas.
-        predictor: (M, K) -> (M, K), applied before views are compared with the centre.
+        predictor: (M, K) -> (M, C), applied before views are compared with the targets.
         swa_decay: of the exponential moving average of the weights that makes the centres; None: no average.
+        target_decay: the same as a function of the part of the run that is done, of an average that starts as a copy.
         channels_last: memory format of the backbone's weights; its convolutions then make all maps so, from the views
             on. The same numbers up to rounding (faster or slower: benchmarks.step).
         compile: torch.compile the backbone in place, so that the names of its state stay; once for each view size.
@@ -124,7 +135,10 @@ def make_learner(
     average = None
     if swa_decay is not None:
         average = AveragedModel(nn.ModuleList([backbone, projector]), multi_avg_fn=get_ema_multi_avg_fn(swa_decay))
-    return Learner(backbone, projector, adamw, predictor, average, micro_batch_size)
+    if target_decay is not None:
+        average = AveragedModel(nn.ModuleList([backbone, projector]))
+        average.n_averaged.fill_(1)  # else the first update would copy the weights
+    return Learner(backbone, projector, adamw, predictor, average, micro_batch_size, target_decay)
 
 
 def build_learner(config: dict[str, Any], device: torch.device, *, micro_batch_size: int | None = None) -> Learner:

@@ -1,4 +1,4 @@
-"""LeJEPA pretraining: a plain loop that can stop at any step and resume there.
+"""Pretraining: a plain loop that can stop at any step and resume there.
 
 Legend: B images, V views (Vg global, Vl local), D embedding, K projection.
 """
@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.core.checkpoints import Checkpoints
+from pipeline.core.results import curves
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import derive_seed, generator
 from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.distributed.collectives import alone, any_rank, from_first_rank, rank, share, world_size
-from pipeline.losses.lejepa import LeJEPALoss
-from pipeline.losses.objective import Objective
 from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.runtime.signals import deferred_signals
 from pipeline.training.epochs import STEPS_BETWEEN_CHECKS, Epoch, NonFiniteDetector, Progress, time_batches
 from pipeline.training.learner import Learner
 
 MakeViews = Callable[..., tuple[Tensor, Tensor | None]]
+Losses = Callable[..., dict[str, Tensor]]
 Monitor = Callable[[nn.Module, nn.Module], dict[str, float]]
 
 
@@ -43,7 +43,7 @@ def pretrain(
     images: ImageBatch | PackedSplit,
     *,
     make_views: MakeViews,
-    objective: Objective,
+    objective: Losses,
     seed: int,
     epochs: int,
     batch_size: int,
@@ -70,7 +70,8 @@ def pretrain(
         learner: backbone, projector and optimiser, on `device`.
         images: training split.
         make_views: (pixels, aspect, generator=) -> (Vg, B, 3, g, g), (Vl, B, 3, l, l) or None.
-        objective: (projections (V, B, K), step, predictions=, centre=) -> loss and its parts.
+        objective: (projections (V, B, K), step, predictions=, targets=, labels=) -> {"loss": scalar, its parts}
+            (`losses.objective.RunObjective`).
         seed: of order, views and dropout.
         epochs: passes over the images; the last partial batch of each is left out.
         batch_size: B, over all processes.
@@ -112,10 +113,8 @@ def pretrain(
             for batch in time_batches(loader, tally, device):
                 step = progress.step
                 losses = _losses(learner, batch, make_views, objective, seed, step, autocast, batch_size)
-                gradient_norm = learner.step(losses.loss, rate(step))
-                parts = torch.stack([*losses, gradient_norm]).detach()
-                tally.add(parts)
-                check.note(parts, step)
+                gradient_norm = learner.step(losses["loss"], rate(step), progress=step / num_steps)
+                check.note(tally.add(losses | {"gradient_norm": gradient_norm}), step)
                 bar.update()
                 asked = _agreed(request.signum, step, device)
                 if asked or time.monotonic() - kept_at > checkpoint_minutes * 60:
@@ -143,12 +142,12 @@ def _losses(
     learner: Learner,
     batch: ImageBatch,
     make_views: MakeViews,
-    objective: Objective,
+    objective: Losses,
     seed: int,
     step: int,
     autocast: torch.autocast,
     batch_size: int,
-) -> LeJEPALoss:
+) -> dict[str, Tensor]:
     draws = generator(seed, "views", step, device=batch.pixels.device)
     part = {"first": share(batch_size).start, "of": batch_size} if world_size() > 1 else {}
     with torch.no_grad():
@@ -157,8 +156,8 @@ def _losses(
     torch.manual_seed(derive_seed(seed, f"dropout of rank {rank()}" if rank() else "dropout", step))
     with autocast:
         projections = learner.project(groups)
-        predictions, centre = learner.predictions(projections), learner.centre(global_views)
-    return objective(projections, step, predictions=predictions, centre=centre)
+        predictions, targets = learner.predictions(projections), learner.targets(global_views)
+    return objective(projections, step, predictions=predictions, targets=targets, labels=batch.labels)
 
 
 def _watched(watch: Monitor | None, learner: Learner) -> dict[str, float]:
@@ -194,8 +193,9 @@ def _bar_style() -> dict[str, Any]:
 def summary(
     backbone: nn.Module, embed_dim: int, num_images: int, settings: dict[str, Any], history: list[dict[str, float]]
 ) -> dict[str, float]:
-    """Return the numbers of a finished run: sizes, images seen, and the losses of the last epoch."""
+    """Return the numbers of a finished run: sizes, images seen, the loss of the last epoch and its parts."""
     last, epochs, batch_size = history[-1], len(history), settings["batch_size"]
+    parts = [name for name in curves(last) if name not in ("loss", "lr")]
     return {
         "num_params": sum(parameter.numel() for parameter in backbone.parameters()),
         "embed_dim": embed_dim,
@@ -203,6 +203,5 @@ def summary(
         "num_images": num_images,
         "images_seen": epochs * (num_images // batch_size) * batch_size,
         "train_loss": last["loss"],
-        "pred_loss": last["pred_loss"],
-        "sigreg_loss": last["sigreg_loss"],
+        **{name: last[name] for name in parts},
     }

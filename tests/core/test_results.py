@@ -80,7 +80,7 @@ def test_broken_json_is_named(tmp_path, text):
 )
 def test_a_broken_history_is_named(tmp_path, text):
     (tmp_path / "history.csv").write_text(text)
-    with pytest.raises(ResultError, match=r"history.csv (is broken|must have the columns epoch, loss, pred_loss)"):
+    with pytest.raises(ResultError, match=r"history.csv (is broken|must have the columns epoch, loss, lr)"):
         read_history(tmp_path / "history.csv")
 
 

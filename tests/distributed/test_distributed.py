@@ -20,8 +20,8 @@ from torch import nn
 
 from pipeline.distributed.collectives import gather_samples, mean_over_ranks
 from pipeline.losses.lejepa import directions_for_step, epps_pulley, lejepa_loss, sigreg
-from pipeline.losses.objectives import OBJECTIVES, losses_of
-from pipeline.losses.projected import Objective, Projected
+from pipeline.losses.objective import OBJECTIVES, RunObjective
+from pipeline.losses.projected import Objective
 from pipeline.losses.univariate import STATISTICS, statistic_by_name
 
 pytestmark = pytest.mark.slow
@@ -37,8 +37,8 @@ def inputs(num_samples: int) -> torch.Tensor:
 
 def objective_loss(z: torch.Tensor, objective: type[Objective]) -> torch.Tensor:
     """Loss of an objective; what stands for head, averaged encoder and labels follows from the projections."""
-    seen = Projected(z, 2, 0.3, 1, 7, predictions=z.pow(3), targets=z[:2].detach().cos(), labels=z[0].argmax(-1))
-    return losses_of(objective(), seen)["loss"]
+    run = RunObjective(objective(), lamb=0.3, num_global=2, seed=1)
+    return run(z, 7, predictions=z.pow(3), targets=z[:2].detach().cos(), labels=z[0].argmax(-1))["loss"]
 
 
 A = directions_for_step(3, 11, DIM, NUM_SLICES, dtype=torch.float64)

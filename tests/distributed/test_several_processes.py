@@ -26,7 +26,7 @@ from pipeline.data.packed import ImageBatch
 from pipeline.distributed.batch_norm import OverRanks, synchronise
 from pipeline.distributed.devices import choose_autocast
 from pipeline.losses.lejepa import epps_pulley
-from pipeline.losses.objective import lejepa_objective
+from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.backbones import initial_backbone
 from pipeline.models.projector import make_projector
 from pipeline.runtime.errors import Interrupted, UserError
@@ -70,9 +70,7 @@ def new_learner(**choices) -> Learner:
 
 def trained(folder: str, *, signal_at: int | None = None, batch_size: int = BATCH) -> dict:
     """Train and return the state and the history; a signal reaches the last rank at a step."""
-    objective = lejepa_objective(
-        lamb=0.1, num_global=2, seed=0, proj_dim=8, statistic="epps_pulley", num_slices=16, t_max=3.0, num_knots=17
-    )
+    objective = RunObjective(LeJEPA(num_slices=16), lamb=0.1, num_global=2, seed=0)
     last = not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1
 
     def signalled(projections: torch.Tensor, step: int, **target):

@@ -21,7 +21,7 @@ from pipeline.core.checkpoints import Checkpoints
 from pipeline.data.packed import ImageBatch
 from pipeline.distributed.devices import choose_autocast
 from pipeline.losses.lejepa import lejepa_loss, random_directions
-from pipeline.losses.objective import lejepa_objective
+from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.training.learner import Learner, build_learner, make_learner
 from pipeline.training.loop import pretrain
 from pipeline.views.multicrop import Multicrop
@@ -58,9 +58,7 @@ def run(learner: Learner, folder):
         torch.ones(16),
         torch.zeros(16, dtype=torch.int64),
     )
-    objective = lejepa_objective(
-        lamb=0.1, num_global=2, seed=0, proj_dim=4, statistic="epps_pulley", num_slices=8, t_max=3.0, num_knots=5
-    )
+    objective = RunObjective(LeJEPA(num_slices=8, num_knots=5), lamb=0.1, num_global=2, seed=0)
     views = Multicrop(num_global=2, num_local=0, global_px=8, local_px=8, mean=[0.5] * 3, std=[0.5] * 3)
     return pretrain(
         learner, images, make_views=views, objective=objective, seed=0, epochs=3, batch_size=8, lr=1e-2,
@@ -79,7 +77,7 @@ def weights(learner: Learner) -> list[torch.Tensor]:
 def test_plain_learner_has_no_heuristics():
     learner = tiny()
     assert learner.predictions(torch.ones(2, 3, 4)) is None
-    assert learner.centre(torch.ones(2, 3, 3, 8, 8)) is None
+    assert learner.targets(torch.ones(2, 3, 3, 8, 8)) is None
     assert set(learner.state()) == {"backbone", "projector", "optimizer"}
 
 
@@ -127,14 +125,14 @@ def test_average_is_the_exponential_moving_average():
         assert not torch.equal(a, b)
 
 
-def test_averaged_centre_has_no_gradient_and_is_the_mean_over_global_views():
+def test_averaged_targets_have_no_gradient_and_are_the_projections_of_the_global_views():
     learner = tiny(swa_decay=0.75)
     views = torch.randn(2, 5, 3, 8, 8)
-    centre = learner.centre(views)
-    assert not centre.requires_grad
+    targets = learner.targets(views)
+    assert not targets.requires_grad
     with torch.no_grad():
-        wanted = learner.projector(learner.backbone(views.flatten(0, 1))).unflatten(0, (2, 5)).mean(0)
-    torch.testing.assert_close(centre, wanted)
+        wanted = learner.projector(learner.backbone(views.flatten(0, 1))).unflatten(0, (2, 5))
+    torch.testing.assert_close(targets, wanted)
 
 
 # 4. Resuming
