@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
+from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from pipeline.runtime.errors import UserError
@@ -96,17 +97,11 @@ def shrunk_covariance(embeddings: Tensor) -> Tensor:
 
     Source: Ledoit & Wolf 2004, A well-conditioned estimator for large-dimensional covariance matrices.
     """
-    num, dim = embeddings.shape
     centred = embeddings.double() - embeddings.double().mean(0)
-    covariance = centred.T @ centred / num
-    scale = covariance.trace() / dim
-    if not scale > 0:
+    if not centred.square().sum() > 0:
         raise UserError("the training embeddings do not vary (within classes): collapsed, or one image a class")
-    identity = torch.eye(dim, dtype=covariance.dtype, device=covariance.device)
-    spread = (covariance - scale * identity).square().sum()
-    noise = (centred.square().sum(1).square().mean() - covariance.square().sum()) / num
-    share = (noise / spread).clamp(0, 1) if spread > 0 else 1.0
-    return (1 - share) * covariance + share * scale * identity
+    covariance, _ = ledoit_wolf(centred.cpu().numpy(), assume_centered=True)
+    return torch.from_numpy(covariance).to(centred.device)
 
 
 def relative_mahalanobis(embeddings: Tensor, reference: Tensor, labels: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from pipeline.density.auroc import auroc
 from pipeline.density.encoders import encoder_names, home_of, scored_sets, scores_path
@@ -101,7 +101,6 @@ def _correlation(trained: str, scored: str, other: str, rho: float | None, num_i
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
     """Return the rank correlation of two scores (N,), ties at their mean rank; None where one of them is constant."""
-    ranks = np.stack([rankdata(first), rankdata(second)])
-    if (ranks == ranks[:, :1]).all(1).any():
+    if min(np.ptp(first), np.ptp(second)) == 0:
         return None
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(spearmanr(first, second).statistic)
