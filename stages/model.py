@@ -27,7 +27,7 @@ def main(name: str = "", params_path: str | None = None) -> None:
         link_model(name, catalogue[name].pretrained_path)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # whatever timm asks for: no pickled code is run
     socket.setdefaulttimeout(max(TIMEOUT_S))  # torch.hub would wait for ever for a silent server
-    model = make_model(name, Path("models") / name, **catalogue[name].model_dump())
+    model = make_model(name, Path("models") / name, catalogue[name])
     print(f"{name}: {model['backbone']}, {model['num_params']:,} parameters, embedding {model['embed_dim']}")
     print(f"  {model['size_px']} px, from {model['origin']}")
 

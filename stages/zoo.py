@@ -14,16 +14,7 @@ from pipeline.runtime.bars import bar
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_text
 from pipeline.settings.params import backbone_rule, load_params, read_backbones
-from pipeline.zoo.conformance import (
-    Conformance,
-    conformance,
-    facts,
-    isolated,
-    read_rows,
-    report_text,
-    untried,
-    write_rows,
-)
+from pipeline.zoo import conformance
 from pipeline.zoo.families import FAMILIES, expand
 from stages import run
 
@@ -38,22 +29,22 @@ def main(*arguments: str) -> int:
     if not names:
         raise UserError(f"there are no names in {', '.join(options.files)}")
     sizes, table = (options.global_px, options.local_px), options.reports / "zoo.csv"
-    rows = read_rows(table)
-    left = [name for name in names if not (name in rows and is_about(rows[name], untried(name, *sizes)))]
+    rows = conformance.read_rows(table)
+    left = [name for name in names if not (name in rows and is_about(rows[name], conformance.untried(name, *sizes)))]
     shown = bar("trying", len(left), unit="architecture", iterable=left)
     for name in shown:
         try:
-            rows[name] = isolated(conformance, name, *sizes, limit_s=options.limit_s)
+            rows[name] = conformance.isolated(conformance.conformance, name, *sizes, limit_s=options.limit_s)
         except UserError as error:
-            rows[name] = untried(name, *sizes, at_global=str(error))
-        write_rows(table, rows.values())
+            rows[name] = conformance.untried(name, *sizes, at_global=str(error))
+        conformance.write_rows(table, rows.values())
         shown.write(f"{name}: {rows[name].at_global}, {rows[name].at_local}")
     command = " ".join(["python -m stages.zoo", *arguments])
-    write_text(options.reports / "zoo.md", report_text([rows[name] for name in names], facts(command)))
+    write_text(options.reports / "zoo.md", conformance.report_text([rows[name] for name in names], command))
     return 0
 
 
-def is_about(row: Conformance, other: Conformance) -> bool:
+def is_about(row: conformance.Conformance, other: conformance.Conformance) -> bool:
     return (row.timm, row.global_px, row.local_px) == (other.timm, other.global_px, other.local_px)
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 import multiprocessing
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+import pandas
 from torch import nn
 
+from pipeline.core import csv_files
 from pipeline.models.backbones import TIMM_VERSION, backbone_arguments, create_backbone, forward_backward
 from pipeline.runtime import provenance
 from pipeline.runtime.errors import UserError
@@ -99,16 +98,8 @@ def _reason(error: Exception) -> str:
 def isolated(check: Callable[..., Any], *arguments: Any, limit_s: float) -> Any:
     """Call `check(*arguments)` in a process of its own, so that neither a crash nor its memory outlives it.
 
-    Args:
-        check: function of a module.
-        arguments: what it is called with.
-        limit_s: time after which the process is ended.
-
-    Returns:
-        What `check` returned.
-
     Raises:
-        UserError: no answer in time, or a process that died.
+        UserError: no answer within `limit_s`, or a process that died.
     """
     context = multiprocessing.get_context("forkserver")  # imports timm once; every process is a copy of that one
     context.set_forkserver_preload([__name__])
@@ -142,80 +133,48 @@ def read_rows(path: Path) -> dict[str, Conformance]:
     if not path.exists():
         return {}
     kinds = get_type_hints(Conformance)
-    with path.open(encoding="utf-8", newline="") as file:
-        table = csv.DictReader(file)
-        if tuple(table.fieldnames or ()) != Conformance._fields:
-            raise UserError(f"{path} has other columns than {', '.join(Conformance._fields)}; remove it")
-        rows = [Conformance(**{key: kinds[key](text) for key, text in row.items()}) for row in table]
-    return {row.backbone: row for row in rows}
+    rows = csv_files.read_rows(path, Conformance._fields)
+    return {row["backbone"]: Conformance(*(kinds[key](text) for key, text in row.items())) for row in rows}
 
 
 def write_rows(path: Path, rows: Iterable[Conformance]) -> None:
     """Write the table as CSV, by family and name."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Conformance._fields)
-    writer.writerows(sorted(rows, key=lambda row: (row.family, row.backbone)))
-    write_text(path, text.getvalue())
+    ordered = sorted(rows, key=lambda row: (row.family, row.backbone))
+    write_text(path, csv_files.csv_text(Conformance._fields, (row._asdict() for row in ordered)))
 
 
-def facts(command: str) -> dict[str, str]:
-    """Return what stands at the top of a report: date, hardware, versions and command."""
-    told = provenance.describe("cpu")
-    return {
-        "Date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "Hardware": f"{told['hardware']['cpu']}, {told['hardware']['num_cpus']} CPUs",
-        "Versions": ", ".join(f"{name} {told['versions'][name]}" for name in ("python", "torch", "timm")),
-        "Command": f"`{command}`",
-    }
-
-
-def report_text(rows: Sequence[Conformance], facts: dict[str, str]) -> str:
+def report_text(rows: Sequence[Conformance], command: str) -> str:
     """Return the report in Markdown: how many of each family train, why others do not, and every row.
 
     Args:
         rows: of one global and one local size.
-        facts: of `facts`.
+        command: that made them.
     """
-    rows = sorted(rows, key=lambda row: (row.family, row.backbone))
-    global_px, local_px = rows[0].global_px, rows[0].local_px
-    lines = ["# Zoo conformance", "", *(f"- {name}: {value}" for name, value in facts.items())]
-    lines += [
-        "- Each architecture, built without a classifier for the global size, runs forward and backward on two random",
-        "  images in training mode, at both sizes with the same weights.",
-        "",
-        f"| family | architectures | train at {global_px} px | train at {local_px} px |",
-        "| --- | --: | --: | --: |",
-        *_family_lines(rows),
-        "",
-        f"## What does not train at {local_px} px",
-        "",
-        REMEDIES,
-        "| architectures | reason | nearest size that works, px |",
-        "| --: | --- | --: |",
-    ]
-    failed = Counter((row.at_local, row.nearest_px or "none") for row in rows if row.at_local not in ("", WORKS))
-    lines += [f"| {count} | {reason} | {nearest} |" for (reason, nearest), count in sorted(failed.items(), key=str)]
-    lines += [
-        "",
-        "## All architectures",
-        "",
-        f"| backbone | family | parameters | embedding | {global_px} px | {local_px} px | nearest |",
-        "| --- | --- | --: | --: | --- | --- | --: |",
-    ]
-    lines += [
-        f"| {row.backbone} | {row.family} | {row.num_params:,} | {row.embed_dim} | {row.at_global} | {row.at_local} "
-        f"| {row.nearest_px or ''} |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+    table = pandas.DataFrame(rows).sort_values(["family", "backbone"])
+    works = (table[["at_global", "at_local"]] == WORKS).astype(int)
+    families = works.assign(architectures=1, family=table.family.replace("", "other")).groupby("family").sum()
+    families.loc["all"] = families.sum()
+    failed = table[~table.at_local.isin(["", WORKS])]
+    reasons = failed.groupby(["at_local", "nearest_px"]).size().reset_index(name="architectures")
+    machine = provenance.describe("cpu")
+    hardware, versions = machine["hardware"], machine["versions"]
+    return f"""\
+# Zoo conformance
 
+Each architecture, built without a classifier for global views of {rows[0].global_px} px, runs forward and backward on
+two random images in training mode, then on local views of {rows[0].local_px} px with the same weights.
 
-def _family_lines(rows: Sequence[Conformance]) -> list[str]:
-    families = [*dict.fromkeys(row.family for row in rows), None]
-    lines = []
-    for family in families:
-        some = [row for row in rows if family in (row.family, None)]
-        counts = [len(some), sum(row.at_global == WORKS for row in some), sum(row.at_local == WORKS for row in some)]
-        lines.append(f"| {'all' if family is None else family or 'other'} | {' | '.join(map(str, counts))} |")
-    return lines
+{families[["architectures", *works]].to_markdown()}
+
+## Local views that do not train
+
+{REMEDIES}
+{reasons.to_markdown(index=False)}
+
+## All architectures
+
+{table.drop(columns=["global_px", "local_px", "timm"]).to_markdown(index=False, intfmt=",")}
+
+Command: `{command}`. Date: {datetime.date.today().isoformat()}. {hardware["cpu"]}, {hardware["num_cpus"]} CPUs; Python
+{versions["python"]}, torch {versions["torch"]}, timm {TIMM_VERSION}.
+"""

@@ -29,6 +29,7 @@ from pipeline.models.backbones import (
 from pipeline.models.weights import save_weights
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import sha256_file, write_json
+from pipeline.settings.schema import Model
 from pipeline.sources.inputs import user_path
 from pipeline.sources.transfer import TIMEOUT_S
 
@@ -37,32 +38,13 @@ BY_HAND = Path("models/by-hand")
 """Where the error messages suggest to put what a person fetches; git and DVC leave it alone."""
 
 
-def make_model(
-    name: str,
-    folder: Path,
-    *,
-    backbone: str,
-    pretrained_path: str | None,
-    checkpoint_key: str | None,
-    random_init: bool = False,
-    img_size: int | None,
-    kwargs: dict[str, Any],
-    mean: list[float] | None,
-    std: list[float] | None,
-) -> dict[str, Any]:
+def make_model(name: str, folder: Path, entry: Model) -> dict[str, Any]:
     """Load the weights of one entry of the catalogue and write folder/backbone.safetensors and folder/model.json.
 
     Args:
         name: of the entry, for messages.
         folder: where to write.
-        backbone: timm name with the tag of its weights.
-        pretrained_path: local weights file, relative to the clone; None: timm's own download.
-        checkpoint_key: entry of the checkpoint that holds the weights; None: timm's choice.
-        random_init: untrained weights of seed 0 instead.
-        img_size: side of the images, px; None: as published.
-        kwargs: further arguments of timm.create_model.
-        mean: of the pixels in [0, 1], per channel; None: as published.
-        std: of the pixels in [0, 1], per channel; None: as published.
+        entry: of `models` in params.yaml.
 
     Returns:
         What model.json holds.
@@ -71,22 +53,24 @@ def make_model(
         UserError: an unknown backbone, weights that cannot be had (what to fetch, from where, where to put it), a file
             that does not fit, or an output that is not one vector an image.
     """
+    backbone = entry.backbone
     if not is_known(backbone):
         known = known_weights(backbone.partition(".")[0]) or known_backbones()
         raise UserError(f"unknown backbone {backbone!r} in models.{name}.backbone{did_you_mean(backbone, known)}")
     told = published(backbone)
-    size_px, mean, std = img_size or told.size_px, mean or told.mean, std or told.std
+    size_px, mean, std = entry.img_size or told.size_px, entry.mean or told.mean, entry.std or told.std
     try:
-        arguments = backbone_arguments(backbone, img_size=size_px, kwargs=kwargs)
+        arguments = backbone_arguments(backbone, img_size=size_px, kwargs=entry.kwargs)
     except BackboneError as error:
         problem = str(error).rpartition("; ")[0]  # what to change is somewhere else here
         raise UserError(f"models.{name}: {problem}; change models.{name}.kwargs or models.{name}.img_size") from None
-    path = user_path(pretrained_path) if pretrained_path else None
-    if random_init:
+    path = user_path(entry.pretrained_path) if entry.pretrained_path else None
+    if entry.random_init:
         model, origin = initial_backbone(backbone, arguments, seed=0).eval(), "untrained, seed 0"
     else:
-        model = _load(name, backbone, arguments, path, checkpoint_key, told).eval()
-        origin = f"{pretrained_path}, sha256 {sha256_file(path)}" if path else told.address
+        model = _load(name, entry, arguments, path, told).eval()
+        origin = f"{entry.pretrained_path}, sha256 {sha256_file(path)}" if path else told.address
+    weights = {"backbone": backbone, "kwargs": arguments, "img_size_px": size_px, "mean": mean, "std": std}
     description = {
         "backbone": backbone,
         "kwargs": arguments,
@@ -97,15 +81,13 @@ def make_model(
         "std": std,
         "origin": origin,
     }
-    weights = {"backbone": backbone, "kwargs": arguments, "img_size_px": size_px, "mean": mean, "std": std}
     save_weights(folder / "backbone.safetensors", model, weights)
     write_json(folder / "model.json", description)
     return description
 
 
-def _load(
-    name: str, backbone: str, arguments: dict[str, Any], path: Path | None, key: str | None, told: Published
-) -> nn.Module:
+def _load(name: str, entry: Model, arguments: dict[str, Any], path: Path | None, told: Published) -> nn.Module:
+    backbone, key = entry.backbone, entry.checkpoint_key
     if path and not path.is_file():
         raise UserError(f"models.{name}.pretrained_path: there is no file {path}")
     if not path and not told.address:

@@ -184,6 +184,6 @@ def test_stages_write_what_dvc_expects(tmp_path, figure):
     small_params(tmp_path, figure)
     stages = yaml.safe_load((ROOT / f"paper/{figure}/dvc.yaml").read_text(encoding="utf-8"))["stages"]
     for stage in stages.values():
-        subprocess.run([sys.executable, *stage["cmd"].split()[1:]], cwd=tmp_path, check=True, env=ENVIRONMENT)
+        subprocess.run([sys.executable, *stage["cmd"].split()[1:]], cwd=tmp_path / "paper", check=True, env=ENVIRONMENT)
         outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
-        assert [out for out in outs if not (tmp_path / out).is_file()] == []
+        assert [out for out in outs if not (tmp_path / "paper" / out).is_file()] == []

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 OWNERS = {
     "timm": {"models"},
     "mlflow": {"tracking"},
-    "pandas": {"reports", "experiments"},
+    "pandas": {"reports", "experiments", "zoo"},
     "matplotlib": {"reports", "experiments"},
     "ray": {"launch"},
     "submitit": {"launch"},
