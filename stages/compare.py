@@ -16,7 +16,7 @@ from pipeline.runtime.files import write_text
 from pipeline.runtime.project import reports_folder, repro_command
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import open_listing
-from pipeline.tracking import store
+from pipeline.tracking.live_run import open_store
 from pipeline.tracking.place import pages
 from pipeline.tracking.record import cell_record
 from stages import run
@@ -50,14 +50,14 @@ def main(params_path: str = "params.yaml") -> int:
 
 def tracked(grid: str, cells: list[Cell]) -> tuple[str, dict[str, str]]:
     """Return experiment id and run ids; a cell that DVC restored from its cache gets its run here."""
+    records = {}
+    for cell in cells:
+        with suppress(ResultError):
+            records[cell.key] = cell_record(cell.configs)
     try:
-        found = store.Store()
-        run_ids = found.finished_runs(grid)
-        for cell in cells:
-            with suppress(ResultError):
-                if cell.key not in run_ids:
-                    run_ids[cell.key] = found.publish(cell_record(cell.configs))
-        return found.experiment_id, run_ids
+        store = open_store()
+        run_ids = store.finished_runs(grid)
+        return store.experiment_id, {key: run_ids.get(key) or store.publish(record) for key, record in records.items()}
     except Exception as error:  # whatever ails the store, the tables are on disk and are shown
         print(f"warning: no run ids, the MLflow store is unavailable: {type(error).__name__}: {error}", file=sys.stderr)
         return "", {}

@@ -19,7 +19,7 @@ from pipeline.reports.paper_overview import paper_section
 from pipeline.runtime.files import write_text
 from pipeline.runtime.project import REPORTS, reports_folder, repro_command
 from pipeline.settings.grid import open_listing
-from pipeline.tracking import store
+from pipeline.tracking.live_run import open_store
 from pipeline.tracking.place import pages
 from stages import run
 
@@ -61,7 +61,7 @@ def section(place: Path, make: Callable[[Path], list[tuple[str, str]]]) -> list[
 def experiment() -> str:
     """Return the id of the experiment in MLflow; "" if the store cannot be read."""
     try:
-        return store.Store().experiment_id
+        return open_store().experiment_id
     except Exception as error:  # whatever ails the store, the page needs no links
         print(f"warning: no links to MLflow: {type(error).__name__}: {error}", file=sys.stderr)
         return ""

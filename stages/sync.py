@@ -12,35 +12,31 @@ from pathlib import Path
 
 from pipeline.core.results import ResultError
 from pipeline.runtime.bars import DELAY_S, bar
-from pipeline.runtime.project import REPORTS, reports_folder
+from pipeline.runtime.project import reports_folder
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import open_listing
-from pipeline.tracking.diff import recorded_picks
+from pipeline.tracking.live_run import open_store
 from pipeline.tracking.record import cell_record
-from pipeline.tracking.store import Store
 from stages import run
 
 
 def main(params_path: str = "params.yaml") -> int:
-    listing, store, missing = open_listing(params_path), Store(), []
+    listing, records, missing = open_listing(params_path), [], []
     grid, cells = listing.grid, listing.cells
-    shown = bar("cells in MLflow", len(cells), unit="cell", delay_s=DELAY_S, iterable=cells)
-    for cell in shown:
+    for cell in cells:
         try:
-            record = cell_record(cell.configs)
+            records.append(cell_record(cell.configs))
         except ResultError as error:
             missing.append(f"{cell.key}: {error}")
-            continue
-        mended = store.disagreements(record)
-        if mended:
-            run_id = store.publish(record)
-            shown.write(f"{cell.key}: run {run_id} written ({len(mended)} differences, first: {mended[0]})")
-    picks = recorded_picks(REPORTS / "diagnosis" / grid / "picks")
-    for wrong, tagged, picked in store.wrong_picks(grid, picks):
-        print(f"{wrong.data.tags.get('cell')}: tag picked_by set to {picked or 'nothing'}, was {tagged or 'nothing'}")
-    store.tag_picks(grid, picks)
-    print(f"MLflow holds {len(cells) - len(missing)} of {len(cells)} cells; {len(missing)} have no results yet")
+    print(f"{len(records)} of {len(cells)} cells of grid {grid!r} have results", flush=True)
     print("".join(f"missing: {line}\n" for line in missing), end="", file=sys.stderr)
+    store = open_store()
+    shown = bar("cells in MLflow", len(records), unit="cell", delay_s=DELAY_S, iterable=records)
+    for record in shown:
+        if mended := store.disagreements(record):
+            run_id = store.publish(record)
+            shown.write(f"{record.cell}: run {run_id} written ({len(mended)} differences, first: {mended[0]})")
+    print(f"MLflow holds {len(records)} of {len(cells)} cells; {len(missing)} have no results yet")
     table = reports_folder(grid) / "comparison.csv"
     # A paper pipeline's table names no runs.
     if grid == "default" and table.exists() and names_lost_runs(table, store.finished_runs(grid)):

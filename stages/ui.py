@@ -1,39 +1,54 @@
-"""Show the runs in MLflow's own pages: `python -m stages.ui [PORT]`, which `make ui PORT=5001` calls.
-
-With MLFLOW_TRACKING_URI set to a server the runs are shown there; nothing is started then.
-"""
+"""Show the runs in MLflow's own pages, or name the server that has them: `python -m stages.ui [PORT]`, as `make ui`."""
 
 from __future__ import annotations
 
 import errno
-import os
+import signal
 import socket
+import subprocess
 import sys
+import time
+from contextlib import closing, suppress
+from http.client import HTTPConnection
+from pathlib import Path
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.project import clone
+from pipeline.tracking.live_run import open_store
 from pipeline.tracking.place import address, place
-from pipeline.tracking.store import Store
 from pipeline.tracking.trouble import shown
 from stages import run
 
 HOST, DEFAULT = "127.0.0.1", "5000"
 
 
-def main(port: str = DEFAULT) -> None:
-    store = Store()
-    runs = f"#/experiments/{store.experiment_id}/runs?workflowType=machine_learning"
-    if isinstance(where := place(), str) and where.startswith("http"):
+def main(port: str = DEFAULT) -> int:
+    where = place()
+    if isinstance(where, Path) or not where.startswith("http"):
+        check_free(port)
+        print("MLflow starts its pages, which takes some seconds ...", flush=True)
+    runs = f"#/experiments/{open_store().experiment_id}/runs?workflowType=machine_learning"
+    if isinstance(where, str) and where.startswith("http"):
         print(f"MLFLOW_TRACKING_URI names a server, which shows the runs: {shown(where).rstrip('/')}/{runs}")
-        return
-    check_free(port)
-    print(f"the runs: http://{HOST}:{port}/{runs} (Ctrl-C ends it)", flush=True)
-    if port != DEFAULT:
-        print(f"reports/index.html links here with report.mlflow_url: http://{HOST}:{port} in params.yaml", flush=True)
-    os.chdir(clone())
+        return 0
     uri = where if isinstance(where, str) else address(where)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", HOST, "--port", port]
-    os.execv(command[0], command)
+    with subprocess.Popen([*command, "--workers", "1"], cwd=clone()) as server:
+        signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+        while server.poll() is None and not answers(int(port)):
+            time.sleep(0.2)
+        print(f"the runs: http://{HOST}:{port}/{runs} (Ctrl-C ends it)" if server.poll() is None else "", flush=True)
+        if port != DEFAULT:
+            print(f"reports/index.html links here with report.mlflow_url: http://{HOST}:{port} in params.yaml")
+        return server.wait()
+
+
+def answers(port: int) -> bool:
+    """Return whether the server is ready; its socket is open long before."""
+    with closing(HTTPConnection(HOST, port, timeout=5)) as connection, suppress(OSError):
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    return False
 
 
 def check_free(port: str) -> None:

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from pipeline.core.results import ResultError
 from pipeline.runtime.bars import DELAY_S, bar
-from pipeline.runtime.project import REPORTS, reports_folder, repro_command, shown
+from pipeline.runtime.project import reports_folder, repro_command, shown
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing, open_listing
-from pipeline.tracking.diff import recorded_picks
-from pipeline.tracking.lockfile import locked_stages, unlocked
+from pipeline.tracking.live_run import open_store
+from pipeline.tracking.lockfile import lock_check
 from pipeline.tracking.record import cell_record, table_disagreements
-from pipeline.tracking.store import Store
 from stages import run
 
 TRAINED = ("backbone.safetensors", "history.csv", "metrics.json", "projector.safetensors", "provenance.json")
@@ -25,17 +24,13 @@ PROBED = ("health.json", "metrics.json")
 
 
 def main(params_path: str = "params.yaml") -> int:
-    listing, store = open_listing(params_path), Store()
-    lock = Path(params_path).with_name("dvc.lock")
-    command = repro_command(params_path)
-    locked, table, sync = locked_stages(lock), read_table(listing), f"; run: python -m stages.sync {shown(params_path)}"
-    folder = REPORTS / "diagnosis" / listing.grid / "picks"
-    picks, trained, problems = recorded_picks(folder), set(listing.trained), []
-    cells = listing.cells
+    listing, command = open_listing(params_path), repro_command(params_path)
+    as_recorded = lock_check(Path(params_path).with_name("dvc.lock"), command)
+    table, sync = read_table(listing), f"; run: python -m stages.sync {shown(params_path)}"
+    trained, problems, cells, store = set(listing.trained), [], listing.cells, open_store()
     for cell in bar("cells verified", len(cells), unit="cell", delay_s=DELAY_S, iterable=cells):
         outputs = [cell.folder / "pretrain" / name for name in TRAINED] if cell in trained else []
-        outputs += [cell.folder / "probe" / name for name in PROBED]
-        found = list(unlocked(outputs, locked, lock, command))
+        found = list(as_recorded(outputs + [cell.folder / "probe" / name for name in PROBED]))
         try:
             record = cell_record(cell.configs)
             found += [problem + sync for problem in store.disagreements(record)]
@@ -47,9 +42,6 @@ def main(params_path: str = "params.yaml") -> int:
         problems += [f"{cell.key}: {problem}" for problem in found]
     stale = "has a row in comparison.csv but is no cell of the grid; run: python -m stages.compare"
     problems += [f"{key}: {stale}" for key in table or ()]
-    for wrong, tagged, picked in store.wrong_picks(listing.grid, picks):
-        told = f"tag picked_by is {tagged or 'absent'} in MLflow but {picked or 'absent'} in {folder}"
-        problems.append(f"{wrong.data.tags.get('cell')}: {told}{sync}")
     print("".join(f"{problem}\n" for problem in problems), end="", file=sys.stderr)
     print(f"{len(listing.cells)} cells of grid {listing.grid!r}: {len(problems)} disagreements")
     return 1 if problems else 0

@@ -36,7 +36,7 @@ class NullTracker:
 def enter(folder, monkeypatch, *, drawn=False):
     """Work in a repository of its own, without a store, and without charts, which take a second, if not `drawn`."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(live_run, "Store", NullTracker)
+    monkeypatch.setattr(live_run, "open_store", NullTracker)
     if not drawn:
         monkeypatch.setattr(diagnose.figures_selection, "charts", lambda *_, **__: {"criteria": "<svg/>"})
         monkeypatch.setattr(diagnose.figures_health, "charts", lambda cells: {"spectra-digits": "<svg/>"})

@@ -9,17 +9,18 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from pipeline.core.seeds import derive_seed
 from pipeline.runtime.errors import UserError
 
-TIMM_VERSION = timm.__version__
+TIMM_VERSION = version("timm")
 
 
 class BackboneInfo(NamedTuple):
@@ -45,20 +46,27 @@ class BackboneError(UserError):
     """A backbone that cannot be trained with these views; the message says what to change."""
 
 
+def _timm() -> ModuleType:
+    """Import timm, which takes seconds: a stage says what it computes with before."""
+    import timm
+
+    return timm
+
+
 def known_backbones() -> list[str]:
     """Every architecture name of the installed timm."""
-    return timm.list_models()
+    return _timm().list_models()
 
 
 def known_weights(architecture: str) -> list[str]:
     """Every name with a tag under which timm has weights of the architecture."""
-    return timm.list_pretrained(architecture)
+    return _timm().list_pretrained(architecture)
 
 
 def is_known(name: str) -> bool:
     """Whether timm has the architecture; a pretrained tag after the first dot must be known as well."""
     architecture = name.partition(".")[0]
-    return timm.is_model(architecture) and (name == architecture or name in timm.list_pretrained(architecture))
+    return _timm().is_model(architecture) and (name == architecture or name in _timm().list_pretrained(architecture))
 
 
 def backbone_arguments(
@@ -114,7 +122,7 @@ def backbone_arguments(
 def create_backbone(name: str, arguments: dict[str, Any]) -> nn.Module:
     """Build a randomly initialised backbone whose output is the pooled embedding (B, D)."""
     with _errors_alone():
-        return timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+        return _timm().create_model(name, pretrained=False, num_classes=0, **arguments)
 
 
 @contextmanager
@@ -210,7 +218,7 @@ def initial_backbone(name: str, arguments: dict[str, Any], *, seed: int) -> nn.M
 
 def published(name: str) -> Published:
     """Return what timm knows about the weights of `name` (with its tag; without one the default weights)."""
-    config = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    config = _timm().get_pretrained_cfg(name) or _timm().models.PretrainedCfg()
     if config.hf_hub_id:
         address, file = f"https://huggingface.co/{config.hf_hub_id}", config.hf_hub_filename or "model.safetensors"
     else:
@@ -241,12 +249,12 @@ def pretrained_backbone(
         source = {"state_dict": _checkpoint_entry(name, path, checkpoint_key)}
     with _errors_alone():
         try:
-            backbone = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **arguments)
+            backbone = _timm().create_model(name, pretrained=True, pretrained_cfg_overlay=source, **arguments)
         except RuntimeError:  # load_state_dict names what is missing or too much
             if not source:
                 raise
             source["num_classes"] = 0
-            backbone = timm.create_model(
+            backbone = _timm().create_model(
                 name, pretrained=True, num_classes=0, pretrained_cfg_overlay=source, **arguments
             )
     backbone.reset_classifier(0)

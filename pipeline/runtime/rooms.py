@@ -18,8 +18,13 @@ ALL_ROOMS = frozenset({"configure"})
 
 def imports(path: Path) -> set[str]:
     """Return the absolute module names a file imports; `from pipeline import x` counts as pipeline.x as well."""
+    return imports_of(path.read_text(encoding="utf-8"))
+
+
+def imports_of(code: str) -> set[str]:
+    """Return the absolute module names that code imports, as `imports` does."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

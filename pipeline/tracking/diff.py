@@ -1,15 +1,14 @@
-"""Differences between an MLflow run and the files of its cell."""
+"""What the MLflow run of a cell must hold, fact by fact, and how a run differs from it."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipeline.core.results import read_json
-from pipeline.tracking.record import Record
+from pipeline.tracking.record import DIAGNOSIS, Record
 
 # The file of a cell's folder that holds the metrics <key>/<name>, or the tag <key>.
 FILES = {
@@ -25,76 +24,73 @@ FILES = {
 }
 
 
-class Logged(NamedTuple):
-    """What a run holds: points are (name, step, value), files the names of its artifacts."""
+class Fact(NamedTuple):
+    """One thing that a run holds; kind is status, tag, param, metric or artifact, step that of a metric."""
 
-    status: str
-    params: dict[str, str]
-    tags: dict[str, str]
-    points: list[tuple[str, int, float]]
-    files: set[str]
+    kind: str
+    name: str
+    step: int = 0
 
 
-def all_tags(record: Record) -> dict[str, str]:
-    """Return the tags of a record's run, with MLflow's own one for the commit."""
-    return {**record.tags, "mlflow.source.git.commit": record.commit.removesuffix("-dirty")}
+class Difference(NamedTuple):
+    """A fact whose value in MLflow is not the one of the files, in words; "" stands for none."""
+
+    fact: Fact
+    found: str
+    wanted: str
+    file: str
+
+    @property
+    def mendable(self) -> bool:
+        """Whether the run can be made right: MLflow changes no param and takes back no point."""
+        return not self.found or self.fact.kind not in ("param", "metric")
+
+    def __str__(self) -> str:
+        """Name the fact, both values, and the file that holds the right one."""
+        kind, name, step = self.fact
+        if kind == "artifact":
+            return f"artifact {name} is missing in MLflow"
+        at = f" at step {step}" if kind == "metric" else ""
+        return f"{kind} {name}{at} is {self.found or 'absent'} in MLflow but {self.wanted or 'absent'} in {self.file}"
 
 
-def recorded_picks(folder: Path) -> dict[str, str]:
-    """Return {cell: what picked it} of the files that the diagnosis wrote, reports/diagnosis/<grid>/picks/*.json.
-
-    Raises:
-        ResultError: one of them is broken.
-    """
-    picks = map(read_json, sorted(folder.glob("*.json")))
-    return {pick["cell"]: pick["criterion"] for pick in picks if "absent" not in pick}
-
-
-def contradictions(logged: Logged, record: Record) -> Iterator[str]:
-    """Name every param and point of a run that is not the record's; what it merely lacks is not named."""
-    for name, found in logged.params.items():
-        value = record.params.get(name, "absent")
-        if found != value:
-            yield f"param {name} is {found} in MLflow but {value} in {_config(name, record)}"
-    seen = set()
-    for name, step, found in logged.points:
-        value = record.metrics.get((name, step))
-        if (name, step) in seen:
-            yield f"metric {name} has duplicate points at step {step} in MLflow"
-        elif value is None:
-            yield f"metric {name} has a point at step {step} in MLflow, {found!r}, but none in {_file(name)}"
-        elif found != _kept(value) and not (math.isnan(found) and math.isnan(value)):
-            yield f"metric {name} at step {step} is {found!r} in MLflow but {value!r} in {_file(name)}"
-        seen.add((name, step))
+def facts(record: Record, status: str) -> dict[Fact, str]:
+    """Return what the run of a record holds."""
+    return {
+        Fact("status", "of the run"): status,
+        **{Fact("tag", name): value for name, value in record.tags.items()},
+        **{Fact("param", name): value for name, value in record.params.items()},
+        **{Fact("metric", name, step): repr(_kept(value)) for (name, step), value in record.metrics.items()},
+        **{Fact("artifact", name): "kept" for name in record.artifacts},
+    }
 
 
-def gaps(logged: Logged, record: Record) -> Iterator[str]:
-    """Name what a run lacks, and what can be set anew: its status and tags."""
-    if logged.status != "FINISHED":
-        yield f"the run is {logged.status}, not FINISHED"
-    for name, value in {"alarms": "absent", **all_tags(record)}.items():
-        found = logged.tags.get(name, "absent")
-        if found != value:
-            yield f"tag {name} is {found} in MLflow but {value} in {_file(name)}"
-    for name in sorted(record.params.keys() - logged.params.keys()):
-        yield f"param {name} is missing in MLflow but {record.params[name]} in {_config(name, record)}"
-    for name, step in sorted(record.metrics.keys() - {(name, step) for name, step, _ in logged.points}):
-        yield f"metric {name} has no point at step {step} in MLflow but {record.metrics[name, step]!r} in {_file(name)}"
-    for name in sorted(record.artifacts.keys() - logged.files):
-        yield f"artifact {name} is missing in MLflow"
+def point_facts(points: Iterable[tuple[str, int, float]]) -> dict[Fact, str]:
+    """Return the facts of points (name, step, value); one that was logged twice has both values."""
+    values = defaultdict[Fact, list[str]](list)
+    for name, step, value in points:
+        values[Fact("metric", name, step)].append(repr(value))
+    return {fact: ", ".join(found) for fact, found in values.items()}
 
 
-def _file(name: str) -> str:
-    """Name the file of the cell's folder that a metric or tag comes from."""
-    return FILES.get(name.partition("/")[0], "the configs")
+def differences(found: dict[Fact, str], wanted: dict[Fact, str], record: Record) -> list[Difference]:
+    """Name every fact of a run that is not as wanted; tags and artifacts that nobody asks for are others' business."""
+    asked = wanted.keys() | {fact for fact in found if fact.kind in ("param", "metric")}
+    pairs = {fact: (found.get(fact, ""), wanted.get(fact, "")) for fact in sorted(asked)}
+    return [Difference(fact, *pair, _file(fact, record)) for fact, pair in pairs.items() if pair[0] != pair[1]]
 
 
-def _config(param: str, record: Record) -> str:
-    """Name the file of settings that a param comes from."""
-    name = f"{param.partition('.')[0]}.json"
-    return name if name in record.artifacts else next(iter(record.artifacts), "the configs")
+def _file(fact: Fact, record: Record) -> str:
+    """Name the file of the cell's folder that a fact comes from."""
+    settings = next(iter(record.artifacts), "the configs")
+    if fact.name == "picked_by":
+        return f"{DIAGNOSIS / record.grid}/picks"
+    if fact.kind in ("param", "artifact"):
+        named = f"{fact.name.partition('.')[0]}.json"
+        return named if named in record.artifacts else settings
+    return "a finished cell" if fact.kind == "status" else FILES.get(fact.name.partition("/")[0], settings)
 
 
 def _kept(value: float) -> float:
     """Return the number that MLflow keeps: the largest one in place of infinity."""
-    return max(-sys.float_info.max, min(value, sys.float_info.max))
+    return value if math.isnan(value) else max(-sys.float_info.max, min(value, sys.float_info.max))

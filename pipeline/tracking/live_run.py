@@ -1,45 +1,66 @@
-"""The MLflow run of a cell while it trains, and once it is probed. Trouble of the store costs no training result."""
+"""The MLflow run of a cell while it trains, and once it is probed. Trouble of the store costs no training result.
+
+Nothing here imports MLflow before it is needed: it takes seconds, which the first training step does not wait for.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.runtime.errors import NonFiniteLossError, UserError
+from pipeline.tracking.place import place
 from pipeline.tracking.record import Record, alarm_metrics, alarm_tag, epoch_metrics
-from pipeline.tracking.store import Store
-from pipeline.tracking.trouble import warn_untracked
+from pipeline.tracking.trouble import StoreError, warn_untracked
+
+if TYPE_CHECKING:
+    from pipeline.tracking.store import Store
+
+
+def open_store(where: str | Path | None = None) -> Store:
+    """Open or create the tracking store, as `store.Store` says."""
+    from pipeline.tracking.store import Store
+
+    return Store(where)
 
 
 class LiveRun:
-    """The run of a cell that trains right now.
+    """The run of a cell that trains right now; it is opened with the first epoch.
 
     After the first trouble of the store a warning is printed and training goes on without tracking;
     `python -m stages.sync` writes what was missed.
     """
 
     def __init__(self, record: Record, *, afresh: bool, where: str | Path | None = None) -> None:
-        """Open the run of the record; `afresh` when training starts at its first epoch."""
-        self._record, self._where, self._store, self._rang = record, where, None, []
-        self._run_id = self._tried(lambda: self._open(afresh))
+        """Set up the run of the record; `afresh` when training starts at its first epoch."""
+        self._record, self._afresh, self._where = record, afresh, where
+        self._begun, self._rang = time.monotonic(), list[str]()
+        self._store: Store | None = None
+        self._lost = False
 
-    def _open(self, afresh: bool) -> str:
-        self._store = Store(self._where)
-        run_id = self._store.open_run(self._record, afresh=afresh)
-        # Asked once, since an epoch may take less time than asking.
-        self._logged = {(point.key, point.step) for point in self._store.points(self._store.client.get_run(run_id))}
-        return run_id
+    def _open(self) -> Store:
+        if self._store is None:
+            store = open_store(self._where)
+            record = replace(self._record, work_s=time.monotonic() - self._begun)
+            self._run_id = store.open_run(record, afresh=self._afresh)
+            # Asked once, since an epoch may take less time than asking.
+            self._logged = {(point.key, point.step) for point in store.points(store.client.get_run(self._run_id))}
+            self._store = store
+        return self._store
 
     def log_epoch(self, row: dict[str, float]) -> None:
         """Log one epoch: losses and learning rate as train/<name>, what was watched as health/<name>."""
         self._tried(lambda: self._log(epoch_metrics(row)))
 
     def _log(self, points: dict[tuple[str, int], float]) -> None:
+        store = self._open()
         new = {point: value for point, value in points.items() if point not in self._logged}
-        self._store.log_points(self._run_id, new)
+        store.log_points(self._run_id, new)
         self._logged |= new.keys()
 
     def log_alerts(self, alarms: Mapping[str, int]) -> None:
@@ -48,46 +69,54 @@ class LiveRun:
 
     def _log_alerts(self, alarms: dict[str, int]) -> None:
         self._log(alarm_metrics(alarms))
-        self._store.client.set_tag(self._run_id, "alarms", alarm_tag(alarms))
         self._rang = [alarm_tag(alarms)]
+        self._open().client.set_tag(self._run_id, "alarms", alarm_tag(alarms))
 
     def __enter__(self) -> LiveRun:
         """Return the run."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Mark a run that failed or was interrupted; a cell is FINISHED once it is probed."""
-        if kind is not None:
+        """Mark a run that failed, or one that was opened and is interrupted; a cell is FINISHED once it is probed."""
+        if kind is not None and (issubclass(kind, Exception) or self._store):
             self._tried(lambda: self._end(kind))
 
     def _end(self, kind: type[BaseException]) -> None:
-        client = self._store.client
+        client = self._open().client
         if issubclass(kind, NonFiniteLossError):
             client.set_tag(self._run_id, "alarms", ", ".join([*self._rang, "non_finite"]))
         client.set_terminated(self._run_id, "FAILED" if issubclass(kind, Exception) else "KILLED")
 
-    def _tried(self, action: Callable[[], Any]) -> Any:
-        if self._store is None and hasattr(self, "_run_id"):
-            return None
+    def _tried(self, action: Callable[[], None]) -> None:
+        if self._lost:
+            return
         try:
-            return action()
+            action()
         except Exception as error:  # locked, read-only or broken store, full disk: the training result counts more
-            where, self._store = self._store.place if self._store else self._where, None
-            return warn_untracked(self._record.cell, where or "MLflow", error)
+            self._lost = True
+            warn_untracked(self._record.cell, _named(self._where), error)
+
+
+def _named(where: str | Path | None) -> str | Path:
+    """Return the place of a store that may have no such place."""
+    try:
+        return place(where)
+    except StoreError:
+        return "MLflow"
 
 
 def publish_or_warn(record: Record, where: str | Path | None = None) -> None:
     """Publish a finished cell; trouble of the store is a warning, since the results are safe on disk."""
     try:
-        Store(where).publish(record)
+        open_store(where).publish(record)
     except Exception as error:  # as in LiveRun
-        warn_untracked(record.cell, where or "MLflow", error)
+        warn_untracked(record.cell, _named(where), error)
 
 
 def attach_or_warn(grid: str, files: Mapping[str, Iterable[Path]], folder: str) -> None:
     """Put files, {cell: paths}, in a folder of the artifacts of the cells' runs; trouble of the store is a warning."""
     with _warned("no artifacts in MLflow"):
-        store = Store()
+        store = open_store()
         for cell, paths in files.items():
             if not store.attach(grid, cell, paths, folder):
                 raise UserError(f"{cell} has no run; `python -m stages.sync` writes it")
@@ -96,7 +125,7 @@ def attach_or_warn(grid: str, files: Mapping[str, Iterable[Path]], folder: str) 
 def tag_or_warn(grid: str, picked: Mapping[str, str]) -> None:
     """Tag the picked runs, {cell: what picked it}; trouble of the store is a warning."""
     with _warned("no tags in MLflow"):
-        for cell in Store().tag_picks(grid, picked):
+        for cell in open_store().tag_picks(grid, picked):
             print(f"warning: {cell} has no MLflow run to tag; run: python -m stages.sync", file=sys.stderr)
 
 

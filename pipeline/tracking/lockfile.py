@@ -1,81 +1,76 @@
-"""Whether the files on disk are the ones that dvc.lock vouches for."""
+"""Whether the files on disk are the ones that dvc.lock vouches for.
+
+`dvc status` says so too, but waits for the lock of a `dvc repro` that runs, and tells of code as well.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 
 from pipeline.core.results import ResultError
 
-# Inputs of a stage that are made by other stages of the pipeline; `dvc status` tells about code and data.
+# Inputs of a stage that are made by other stages of the pipeline.
 MADE = ("runs/", "models/")
 
 
-class Stage(NamedTuple):
-    """What dvc.lock recorded when a stage ran: {path: md5} of what it read and of what it wrote."""
+def lock_check(lock: Path, command: str) -> Callable[[Iterable[Path]], Iterator[str]]:
+    """Read a dvc.lock file; return what names the outputs, among files, that are not what it recorded.
 
-    deps: dict[str, str]
-    outs: dict[str, str]
+    Named are outputs that changed, and such whose stage read a result that is another now, each result once.
 
-
-def locked_stages(lock: Path) -> dict[str, Stage]:
-    """Return {path of an output: its stage} of a dvc.lock file; empty where there is none.
+    Args:
+        lock: its path; nothing is vouched for where there is none.
+        command: what makes the files.
 
     Raises:
         ResultError: the file is broken.
     """
-    if not lock.exists():
-        return {}
+    digest, told, remedy = cache(md5), set[str](), f"make it again with: {command}"
+    stages = _stages(lock) if lock.exists() else {}
+
+    def check(outputs: Iterable[Path]) -> Iterator[str]:
+        for path in map(str, outputs):
+            if path not in stages:
+                yield f"{path} is not in {lock}; run: {command}"
+                continue
+            outs, deps = stages[path]
+            if (found := digest(path)) != outs[path]:
+                recorded = f"but {lock} recorded {outs[path]}"
+                yield f"{path} {_shown(found)}, {recorded}; restore it with: dvc checkout --force {path}, or {remedy}"
+            for dep, recorded in deps.items():
+                if dep.startswith(MADE) and dep not in told and digest(dep) != recorded:
+                    told.add(dep)
+                    yield f"{path} was made from {dep} with md5 {recorded}, which {_shown(digest(dep))} now; {remedy}"
+
+    return check
+
+
+def _shown(digest: str) -> str:
+    return f"has md5 {digest}" if digest else "is missing"
+
+
+def _stages(lock: Path) -> dict[str, list[dict[str, str]]]:
+    """Return {path of an output: {path: md5} of what its stage wrote and of what it read}."""
     try:
         # The parser in C is ten times faster.
         loaded = yaml.load(lock.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        files = [[stage.get(kind, []) for kind in Stage._fields] for stage in loaded["stages"].values()]
-        stages = [Stage(*({file["path"]: file.get("md5", "") for file in kind} for kind in two)) for two in files]
+        files = [[stage.get(kind, []) for kind in ("outs", "deps")] for stage in loaded["stages"].values()]
+        stages = [[{file["path"]: file.get("md5", "") for file in kind} for kind in both] for both in files]
     except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         said = str(error).splitlines()[0]
         raise ResultError(f"{lock} is broken ({said}); get it back with: git checkout {lock}") from None
-    return {path: stage for stage in stages for path in stage.outs}
-
-
-def unlocked(outputs: Iterable[Path], locked: dict[str, Stage], lock: Path, command: str) -> Iterator[str]:
-    """Name every output that is not what its stage wrote, and every result that its stage read and that is another now.
-
-    Args:
-        outputs: files.
-        locked: of `locked_stages`.
-        lock: its path.
-        command: what makes the files.
-    """
-    again, seen, digest = f"make it again with: {command}", set(), cache(md5)
-    for path in map(str, outputs):
-        if path not in locked:
-            yield f"{path} is not in {lock}; run: {command}"
-            continue
-        stage, remedy = locked[path], f"restore it with: dvc checkout --force {path}, or {again}"
-        found = digest(path)
-        if found != stage.outs[path]:
-            has = f"has md5 {found}" if found else "is missing"
-            yield f"{path} {has}, but {lock} recorded {stage.outs[path]}; {remedy}"
-        read = {dep: recorded for dep, recorded in stage.deps.items() if dep.startswith(MADE)}
-        for dep, recorded in read.items():
-            if (dep, recorded) not in seen and digest(dep) != recorded:
-                now = f"has {digest(dep)}" if digest(dep) else "is missing"
-                yield f"{path} was made from {dep} with md5 {recorded}, which {now} now; {again}"
-            seen.add((dep, recorded))
+    return {path: stage for stage in stages for path in stage[0]}
 
 
 def md5(path: str) -> str:
     """Return the MD5 of a file as DVC records it, "" where there is none."""
-    digest = hashlib.md5(usedforsecurity=False)
     try:
         with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     except FileNotFoundError:
         return ""
-    return digest.hexdigest()

@@ -6,19 +6,24 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.results import ResultError, curves, read_history, read_json, shown_alarms
-from pipeline.runtime.project import tracked_grid
+from pipeline.runtime.project import REPORTS, tracked_grid
 
 AXES = ("grid", "dataset", "backbone", "lambda", "seed")
+DIAGNOSIS = REPORTS / "diagnosis"
 
 
 @dataclass(frozen=True)
 class Record:
-    """Contents of one run: identity, params, metrics {(name, step): value}, artifacts {file name: JSON value}."""
+    """Contents of one run: identity, params, metrics {(name, step): value}, artifacts {file name: JSON value}.
+
+    alarms: {name: epoch} as they rang; shown_alarms: as tables show them. picked_by: the rule that picked the cell's
+    weights, "" for none. work_s: seconds that the training took, 0 of a frozen model.
+    """
 
     grid: str
     cell: str
@@ -29,12 +34,23 @@ class Record:
     axes: tuple[str, ...] = AXES
     alarms: dict[str, int] = field(default_factory=dict)
     shown_alarms: dict[str, int] = field(default_factory=dict)
+    picked_by: str = ""
+    work_s: float = 0.0
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags by which runs are found, filtered and compared; `alarms` if any rang."""
-        rang = {"alarms": alarm_tag(self.alarms)} if self.alarms else {}
-        return {"cell": self.cell, "commit": self.commit, **{name: self.params[name] for name in self.axes}, **rang}
+        """The tags by which runs are found, filtered and compared; "" stands for none."""
+        program = "stages.pretrain" if "pretrain.json" in self.artifacts else "stages.probe"
+        return {
+            "cell": self.cell,
+            "commit": self.commit,
+            "mlflow.source.git.commit": self.commit.removesuffix("-dirty"),
+            "mlflow.source.name": program,
+            "mlflow.source.type": "LOCAL",
+            "alarms": alarm_tag(self.alarms),
+            "picked_by": self.picked_by,
+            **{name: self.params[name] for name in self.axes},
+        }
 
 
 def opening_record(config: dict[str, Any], commit: str) -> Record:
@@ -53,13 +69,6 @@ def _axes(config: dict[str, Any]) -> dict[str, str]:
     return axes | {name: json.dumps(value).strip('"') for name, value in config["choices"].items()}
 
 
-def _frozen_record(probe: dict[str, Any]) -> Record:
-    """Return what the run of a frozen model holds before its scores: no losses, and the origin of its weights."""
-    model, axes = read_json(Path(probe["model"])), _axes(probe)
-    params = axes | flatten({"model": model})
-    return Record(axes["grid"], probe["cell"], "", params, {}, {"model.json": model}, tuple(axes))
-
-
 def cell_record(configs: Path) -> Record:
     """Return what the run of a finished cell holds, from the files on disk.
 
@@ -71,32 +80,48 @@ def cell_record(configs: Path) -> Record:
         ResultError: naming the missing or broken file.
     """
     probe = read_json(configs / "probe.json")
+    out = Path(probe["out"])
     try:
         record = _frozen_record(probe) if "model" in probe else _trained_record(read_json(configs / "pretrain.json"))
-        record.params.update(flatten({"probe": probe["probe"]}))
-        record.artifacts["probe.json"] = probe
-        out = Path(probe["out"])
-        record.metrics.update(_numbers("probe", read_json(out / "metrics.json")))
-        record.metrics.update(_numbers("criteria", read_json(out / "health.json")["criteria"]))
+        params = record.params | flatten({"probe": probe["probe"]})
+        metrics = record.metrics | _numbers("probe", read_json(out / "metrics.json"))
+        metrics |= _numbers("criteria", read_json(out / "health.json")["criteria"])
     except KeyError as error:
         raise ResultError(
             f"the files of {configs.name} lack {error}, as another version left them; run: dvc repro"
         ) from None
-    return record
+    picked_by = recorded_picks(DIAGNOSIS / probe["grid"] / "picks").get(record.cell, "")
+    artifacts = record.artifacts | {"probe.json": probe}
+    return replace(record, params=params, metrics=metrics, artifacts=artifacts, picked_by=picked_by)
+
+
+def _frozen_record(probe: dict[str, Any]) -> Record:
+    """Return what the run of a frozen model holds before its scores: no losses, and the origin of its weights."""
+    model, axes = read_json(Path(probe["model"])), _axes(probe)
+    params = axes | flatten({"model": model})
+    return Record(axes["grid"], probe["cell"], "", params, {}, {"model.json": model}, tuple(axes))
 
 
 def _trained_record(config: dict[str, Any]) -> Record:
     out = Path(config["out"])
-    record = opening_record(config, read_json(out / "provenance.json")["commit"])
+    provenance, summary = read_json(out / "provenance.json"), read_json(out / "metrics.json")
+    starved = provenance.get("starved_at")
+    alarms = summary.get("alarms", {}) | ({"starvation": starved} if starved else {})
+    metrics = _numbers("pretrain", summary) | alarm_metrics(alarms)
     for row in read_history(out / "history.csv"):
-        record.metrics.update(epoch_metrics(row))
-    summary = read_json(out / "metrics.json")
-    record.metrics.update(_numbers("pretrain", summary))
-    starved = read_json(out / "provenance.json").get("starved_at")
-    record.alarms.update(summary.get("alarms", {}) | ({"starvation": starved} if starved else {}))
-    record.shown_alarms.update(shown_alarms(summary))
-    record.metrics.update(alarm_metrics(record.alarms))
-    return record
+        metrics |= epoch_metrics(row)
+    opening, work_s = opening_record(config, provenance["commit"]), provenance.get("wall_s", 0.0)
+    return replace(opening, metrics=metrics, alarms=alarms, shown_alarms=shown_alarms(summary), work_s=work_s)
+
+
+def recorded_picks(folder: Path) -> dict[str, str]:
+    """Return {cell: what picked it} of the files that the diagnosis wrote, reports/diagnosis/<grid>/picks/*.json.
+
+    Raises:
+        ResultError: one of them is broken.
+    """
+    picks = map(read_json, sorted(folder.glob("*.json")))
+    return {pick["cell"]: pick["criterion"] for pick in picks if "absent" not in pick}
 
 
 def _numbers(prefix: str, values: dict[str, Any]) -> dict[tuple[str, int], float]:

@@ -1,4 +1,4 @@
-"""MLflow: one run a cell, found by its tags, continued and never doubled.
+"""MLflow: one run a cell, found by its tags, continued and never doubled. Importing this takes MLflow's seconds.
 
 The store is `sqlite:///mlflow.db` in the repository root, so a plain `mlflow ui` there shows everything; or the server
 or database that MLFLOW_TRACKING_URI names.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.runtime.project import tracked_grid
-from pipeline.tracking.diff import Logged, all_tags, contradictions, gaps
+from pipeline.tracking.diff import Fact, differences, facts, point_facts
 from pipeline.tracking.place import address, alone, artifacts, clone_store, experiment_name, place, prepare
 from pipeline.tracking.record import Record
 from pipeline.tracking.trouble import StoreError, explain
@@ -55,17 +55,6 @@ def _explained(method: Callable) -> Callable:
     return call
 
 
-def _create(path: Path) -> None:
-    """Make the store under another name: a process that is killed meanwhile leaves none that is half made."""
-    unborn = path.with_name(f"{path.name}.new")
-    # SQLite would take the journal of a store that was deleted for one of the new store and break it.
-    for file in (path, unborn):
-        for journal in ("", "-wal", "-shm", "-journal"):
-            Path(f"{file}{journal}").unlink(missing_ok=True)
-    MlflowClient(tracking_uri=address(unborn)).create_experiment(experiment_name(), artifacts(path))
-    os.replace(unborn, path)
-
-
 class Store:
     """The tracking store; opening it creates it, once, however many processes ask at the same time."""
 
@@ -84,8 +73,7 @@ class Store:
                 with alone(self.place):
                     self._open_file(self.place)
             else:
-                beside = None if self.place.startswith("http") else artifacts(clone_store())
-                self._open(self.place, beside)
+                self._open(self.place, None if self.place.startswith("http") else artifacts(clone_store()))
         except (OSError, ImportError, MlflowException, SQLAlchemyError, sqlite3.Error) as error:
             raise StoreError(explain(self.place, error)) from error
 
@@ -112,72 +100,42 @@ class Store:
                 raise
             return experiment.experiment_id  # another process was first
 
+    def _search(self, query: str) -> list[Run]:
+        return list(self.client.search_runs([self.experiment_id], query, max_results=50_000))
+
     @_explained
     def runs(self, grid: str, cell: str) -> list[Run]:
         """Return the active runs of a cell, newest first."""
-        query = f"tags.cell = '{cell}' and tags.grid = '{tracked_grid(grid)}'"
-        return list(self.client.search_runs([self.experiment_id], query, order_by=["attributes.start_time DESC"]))
-
-    @_explained
-    def open_run(self, record: Record, *, afresh: bool) -> str:
-        """Continue the cell's newest run or start one; return its id.
-
-        Args:
-            record: identity, params and artifacts of the run.
-            afresh: retire what was logged before; the old run stays under "deleted" in the UI.
-        """
-        runs = self.runs(record.grid, record.cell)
-        return self._continue(record, runs, None if afresh or not runs else runs[0])
-
-    def _continue(self, record: Record, runs: list[Run], kept: Run | None) -> str:
-        """Make one run of a cell's runs, the kept one or a new one, and fill it."""
-        if kept:
-            run_id = kept.info.run_id
-            self.client.update_run(run_id, status="RUNNING")
-        else:
-            # The pick is of the cell, whichever run it has.
-            tags = {name: value for run in runs[:1] for name, value in run.data.tags.items() if name == "picked_by"}
-            name = record.cell
-            run_id = self.client.create_run(self.experiment_id, run_name=name, tags=tags | record.tags).info.run_id
-        for run in runs:
-            if run.info.run_id != run_id:
-                self.client.delete_run(run.info.run_id)
-        self.fill(run_id, record)
-        return run_id
-
-    def fill(self, run_id: str, record: Record) -> None:
-        """Write whatever of the record the run lacks: params, tags, metric points, artifacts."""
-        run = self.client.get_run(run_id)
-        new_tags = [RunTag(name, value) for name, value in all_tags(record).items() if run.data.tags.get(name) != value]
-        new_params = [Param(name, value) for name, value in record.params.items() if name not in run.data.params]
-        have = {(point.key, point.step) for point in self.points(run)}
-        self.client.log_batch(run_id, tags=new_tags)
-        if "alarms" in run.data.tags and not record.alarms:
-            self.client.delete_tag(run_id, "alarms")
-        for start in range(0, len(new_params), MAX_PARAMS):
-            self.client.log_batch(run_id, params=new_params[start : start + MAX_PARAMS])
-        self.log_points(run_id, {point: value for point, value in record.metrics.items() if point not in have})
-        for name, value in record.artifacts.items():
-            self.client.log_dict(run_id, value, name)
-
-    def log_points(self, run_id: str, points: dict[tuple[str, int], float]) -> None:
-        """Log points {(name, step): value} that the run does not have."""
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for (name, step), value in points.items()]
-        for start in range(0, len(metrics), MAX_METRICS):
-            self.client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+        return self._search(f"tags.cell = '{cell}' and tags.grid = '{tracked_grid(grid)}'")
 
     @_explained
     def finished_runs(self, grid: str) -> dict[str, str]:
-        """Return {cell: id of its FINISHED run} of one grid."""
-        query = f"tags.grid = '{tracked_grid(grid)}' and attributes.status = 'FINISHED'"
-        runs = self.client.search_runs([self.experiment_id], query, order_by=["start_time ASC"], max_results=50_000)
-        return {run.data.tags.get("cell", ""): run.info.run_id for run in runs}
+        """Return {cell: id of its newest FINISHED run} of one grid."""
+        runs = self._search(f"tags.grid = '{tracked_grid(grid)}' and attributes.status = 'FINISHED'")
+        return {run.data.tags.get("cell", ""): run.info.run_id for run in reversed(runs)}
 
     def points(self, run: Run) -> list[Metric]:
         """Return every point of a run's metrics."""
         names = sorted(run.data.metrics)
         return [point for name in names for point in self.client.get_metric_history(run.info.run_id, name)]
+
+    def _held(self, run: Run) -> dict[Fact, str]:
+        """Return all that a run holds."""
+        return {
+            Fact("status", "of the run"): run.info.status,
+            **{Fact("tag", name): value for name, value in run.data.tags.items()},
+            **{Fact("param", name): value for name, value in run.data.params.items()},
+            **point_facts((point.key, point.step, point.value) for point in self.points(run)),
+            **{Fact("artifact", file.path): "kept" for file in self.client.list_artifacts(run.info.run_id)},
+        }
+
+    @_explained
+    def disagreements(self, record: Record) -> list[str]:
+        """Name everything in which MLflow is not what a finished record says: `publish` mends all of it."""
+        runs = self.runs(record.grid, record.cell)
+        if len(runs) != 1:
+            return [f"{len(runs)} MLflow runs instead of one"]
+        return list(map(str, differences(self._held(runs[0]), facts(record, "FINISHED"), record)))
 
     @_explained
     def publish(self, record: Record) -> str:
@@ -186,34 +144,67 @@ class Store:
         Of several runs a finished one is kept. A run that holds other values is replaced, since MLflow can neither
         change a param nor take back a point.
         """
-        runs = self.runs(record.grid, record.cell)
+        wanted, runs = facts(record, "FINISHED"), self.runs(record.grid, record.cell)
         finished_first = sorted(runs, key=lambda run: run.info.status != "FINISHED")
-        kept = (run for run in finished_first if not any(contradictions(self.logged(run), record)))
-        run_id = self._continue(record, runs, next(kept, None))
-        self.client.set_terminated(run_id, "FINISHED")
-        return run_id
+        kept = (
+            run
+            for run in finished_first
+            if all(difference.mendable for difference in differences(self._held(run), wanted, record))
+        )
+        return self._keep(record, runs, next(kept, None), "FINISHED")
 
     @_explained
-    def disagreements(self, record: Record) -> list[str]:
-        """Name everything in which MLflow is not what the record says: `sync` mends all of it."""
+    def open_run(self, record: Record, *, afresh: bool) -> str:
+        """Continue the cell's newest run or start one; return its id.
+
+        Args:
+            record: identity, params and artifacts of the run; `work_s` ago it began.
+            afresh: retire what was logged before; the old run stays under "deleted" in the UI.
+        """
         runs = self.runs(record.grid, record.cell)
-        if len(runs) != 1:
-            return [f"{len(runs)} MLflow runs instead of one"]
-        logged = self.logged(runs[0])
-        return [*contradictions(logged, record), *gaps(logged, record)]
+        return self._keep(record, runs, None if afresh or not runs else runs[0], "RUNNING")
 
-    def logged(self, run: Run) -> Logged:
-        """Return all that a run holds."""
-        points = [(point.key, point.step, point.value) for point in self.points(run)]
-        files = {file.path for file in self.client.list_artifacts(run.info.run_id)}
-        return Logged(run.info.status, run.data.params, run.data.tags, points, files)
+    def _keep(self, record: Record, runs: list[Run], kept: Run | None, status: str) -> str:
+        """Make one run of a cell's runs, the kept one or a new one, and write what it lacks."""
+        run = kept
+        if run is None:
+            begun = int((time.time() - record.work_s) * 1000)
+            identity = {name: record.tags[name] for name in ("cell", "grid")}
+            run = self.client.create_run(self.experiment_id, begun, identity, record.cell)
+        for other in runs:
+            if other is not kept:
+                self.client.delete_run(other.info.run_id)
+        self._mend(run, record, status)
+        return run.info.run_id
 
-    @_explained
-    def wrong_picks(self, grid: str, picks: Mapping[str, str]) -> list[tuple[Run, str, str]]:
-        """Return the runs of a grid whose tag `picked_by` is not what `picks` says: run, its tag, what it should be."""
-        runs = self.client.search_runs([self.experiment_id], f"tags.grid = '{tracked_grid(grid)}'", max_results=50_000)
-        found = [(run, run.data.tags.get("picked_by", ""), picks.get(run.data.tags.get("cell"), "")) for run in runs]
-        return [(run, tagged, wanted) for run, tagged, wanted in found if tagged != wanted]
+    def _mend(self, run: Run, record: Record, status: str) -> None:
+        """Write whatever of the record the run lacks; its status last, and as its duration that of the training."""
+        run_id = run.info.run_id
+        found = differences(self._held(run), facts(record, status), record)
+        lacking = {difference.fact: difference.wanted for difference in found if difference.mendable}
+        tags = {fact.name: value for fact, value in lacking.items() if fact.kind == "tag"}
+        params = [Param(fact.name, value) for fact, value in lacking.items() if fact.kind == "param"]
+        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items() if value])
+        for name in (name for name, value in tags.items() if not value):
+            self.client.delete_tag(run_id, name)
+        for start in range(0, len(params), MAX_PARAMS):
+            self.client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
+        points = {(fact.name, fact.step) for fact in lacking if fact.kind == "metric"}
+        self.log_points(run_id, {point: record.metrics[point] for point in sorted(points)})
+        for name in (fact.name for fact in lacking if fact.kind == "artifact"):
+            self.client.log_dict(run_id, record.artifacts[name], name)
+        if status == "RUNNING":
+            self.client.update_run(run_id, status)
+        elif run.info.status != status:
+            end = run.info.start_time + int(record.work_s * 1000) if record.work_s else None
+            self.client.set_terminated(run_id, status, end)
+
+    def log_points(self, run_id: str, points: dict[tuple[str, int], float]) -> None:
+        """Log points {(name, step): value} that the run does not have."""
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, step) for (name, step), value in points.items()]
+        for start in range(0, len(metrics), MAX_METRICS):
+            self.client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
 
     @_explained
     def tag_picks(self, grid: str, picks: Mapping[str, str]) -> list[str]:
@@ -226,12 +217,14 @@ class Store:
         Returns:
             Picked cells that have no run; `python -m stages.sync` writes it.
         """
-        for run, _, wanted in self.wrong_picks(grid, picks):
-            if wanted:
+        runs = self._search(f"tags.grid = '{tracked_grid(grid)}'")
+        for run in runs:
+            wanted = picks.get(run.data.tags.get("cell", ""), "")
+            if wanted and run.data.tags.get("picked_by") != wanted:
                 self.client.set_tag(run.info.run_id, "picked_by", wanted)
-            else:
+            elif not wanted and "picked_by" in run.data.tags:
                 self.client.delete_tag(run.info.run_id, "picked_by")
-        return [cell for cell in sorted(picks) if not self.runs(grid, cell)]
+        return sorted(picks.keys() - {run.data.tags.get("cell") for run in runs})
 
     @_explained
     def attach(self, grid: str, cell: str, files: Iterable[Path], folder: str) -> bool:
@@ -245,3 +238,14 @@ class Store:
             for file in files:
                 self.client.log_artifact(run.info.run_id, str(file), folder)
         return bool(runs)
+
+
+def _create(path: Path) -> None:
+    """Make the store under another name: a process that is killed meanwhile leaves none that is half made."""
+    unborn = path.with_name(f"{path.name}.new")
+    # SQLite would take the journal of a store that was deleted for one of the new store and break it.
+    for file in (path, unborn):
+        for journal in ("", "-wal", "-shm", "-journal"):
+            Path(f"{file}{journal}").unlink(missing_ok=True)
+    MlflowClient(tracking_uri=address(unborn)).create_experiment(experiment_name(), artifacts(path))
+    os.replace(unborn, path)

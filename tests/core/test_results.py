@@ -19,7 +19,7 @@ import pytest
 from cell_record import CONFIG, OPENING, PROBE, ROWS, finished
 
 from pipeline.core.results import ResultError, read_history, read_json, write_history
-from pipeline.tracking.lockfile import locked_stages, unlocked
+from pipeline.tracking.lockfile import lock_check
 from pipeline.tracking.record import cell_record, epoch_metrics, flatten, table_disagreements
 
 
@@ -150,12 +150,10 @@ def test_files_are_compared_with_the_lock(tmp_path, monkeypatch):
     lock.write_text(f"schema: '2.0'\nstages:\n  none:\n    cmd: x\n  some:\n    cmd: y\n    outs:\n{outs}")
     Path("changed").write_text("other")
     Path("gone").unlink()
-    locked = locked_stages(lock)
-    assert {path: stage.outs[path] for path, stage in locked.items()} == md5
-    changed, gone, unknown = unlocked(paths, locked, lock, "dvc repro")
+    changed, gone, unknown = lock_check(lock, "dvc repro")(paths)
     restored = "make it again with: dvc repro"
     assert changed.startswith("changed has md5 ") and changed.endswith(restored)
     assert f"but dvc.lock recorded {md5['changed']}; restore it with: dvc checkout --force changed" in changed
     assert gone.startswith(f"gone is missing, but dvc.lock recorded {md5['gone']}; ") and gone.endswith(restored)
     assert unknown == "unknown is not in dvc.lock; run: dvc repro"
-    assert locked_stages(Path("absent.lock")) == {}
+    assert len(list(lock_check(Path("absent.lock"), "dvc repro")(paths))) == 4

@@ -48,7 +48,7 @@ REPORTS = Path("reports/density")
 def place(tmp_path, monkeypatch):
     """Encoder `home` finds images of its own set more typical than foreign ones; MLflow has no store."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(live_run, "Store", Mock(side_effect=OSError("no disk")))
+    monkeypatch.setattr(live_run, "open_store", Mock(side_effect=OSError("no disk")))
     write_params()
     write_set("home")
     weights = Path("runs/default/home--test_vit--lambda0.05--seed0/pretrain/backbone.safetensors")
@@ -248,7 +248,7 @@ def test_stage_writes_everything(place, capsys):
 
 def test_table_and_sheet_become_artifacts_of_the_picked_run(place, monkeypatch, capsys):
     store = Mock(**{"attach.return_value": True})
-    monkeypatch.setattr(live_run, "Store", Mock(return_value=store))
+    monkeypatch.setattr(live_run, "open_store", Mock(return_value=store))
     density.main()
     files = [REPORTS / "table.csv", REPORTS / "sheet-home.png"]
     store.attach.assert_called_once_with("default", "home--test_vit--lambda0.05--seed0", files, "density")

@@ -29,7 +29,7 @@ from pathlib import Path
 import pytest
 import torch
 from bad_place import Place
-from cell_record import OPENING, finished
+from cell_record import OPENING, ROWS, finished
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from small_pipeline import SmallPipeline
 from stores import new_store, the_run
@@ -179,7 +179,7 @@ def test_c5_an_address_that_is_of_no_use_is_one_warning(tmp_path, monkeypatch, u
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     begun = time.monotonic()
     with pytest.warns(UserWarning) as caught, LiveRun(OPENING, afresh=True) as live:
-        live.log_epoch({"epoch": 1.0, "loss": 1.0})
+        live.log_epoch(ROWS[0])
     (told,) = [str(warning.message) for warning in caught]
     assert words in told and "stages.sync" in told and "secret" not in told and "\n" not in told
     assert time.monotonic() - begun < 5 and not list(tmp_path.iterdir())
@@ -227,14 +227,33 @@ def test_c6_a_port_that_is_taken(tmp_path, monkeypatch, capsys):
     assert told_by_ui(capsys, monkeypatch, "five")[0] == 1
 
 
+class Started:
+    """Stands for the server of MLflow, which answers at once and ends."""
+
+    def __init__(self, command: list[str], cwd: Path) -> None:
+        Started.command = command
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def poll(self):
+        return None
+
+    def wait(self):
+        return 0
+
+
 def test_c6_the_port_is_honoured(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     new_store(tmp_path)
-    started = []
-    monkeypatch.setattr(os, "execv", lambda _, command: started.extend(command))
+    monkeypatch.setattr(ui.subprocess, "Popen", Started)
+    monkeypatch.setattr(ui, "answers", lambda port: port == 5987)
     code, told = told_by_ui(capsys, monkeypatch, "5987")
     assert code == 0 and "http://127.0.0.1:5987/#/experiments/1/" in told
-    assert "report.mlflow_url: http://127.0.0.1:5987" in told and started[-2:] == ["--port", "5987"]
+    assert "report.mlflow_url: http://127.0.0.1:5987" in told and "--port 5987" in " ".join(Started.command)
 
 
 # 5. Devices

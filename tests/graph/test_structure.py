@@ -1,8 +1,9 @@
-"""Claims: imports point one way and are acyclic; heavy libraries stay in their one module; every DVC stage depends on
-exactly the rooms that its program imports, but for those that change no result."""
+"""Claims: imports point one way and are acyclic; heavy libraries stay in their one room and are loaded late; every DVC
+stage depends on exactly the rooms that its program imports, but for those that change no result."""
 
 from __future__ import annotations
 
+import ast
 import re
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from scmrepo.git import Git
 
-from pipeline.runtime.rooms import import_closure, imports, local_imports, rooms
+from pipeline.runtime.rooms import import_closure, imports, imports_of, local_imports, rooms
 
 ROOT = Path(__file__).parents[2]
 OWNERS = {
@@ -80,6 +81,32 @@ def test_stages_do_not_import_each_other():
 def test_each_heavy_library_has_one_home(library):
     users = {room(path) for path in LIBRARY if any(name.split(".")[0] == library for name in imports(path))}
     assert users and users <= OWNERS[library]
+
+
+def loaded(path: Path) -> set[str]:
+    """Libraries that are loaded when a file is imported; what its functions import comes later."""
+    found, files, todo = set(), set(), [path]
+    while todo:
+        files.add(file := todo.pop())
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        code = "\n".join(ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom))
+        found |= {name.split(".")[0] for name in imports_of(code)}
+        places = [ROOT.joinpath(*name.split(".")) for name in imports_of(code)]
+        paths = {path for place in places for path in (place.with_suffix(".py"), place / "__init__.py")}
+        todo += [path for path in paths - files if path.exists()]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("program", "late"),
+    [
+        *((name, {"timm", "mlflow", "pandas"}) for name in ("configure", "pretrain", "probe")),
+        *((name, {"torch", "timm", "mlflow", "pandas"}) for name in ("check", "sync", "verify", "ui", "download")),
+        ("compare", {"torch", "timm", "mlflow"}),
+    ],
+)
+def test_a_stage_speaks_before_it_loads_what_takes_seconds(program, late):
+    assert loaded(ROOT / f"stages/{program}.py") & late == set()
 
 
 def test_losses_need_torch_alone():

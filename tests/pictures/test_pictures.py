@@ -73,7 +73,7 @@ class Store:
 @pytest.fixture(autouse=True)
 def store(monkeypatch):
     found = Store()
-    monkeypatch.setattr("pipeline.tracking.live_run.Store", lambda: found)
+    monkeypatch.setattr("pipeline.tracking.live_run.open_store", lambda: found)
     monkeypatch.setattr(embedding_map, "NUM_STEPS", 250)
     return found
 

@@ -39,7 +39,7 @@ def tagged(store, grid="default"):
 
 def test_the_tag_moves_with_the_pick(store, monkeypatch, capsys):
     listing = write_params(datasets=["digits"], backbones=["test_vit"], seeds=[0])
-    monkeypatch.setattr(live_run, "Store", lambda: store)
+    monkeypatch.setattr(live_run, "open_store", lambda: store)
     first, second = (cell.key for cell in listing.cells)
     for cell, grid in ((first, "default"), (second, "default"), ("other", "table5")):
         store.client.create_run(store.experiment_id, tags={"cell": cell, "grid": grid})
@@ -62,7 +62,7 @@ def test_the_tag_moves_with_the_pick(store, monkeypatch, capsys):
 def test_a_pick_without_a_run_is_named(store, monkeypatch, capsys):
     listing = write_params(datasets=["digits"], lambdas=[0.3], backbones=["test_vit"], seeds=[0])
     write_grid(listing)
-    monkeypatch.setattr(live_run, "Store", lambda: store)
+    monkeypatch.setattr(live_run, "open_store", lambda: store)
     diagnose.main()
     key = listing.cells[0].key
     assert capsys.readouterr().err == f"warning: {key} has no MLflow run to tag; run: python -m stages.sync\n"
@@ -73,7 +73,7 @@ def test_trouble_with_the_store_is_a_warning(monkeypatch, capsys):
         raise OSError("database is locked")
 
     write_grid(write_params(datasets=["digits"]))
-    monkeypatch.setattr(live_run, "Store", unreachable)
+    monkeypatch.setattr(live_run, "open_store", unreachable)
     diagnose.main()
     assert capsys.readouterr().err == "warning: no tags in MLflow: OSError: database is locked\n"
     assert (OUT / "picks/digits.json").exists()

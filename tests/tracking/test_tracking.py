@@ -1,10 +1,11 @@
 """Claims about MLflow runs and the files behind them:
 
 1. One cell is one run, however often it is opened, resumed, started afresh or published; no point is logged twice.
-2. Publishing is idempotent and replaces a run that says something else than the files.
-3. Disagreements name whatever is missing, different, doubled or unfinished, with both values and the file; publishing
-   mends all of it. Of several runs of a cell the finished one that agrees is kept.
-4. What was watched is a curve health/<name> beside those of the losses; a number that is not finite is no point.
+   MLflow is not asked before the first epoch; a run that failed is FAILED, one that was interrupted KILLED.
+2. Publishing is idempotent, and whatever is missing, different, doubled or unfinished is named with both values and the
+   file, and mended: in place, or by another run where MLflow cannot change what it has. The finished run is kept.
+3. What was watched is a curve health/<name>; a number that is not finite is no point, or agrees with itself.
+4. Alarms are a tag and one point each, however often they ring; the tag picked_by follows the files of the picks.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from cell_record import CONFIG, LOSSES, OPENING, ROWS, finished
 from mlflow.entities import Metric
 from stores import new_store, the_run
 
+from pipeline.runtime.errors import Interrupted, NonFiniteLossError
 from pipeline.tracking.live_run import LiveRun
-from pipeline.tracking.record import epoch_metrics
+from pipeline.tracking.record import alarm_metrics, epoch_metrics, recorded_picks
 from pipeline.tracking.store import Store
 
 # SQLAlchemy on MLflow's own models.
@@ -37,8 +39,14 @@ def store(path) -> Store:
     return Store(path)
 
 
-def steps(store: Store, name: str = "train/loss") -> list[int]:
-    return [point.step for point in store.client.get_metric_history(the_run(store).info.run_id, name)]
+def train(path: Path, *rows: dict[str, float], afresh: bool = True) -> None:
+    with LiveRun(OPENING, afresh=afresh, where=path) as live:
+        for row in rows:
+            live.log_epoch(row)
+
+
+def points(store: Store) -> list[tuple[str, int, float]]:
+    return [(point.key, point.step, point.value) for point in store.points(the_run(store))]
 
 
 # 1. One run
@@ -49,109 +57,90 @@ def test_a_run_is_found_by_its_cell_and_continued(store):
     assert store.open_run(OPENING, afresh=False) == first == the_run(store).info.run_id
     again = store.open_run(OPENING, afresh=True)
     assert again != first and the_run(store).info.run_id == again
-    other = replace(OPENING, cell="another")
-    assert store.open_run(other, afresh=False) not in (first, again)
-    assert the_run(store).info.run_id == again
+    assert store.open_run(replace(OPENING, cell="another"), afresh=False) not in (first, again)
+    left_over = store.client.create_run(store.experiment_id, tags={"cell": OPENING.cell, "grid": "default"})
+    assert store.open_run(OPENING, afresh=False) in (again, left_over.info.run_id)
+    assert the_run(store).info.run_id in (again, left_over.info.run_id)
 
 
 def test_what_a_run_holds(store, path):
-    with LiveRun(OPENING, afresh=True, where=path) as live:
-        for row in ROWS:
-            live.log_epoch(row)
+    train(path)
+    assert store.runs(OPENING.grid, OPENING.cell) == [], "nothing before the first epoch"
+    train(path, *ROWS)
     run = the_run(store)
     assert run.info.status == "RUNNING" and run.info.run_name == OPENING.cell
     axes = {"grid": "default", "dataset": "digits", "backbone": "vit", "lambda": "0.1", "seed": "0"}
     settings = {"pretrain.epochs": "2", "pretrain.views.num_global": "2", "backbone_kwargs.img_size": "32"}
-    assert run.data.params == {**axes, **settings}
-    assert axes.items() <= run.data.tags.items() and run.data.tags["cell"] == OPENING.cell
-    assert run.data.tags["commit"] == "abc-dirty" and run.data.tags["mlflow.source.git.commit"] == "abc"
+    assert run.data.params == axes | settings
+    source = {"mlflow.source.git.commit": "abc", "mlflow.source.name": "stages.pretrain", "commit": "abc-dirty"}
+    assert (axes | source | {"cell": OPENING.cell}).items() <= run.data.tags.items()
     assert run.data.metrics == {f"train/{name}": ROWS[1][name] for name in LOSSES}
-    assert steps(store) == [1, 2]
     assert json.loads((Path(run.info.artifact_uri) / "pretrain.json").read_text()) == CONFIG
 
 
 def test_a_resumed_run_logs_no_point_twice(store, path):
-    with LiveRun(OPENING, afresh=True, where=path) as live:
-        live.log_epoch(ROWS[0])
-    with LiveRun(OPENING, afresh=False, where=path) as live:
-        for row in ROWS:
-            live.log_epoch(row)
-    assert steps(store) == [1, 2]
-    with LiveRun(OPENING, afresh=True, where=path) as live:
-        live.log_epoch(ROWS[0])
-    assert steps(store) == [1]
+    train(path, ROWS[0])
+    train(path, *ROWS, afresh=False)
+    assert [step for name, step, _ in points(store) if name == "train/loss"] == [1, 2]
+    train(path, ROWS[0])
+    assert [step for name, step, _ in points(store) if name == "train/loss"] == [1]
 
 
-def test_runs_left_over_are_retired(store):
-    ids = [store.client.create_run(store.experiment_id, tags=OPENING.tags).info.run_id for _ in range(3)]
-    assert store.open_run(OPENING, afresh=False) in ids
-    assert the_run(store).info.run_id in ids
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("bad loss"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (Interrupted(15, "asked to end"), "KILLED")],
+)
+def test_a_run_that_ended_badly_says_so(store, path, error, status):
+    with pytest.raises(type(error)), LiveRun(OPENING, afresh=True, where=path) as live:
+        live.log_epoch(ROWS[0])
+        raise error
+    assert the_run(store).info.status == status and "alarms" not in the_run(store).data.tags
+    store.publish(finished())
+    assert store.disagreements(finished()) == []
+
+
+@pytest.mark.parametrize(("rang", "tag"), [({}, "non_finite"), ({"explosion": 1}, "explosion@1, non_finite")])
+def test_a_loss_that_is_not_finite_is_an_alarm(store, path, rang, tag):
+    with pytest.raises(NonFiniteLossError), LiveRun(OPENING, afresh=True, where=path) as live:
+        if rang:
+            live.log_alerts(rang)
+        raise NonFiniteLossError("not finite")
+    assert the_run(store).data.tags["alarms"] == tag and the_run(store).info.status == "FAILED"
 
 
 # 2. Publishing
 
 
-def test_publishing_is_idempotent(store):
-    run_id = store.publish(finished())
-    points = store.points(the_run(store))
-    assert store.publish(finished()) == run_id and store.points(the_run(store)) == points
-    assert the_run(store).info.status == "FINISHED"
-    assert {(point.key, point.step): point.value for point in points} == finished().metrics
-    assert store.finished_runs("default") == {OPENING.cell: run_id} and store.finished_runs("table5") == {}
-
-
 def test_publishing_completes_the_run_of_pretraining(store, path):
-    with LiveRun(OPENING, afresh=True, where=path) as live:
-        for row in ROWS:
-            live.log_epoch(row)
-    run_id = the_run(store).info.run_id
+    train(path, *ROWS)
+    run_id, record = the_run(store).info.run_id, replace(finished(), work_s=90.0)
     assert store.finished_runs("default") == {}
-    assert store.publish(finished()) == run_id and list(store.disagreements(finished())) == []
+    assert store.publish(record) == run_id and store.disagreements(record) == []
+    assert {(name, step): value for name, step, value in points(store)} == record.metrics
+    assert store.finished_runs("default") == {OPENING.cell: run_id} and store.finished_runs("table5") == {}
+    (store.client.delete_run(run_id), store.publish(record))
+    assert the_run(store).info.end_time - the_run(store).info.start_time == 90_000, "the training's, not the writing's"
 
 
-CHANGES = {
-    "param": replace(finished(), params={**finished().params, "probe.knn.k": "7"}),
-    "value": replace(finished(), metrics={**finished().metrics, ("probe/linear_top1", 0): 0.91}),
-    "last bit": replace(finished(), metrics={**finished().metrics, ("probe/knn_top1", 0): 0.3}),
-    "epoch": replace(finished(), metrics={**finished().metrics, ("train/loss", 3): 0.1}),
-    "metric": replace(finished(), metrics={**finished().metrics, ("probe/old_top1", 0): 0.1}),
-    "setting": replace(finished(), params={**finished().params, "probe.old": "1"}),
-}
+def logged(**fields):
+    return lambda store: store.publish(replace(finished(), **fields))
 
 
-@pytest.mark.parametrize("logged", CHANGES.values(), ids=CHANGES)
-def test_a_run_that_says_something_else_is_replaced(store, logged):
-    old = store.publish(logged)
-    assert list(store.disagreements(finished())) != []
-    assert store.publish(finished()) != old
-    assert list(store.disagreements(finished())) == [] and the_run(store).info.status == "FINISHED"
+def params(**changed):
+    return logged(params=finished().params | {f"probe.{name}": value for name, value in changed.items()})
 
 
-# 3. Disagreements
+def metric(name, value, step=0):
+    return logged(metrics=finished().metrics | {(name, step): value})
 
 
-def duplicate(store):
-    run_id = store.publish(finished())
-    store.client.log_batch(run_id, metrics=[Metric("train/loss", ROWS[0]["loss"], 1, 1)])
+def without_metric(name, step):
+    return logged(metrics={point: v for point, v in finished().metrics.items() if point != (name, step)})
 
 
-def with_status(status):
-    return lambda store: store.client.set_terminated(store.publish(finished()), status)
-
-
-def left_running(store):
-    store.client.update_run(store.publish(finished()), status="RUNNING")
-
-
-def tagged(name, value):
-    def publish(store):
-        run_id = store.publish(finished())
-        if value is None:
-            store.client.delete_tag(run_id, name)
-        else:
-            store.client.set_tag(run_id, name, value)
-
-    return publish
+def after(spoil):
+    """Publish what is right and spoil it: `spoil(client, run id)`."""
+    return lambda store: spoil(store.client, store.publish(finished()))
 
 
 def without_artifact(store):
@@ -159,90 +148,99 @@ def without_artifact(store):
     (Path(the_run(store).info.artifact_uri) / "pretrain.json").unlink()
 
 
-def with_two_runs(store):
-    store.publish(finished())
-    store.client.create_run(store.experiment_id, tags=OPENING.tags)
+def twice(client, run_id):
+    client.log_batch(run_id, metrics=[Metric("train/loss", ROWS[0]["loss"], 1, 1)])
 
 
-def without(kind, key):
-    def publish(store):
-        record = finished()
-        store.publish(replace(record, **{kind: {k: v for k, v in getattr(record, kind).items() if k != key}}))
+MENDED = [
+    (after(lambda client, run: client.set_terminated(run, "FAILED")), "is FAILED in MLflow but FINISHED in"),
+    (after(lambda client, run: client.update_run(run, "RUNNING")), "is RUNNING in MLflow but FINISHED in"),
+    (after(lambda client, run: client.set_tag(run, "commit", "def")), "is def in MLflow but abc-dirty in pretrain/"),
+    (after(lambda client, run: client.delete_tag(run, "lambda")), "lambda is absent in MLflow but 0.1 in pretrain."),
+    (after(lambda client, run: client.set_tag(run, "alarms", "x@1")), "is x@1 in MLflow but absent in pretrain/metr"),
+    (without_artifact, "artifact pretrain.json is missing in MLflow"),
+    (logged(params=OPENING.params), "param probe.knn.k is absent in MLflow but 5 in pretrain.json"),
+    (without_metric("train/loss", 2), "metric train/loss at step 2 is absent in MLflow but "),
+]  # fmt: skip
+REPLACED = [
+    (after(twice), f"metric train/loss at step 1 is {ROWS[0]['loss']!r}, {ROWS[0]['loss']!r} in MLflow but"),
+    (params(**{"knn.k": "7"}), "param probe.knn.k is 7 in MLflow but 5 in pretrain.json"),
+    (params(old="1"), "param probe.old is 1 in MLflow but absent in pretrain.json"),
+    (metric("probe/linear_top1", 0.91), "probe/linear_top1 at step 0 is 0.91 in MLflow but 0.9 in probe/metrics.json"),
+    (metric("probe/knn_top1", 0.3), "at step 0 is 0.3 in MLflow but 0.30000000000000004 in probe/metrics.json"),
+    (metric("train/loss", 0.1, 3), "train/loss at step 3 is 0.1 in MLflow but absent in pretrain/history.csv"),
+]
 
-    return publish
 
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda store: None, "0 MLflow runs instead of one"),
-        (with_two_runs, "2 MLflow runs instead of one"),
-        (with_status("FAILED"), "is FAILED, not FINISHED"),
-        (left_running, "is RUNNING, not FINISHED"),
-        (tagged("commit", "def"), "tag commit is def in MLflow but abc-dirty in pretrain/provenance.json"),
-        (tagged("mlflow.source.git.commit", ""), "tag mlflow.source.git.commit is  in MLflow but abc in pretrain/prov"),
-        (tagged("lambda", None), "tag lambda is absent in MLflow but 0.1 in the configs"),
-        (tagged("alarms", "collapse@1"), "tag alarms is collapse@1 in MLflow but absent in pretrain/metrics.json"),
-        (without_artifact, "artifact pretrain.json is missing in MLflow"),
-        (duplicate, "metric train/loss has duplicate points at step 1 in MLflow"),
-        (without("params", "probe.knn.k"), "param probe.knn.k is missing in MLflow"),
-        (without("metrics", ("train/loss", 2)), "metric train/loss has no point at step 2 in MLflow"),
-        (without("metrics", ("probe/knn_top1", 0)), "metric probe/knn_top1 has no point at step 0 in MLflow"),
-        (lambda store: store.publish(CHANGES["param"]), "param probe.knn.k is 7 in MLflow but 5 in pretrain.json"),
-        (
-            lambda store: store.publish(CHANGES["value"]),
-            "metric probe/linear_top1 at step 0 is 0.91 in MLflow but 0.9 in probe/metrics.json",
-        ),
-        (
-            lambda store: store.publish(CHANGES["epoch"]),
-            "train/loss has a point at step 3 in MLflow, 0.1, but none in pretrain/h",
-        ),
-        (
-            lambda store: store.publish(CHANGES["metric"]),
-            "metric probe/old_top1 has a point at step 0 in MLflow, 0.1, but none in probe/",
-        ),
-        (lambda store: store.publish(CHANGES["setting"]), "param probe.old is 1 in MLflow but absent in pretrain.json"),
-    ],
-)
-def test_every_disagreement_is_named_and_mended(store, spoil, message):
+@pytest.mark.parametrize(("spoil", "message", "kept"), [(*m, True) for m in MENDED] + [(*r, False) for r in REPLACED])
+def test_every_disagreement_is_named_and_mended(store, spoil, message, kept):
     spoil(store)
+    before = the_run(store).info.run_id
     (found,) = store.disagreements(finished())
     assert message in found
     run_id = store.publish(finished())
-    points = store.points(the_run(store))
-    assert store.disagreements(finished()) == []
-    assert store.publish(finished()) == run_id and store.points(the_run(store)) == points
+    assert (run_id == before) == kept and store.disagreements(finished()) == []
+    written = points(store)
+    assert store.publish(finished()) == run_id and points(store) == written
 
 
 def test_the_finished_run_that_agrees_is_kept(store):
+    assert store.disagreements(finished()) == ["0 MLflow runs instead of one"]
     good = store.publish(finished())
-    wrong = store.client.create_run(store.experiment_id, tags=OPENING.tags).info.run_id
+    tags = {"cell": OPENING.cell, "grid": "default"}
+    wrong = store.client.create_run(store.experiment_id, tags=tags).info.run_id
     store.client.log_param(wrong, "seed", "7")
     store.client.set_terminated(wrong, "FINISHED")
-    store.client.create_run(store.experiment_id, tags=OPENING.tags)  # left by a kill, newer and not wrong
+    store.client.create_run(store.experiment_id, tags=tags)  # left by a kill, newer and not wrong
+    assert store.disagreements(finished()) == ["3 MLflow runs instead of one"]
     assert store.publish(finished()) == good == the_run(store).info.run_id
+
+
+# 3. What was watched
 
 
 def test_numbers_that_are_not_finite_agree_with_themselves(store):
     odd = {("criteria/rankme", 0): math.nan, ("criteria/lidar", 0): -math.inf, ("probe/x", 0): math.inf}
-    record = replace(finished(), metrics={**finished().metrics, **odd})
+    record = replace(finished(), metrics=finished().metrics | odd)
     run_id = store.publish(record)
     assert store.disagreements(record) == [] and store.publish(record) == run_id
 
 
-# 4. What was watched
-
-
 def test_what_was_watched_is_a_curve(store, path):
     rows = [ROWS[0] | {"embedding_rank": 5.5, "projection_norm": math.nan}, ROWS[1] | {"embedding_rank": math.inf}]
-    with LiveRun(OPENING, afresh=True, where=path) as live:
-        for row in [*rows, *rows]:  # as a run that is continued does
-            live.log_epoch(row)
-    points = store.points(the_run(store))
-    found = {(point.key, point.step): point.value for point in points}
+    train(path, *rows, *rows)  # as a run that is continued does
     losses = {key: value for row in ROWS for key, value in epoch_metrics(row).items()}
-    assert found == losses | {("health/embedding_rank", 1): 5.5} and len(points) == len(found)
-    watched = replace(finished(), metrics={**finished().metrics, **epoch_metrics(rows[0]), ("criteria/lidar", 0): 3.25})
-    store.publish(watched)
-    assert list(store.disagreements(watched)) == [] and the_run(store).data.metrics["criteria/lidar"] == 3.25
-    assert len(list(store.disagreements(finished()))) == 2
+    found = {(name, step): value for name, step, value in points(store)}
+    assert found == losses | {("health/embedding_rank", 1): 5.5} and len(points(store)) == len(found)
+
+
+# 4. Alarms and picks
+
+
+def test_an_alarm_is_a_tag_and_one_point(store, path):
+    for afresh, alarms in ((True, {"collapse": 1}), (False, {"collapse": 1, "explosion": 2})):
+        with LiveRun(OPENING, afresh=afresh, where=path) as live:
+            live.log_alerts({"collapse": 1})
+            live.log_alerts(alarms)
+    assert the_run(store).data.tags["alarms"] == "collapse@1, explosion@2"
+    assert sorted(points(store)) == [("alarm/collapse", 1, 1.0), ("alarm/explosion", 2, 2.0)]
+    rang = {"collapse": 1, "explosion": 2}
+    record = replace(finished(), alarms=rang, metrics=finished().metrics | alarm_metrics(rang))
+    run_id = the_run(store).info.run_id
+    assert store.publish(record) == run_id and store.disagreements(record) == []
+    assert store.publish(finished()) != run_id and "alarms" not in the_run(store).data.tags
+
+
+def test_the_pick_of_a_cell_follows_the_files(store, tmp_path):
+    assert recorded_picks(tmp_path / "picks") == {}
+    (tmp_path / "digits.json").write_text(json.dumps({"cell": OPENING.cell, "criterion": "a rule"}))
+    (tmp_path / "dtd.json").write_text(json.dumps({"absent": "no run"}))
+    assert recorded_picks(tmp_path) == {OPENING.cell: "a rule"}
+    picked = replace(finished(), picked_by="a rule")
+    run_id = store.publish(finished())
+    said = "tag picked_by is absent in MLflow but a rule in reports/diagnosis/default/picks"
+    assert store.disagreements(picked) == [said]
+    assert store.publish(picked) == run_id and the_run(store).data.tags["picked_by"] == "a rule"
+    assert store.tag_picks("table5", {}) == [] and store.disagreements(picked) == []
+    assert store.tag_picks("default", {"no such cell": "a rule"}) == ["no such cell"]
+    assert "picked_by" not in the_run(store).data.tags
