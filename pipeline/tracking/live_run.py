@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.runtime.errors import NonFiniteLossError, UserError
-from pipeline.tracking.place import place
 from pipeline.tracking.record import Record, alarm_metrics, alarm_tag, epoch_metrics
-from pipeline.tracking.trouble import StoreError, warn_untracked
+from pipeline.tracking.trouble import StoreError
 
 if TYPE_CHECKING:
     from pipeline.tracking.store import Store
@@ -49,13 +49,13 @@ class LiveRun:
             record = replace(self._record, work_s=time.monotonic() - self._begun)
             self._run_id = store.open_run(record, afresh=self._afresh)
             # Asked once, since an epoch may take less time than asking.
-            self._logged = {(point.key, point.step) for point in store.points(store.client.get_run(self._run_id))}
+            self._logged = store.logged(self._run_id)
             self._store = store
         return self._store
 
     def log_epoch(self, row: dict[str, float]) -> None:
         """Log one epoch: losses and learning rate as train/<name>, what was watched as health/<name>."""
-        self._tried(lambda: self._log(epoch_metrics(row)))
+        self._tried(self._log, epoch_metrics(row))
 
     def _log(self, points: dict[tuple[str, int], float]) -> None:
         store = self._open()
@@ -65,12 +65,12 @@ class LiveRun:
 
     def log_alerts(self, alarms: Mapping[str, int]) -> None:
         """Tag the run with the alarms that have rung so far, {name: epoch}, and log each of them once."""
-        self._tried(lambda: self._log_alerts(dict(alarms)))
+        self._tried(self._log_alerts, dict(alarms))
 
     def _log_alerts(self, alarms: dict[str, int]) -> None:
         self._log(alarm_metrics(alarms))
         self._rang = [alarm_tag(alarms)]
-        self._open().client.set_tag(self._run_id, "alarms", alarm_tag(alarms))
+        self._open().tag(self._run_id, "alarms", alarm_tag(alarms))
 
     def __enter__(self) -> LiveRun:
         """Return the run."""
@@ -79,30 +79,23 @@ class LiveRun:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Mark a run that failed, or one that was opened and is interrupted; a cell is FINISHED once it is probed."""
         if kind is not None and (issubclass(kind, Exception) or self._store):
-            self._tried(lambda: self._end(kind))
+            self._tried(self._end, kind)
 
     def _end(self, kind: type[BaseException]) -> None:
-        client = self._open().client
+        store = self._open()
         if issubclass(kind, NonFiniteLossError):
-            client.set_tag(self._run_id, "alarms", ", ".join([*self._rang, "non_finite"]))
-        client.set_terminated(self._run_id, "FAILED" if issubclass(kind, Exception) else "KILLED")
+            store.tag(self._run_id, "alarms", ", ".join([*self._rang, "non_finite"]))
+        store.end(self._run_id, "FAILED" if issubclass(kind, Exception) else "KILLED")
 
-    def _tried(self, action: Callable[[], None]) -> None:
+    def _tried(self, action: Callable[[Any], None], value: Any) -> None:
+        """Do it, unless the store was in trouble before."""
         if self._lost:
             return
         try:
-            action()
+            action(value)
         except Exception as error:  # locked, read-only or broken store, full disk: the training result counts more
             self._lost = True
-            warn_untracked(self._record.cell, _named(self._where), error)
-
-
-def _named(where: str | Path | None) -> str | Path:
-    """Return the place of a store that may have no such place."""
-    try:
-        return place(where)
-    except StoreError:
-        return "MLflow"
+            _warn_untracked(self._record.cell, error)
 
 
 def publish_or_warn(record: Record, where: str | Path | None = None) -> None:
@@ -110,7 +103,16 @@ def publish_or_warn(record: Record, where: str | Path | None = None) -> None:
     try:
         open_store(where).publish(record)
     except Exception as error:  # as in LiveRun
-        warn_untracked(record.cell, _named(where), error)
+        _warn_untracked(record.cell, error)
+
+
+def _warn_untracked(cell: str, error: Exception) -> None:
+    reason = error if isinstance(error, StoreError) else f"{type(error).__name__}: {error}"
+    warnings.warn(
+        f"MLflow tracking stopped for {cell}: {reason}; the results are safe on disk, "
+        "`python -m stages.sync` writes them to MLflow later",
+        stacklevel=3,
+    )
 
 
 def attach_or_warn(grid: str, files: Mapping[str, Iterable[Path]], folder: str) -> None:

@@ -49,7 +49,7 @@ def _explained(method: Callable) -> Callable:
     def call(self: Store, *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
-        except (MlflowException, SQLAlchemyError, sqlite3.Error) as error:
+        except (OSError, MlflowException, SQLAlchemyError, sqlite3.Error) as error:
             raise StoreError(explain(self.place, error)) from error
 
     return call
@@ -199,12 +199,28 @@ class Store:
             end = run.info.start_time + int(record.work_s * 1000) if record.work_s else None
             self.client.set_terminated(run_id, status, end)
 
+    @_explained
+    def logged(self, run_id: str) -> set[tuple[str, int]]:
+        """Return (name, step) of the points that a run has."""
+        return {(point.key, point.step) for point in self.points(self.client.get_run(run_id))}
+
+    @_explained
     def log_points(self, run_id: str, points: dict[tuple[str, int], float]) -> None:
         """Log points {(name, step): value} that the run does not have."""
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, step) for (name, step), value in points.items()]
         for start in range(0, len(metrics), MAX_METRICS):
             self.client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+
+    @_explained
+    def tag(self, run_id: str, name: str, value: str) -> None:
+        """Give a run a tag."""
+        self.client.set_tag(run_id, name, value)
+
+    @_explained
+    def end(self, run_id: str, status: str) -> None:
+        """End a run that is not finished: FAILED or KILLED."""
+        self.client.set_terminated(run_id, status)
 
     @_explained
     def tag_picks(self, grid: str, picks: Mapping[str, str]) -> list[str]:

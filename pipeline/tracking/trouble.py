@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -64,13 +63,3 @@ def _explain_server(where: str, error: BaseException) -> str:
     if isinstance(error, ImportError):
         remedy = "install it into .venv with pip"
     return f"{shown(where)} cannot be used: {said[:200]}; {remedy}"
-
-
-def warn_untracked(cell: str, where: str | Path, error: Exception) -> None:
-    """Warn that a cell is not tracked, and say how to mend it."""
-    reason = error if isinstance(error, StoreError) else explain(where, error)
-    warnings.warn(
-        f"MLflow tracking stopped for {cell}: {reason}; the results are safe on disk, "
-        "`python -m stages.sync` writes them to MLflow later",
-        stacklevel=3,
-    )
