@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pipeline.catalogue.validation import ParamsError
 from pipeline.distributed.devices import announced, choose_device
-from pipeline.planning.costs import measure
-from pipeline.planning.plan_text import pipeline_text, problems, speeds_text, totals
-from pipeline.planning.planning import Pipeline, params_files, read_pipeline
+from pipeline.planning.inventory import Pipeline, params_files, read_pipeline
+from pipeline.planning.plan_text import conditions, pipeline_text, problems, totals
+from pipeline.planning.step_time import measure
 from pipeline.runtime.bars import bar
 from pipeline.runtime.project import enter
 from stages import run
@@ -31,11 +31,10 @@ def main(*pipelines: str) -> int:
     show_devices(found)
     measured = measure(found)
     blocks = [pipeline_text(pipeline, measured) for pipeline in found]
-    if any(pipeline.tasks for pipeline in found):
-        blocks += ["\n".join(["All together, each pretraining once", *totals(found, measured)])]
-    blocks += ["\n".join(speeds_text(measured))]
+    blocks += [totals(found, measured)] if any(pipeline.tasks for pipeline in found) else []
     broken += problems(found, measured)
-    print("\n\n".join(block for block in [*blocks, *(f"PROBLEM: {problem}" for problem in broken)] if block))
+    blocks += [conditions(measured), *([f"PROBLEM: {problem}"] for problem in broken)]
+    print("\n\n".join(filter(None, ("\n".join(block) for block in blocks))))
     return 1 if broken else 0
 
 

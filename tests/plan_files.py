@@ -1,4 +1,4 @@
-"""Small pipelines to plan, and measurements that take no time, which the tests of plans and of costs share."""
+"""Small pipelines to plan, and measurements that take no time, which the tests of plans share."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from pipeline.planning import costs, planning, speed, timing
+from pipeline.planning import costs, step_time
+from pipeline.planning.inventory import Task, read_pipeline
+from pipeline.planning.step_time import Measured, Speed
 from pipeline.settings.cells import merge
 from pipeline.sources import packing
 from pipeline.sources.images import Picture
 
-TIMING = speed.Timing(train_s=2e-9, embed_s=1e-9, update_s=1e-8)
-PROBE_TIME, START_S, DECODE_S = timing.ProbeTime(1.0, 2.0, 4.0), 7.0, 0.001
+RATES = {"train_s": 2e-9, "embed_s": 1e-9, "update_s": 1e-8}
+FIT_S, START_S = 0.001, 7.0
 BY_HAND = {
     "what": "Some archive",
     "from": "https://example.org/register",
@@ -39,26 +41,22 @@ BASE = {
 }
 
 
-def settings(**change) -> dict:
-    return merge(BASE, change)
-
-
 def write(change: dict | None = None, path: str = "params.yaml") -> Path:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(yaml.safe_dump(merge(BASE, change or {}), sort_keys=False))
     return Path(path)
 
 
-def tasks_of(**change) -> list[planning.Task]:
-    return planning.read_pipeline(write(change)).tasks
+def tasks_of(**change) -> list[Task]:
+    return read_pipeline(write(change)).tasks
 
 
-def planned(**change) -> tuple[list[planning.Task], costs.Measured]:
-    pipeline = planning.read_pipeline(write(change))
-    return pipeline.tasks, costs.measure([pipeline])
+def planned(**change) -> tuple[list[Task], Measured]:
+    pipeline = read_pipeline(write(change))
+    return pipeline.tasks, step_time.measure([pipeline])
 
 
-def finish(task: planning.Task, *stages: str) -> None:
+def finish(task: Task, *stages: str) -> None:
     files = {"pretrain": "backbone.safetensors", "probe": "metrics.json"}
     for stage in stages:
         (task.cell.folder / stage).mkdir(parents=True)
@@ -76,13 +74,16 @@ def pack(name: str, num_train: int, width_px: list[int]) -> None:
     packing.pack(Path("data") / name, name, {}, ["a", "b"], splits)
 
 
-def fake_measurements(monkeypatch) -> list[speed.Load]:
-    """Replace every measurement; the list tells which backbones were asked for."""
-    asked = []
-    monkeypatch.setattr(speed, "measure", lambda load, budget_s: asked.append(load) or TIMING)
-    monkeypatch.setattr(timing, "crowded", lambda: False)
-    monkeypatch.setattr(timing, "probe_seconds", lambda **_: PROBE_TIME)
-    monkeypatch.setattr(timing, "start_seconds", lambda: START_S)
-    monkeypatch.setattr(timing, "decode_seconds", lambda files, canvas: DECODE_S)
+def fake_measurements(monkeypatch) -> list[str]:
+    """Replace every measurement; the list tells which backbones were timed."""
+    timed = []
+
+    def time_shape(task: Task, found: Speed, budget_s: float) -> Speed:
+        timed.append(task.backbone)
+        return found._replace(**RATES)
+
+    monkeypatch.setattr(step_time, "time_shape", time_shape)
+    monkeypatch.setattr(step_time, "fit_seconds", lambda *_: FIT_S)
+    monkeypatch.setattr(step_time, "start_seconds", lambda: START_S)
     monkeypatch.setattr(costs, "num_cpus", lambda: 2)
-    return asked
+    return timed

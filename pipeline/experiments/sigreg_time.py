@@ -3,7 +3,7 @@
 Timed is what a training step does: draw fresh directions, project, take the statistic, and its gradient by the
 projections ("forward + backward"); or the value alone ("forward", without gradient). The paper does not say which of
 the two it timed. On a CPU it is the processor time of one thread, which other programs do not lengthen much; with
-several threads that wait for each other, a second busy program makes every clock useless (pipeline.planning.timing).
+several threads that wait for each other, a second busy program makes every clock useless (pipeline.planning.step_time).
 
 Legend: N samples, K projection dimension, S slices, T knots.
 

@@ -1,1 +1,1 @@
-"""Cost of a run before it runs."""
+"""Cost of pipelines before they run: cells, time on this machine, disk, downloads."""

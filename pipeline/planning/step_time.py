@@ -1,0 +1,281 @@
+"""Seconds of a training step, of embedding and of a probe on this machine, within a budget of time and free memory.
+
+Of what is too slow or too large less is timed, and scaled by operations; `Speed.origin` says so.
+
+Legend: F operations of a forward pass of one view, D features.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from math import log
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline import features
+from pipeline.catalogue.validation import did_you_mean
+from pipeline.core.seeds import generator
+from pipeline.data.packed import ImageBatch
+from pipeline.distributed.devices import choose_autocast, choose_device
+from pipeline.losses.objective import build_objective
+from pipeline.models import backbones
+from pipeline.planning.inventory import Pipeline, SetFacts, Task
+from pipeline.probing import probes
+from pipeline.runtime.bars import bar
+from pipeline.runtime.errors import UserError
+from pipeline.settings.schema import Pretrain
+from pipeline.settings.schema_pretrain import Views
+from pipeline.training.learner import build_learner
+from pipeline.views.multicrop import Multicrop
+
+ROOT = Path(__file__).parents[2]
+BUDGET_S, PATIENCE_S = 90.0, 0.5  # of all steps that are timed; what took longer is not timed again
+FREE_FRAC = 0.6  # of the free memory that a timed step may take
+BYTES_A_PARAM = 16  # float32 weight, gradient and the two moments of AdamW
+FEWEST, EMBEDDED, PROBED = 2, 64, 1024  # images of the smallest step, of a pass of embedding, of a probe
+STAGE_S = 2.2  # of DVC and MLflow for a stage, on two cores: reports/LOG.md, 2026-11-21
+
+
+class Speed(NamedTuple):
+    """A backbone with what this machine makes of it.
+
+    operations, num_bytes: F, and what is kept for the backward pass, by the side of a view in px. train_s, embed_s:
+    seconds an operation, counted once for forward and backward pass. update_s: of a step of the optimiser a parameter.
+    """
+
+    backbone: str
+    arguments: dict[str, Any]
+    num_params: int
+    embed_dim: int
+    operations: dict[int, int]
+    num_bytes: dict[int, int]
+    train_s: float = 0.0
+    embed_s: float = 0.0
+    update_s: float = 0.0
+    origin: str = "measured"
+
+    def step_s(self, operations: int, batch_size: int) -> float:
+        """Return the seconds of a step of so many images of so many operations each."""
+        return batch_size * operations * self.train_s + self.num_params * self.update_s
+
+    def image_s(self, size_px: int) -> float:
+        """Return the seconds of an image through the frozen backbone."""
+        return self.embed_s * self.operations[size_px]
+
+    def fits(self, views: Views, free_bytes: float) -> int:
+        """Return of how many images a step fits into the memory."""
+        return max(0, int((free_bytes - BYTES_A_PARAM * self.num_params) / an_image(self.num_bytes, views)))
+
+
+def an_image(of_a_view: dict[int, int], views: Views) -> int:
+    """Add up what the views of an image take."""
+    return views.num_global * of_a_view[views.global_px] + views.num_local * of_a_view.get(views.local_px, 0)
+
+
+def sketch(name: str, settings: Pretrain) -> Speed:
+    """Count operations and bytes of a backbone without computing anything.
+
+    Raises:
+        UserError: it does not exist, or does not fit its views.
+    """
+    if not backbones.is_known(name):
+        raise UserError(f"unknown backbone {name!r} in grid.backbones{did_you_mean(name, backbones.known_backbones())}")
+    views = settings.views
+    arguments = backbones.backbone_arguments(name, img_size=views.global_px, **settings.backbone.model_dump())
+    local_px = views.local_px if views.num_local else None
+    try:
+        with torch.device("meta"):
+            network = backbones.create_backbone(name, arguments).train()
+            counted = {size_px: _count(network, size_px) for size_px in (local_px, views.global_px) if size_px}
+    except (RuntimeError, ValueError, AssertionError, IndexError):
+        checked = {"global_px": views.global_px, "local_px": local_px, "batch_size": settings.batch_size}
+        backbones.check_backbone(name, arguments, **checked)
+        raise
+    num_params = sum(parameter.numel() for parameter in network.parameters())
+    operations, num_bytes, dims = ({px: found[i] for px, found in counted.items()} for i in range(3))
+    return Speed(name, arguments, num_params, dims[views.global_px], operations, num_bytes)
+
+
+def _count(network: nn.Module, size_px: int) -> tuple[int, int, int]:
+    """Return operations and kept bytes of a view, and the dimensions of its embedding."""
+    kept = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+        embedding = network(torch.empty(FEWEST, 3, size_px, size_px))
+    return counter.get_total_flops() // FEWEST, sum(kept) // FEWEST, embedding.shape[-1]
+
+
+def time_shape(task: Task, found: Speed, budget_s: float) -> Speed | None:
+    """Time a pass of embedding, then steps of as many images as fit into budget and memory, up to a batch.
+
+    A step of two images that does not fit counts as three passes of embedding; None if the network itself does not.
+    """
+    settings, views = task.pretrain, task.pretrain.views
+    device = choose_device(settings.device, quiet=True)
+    autocast, free = choose_autocast(settings.precision, device), FREE_FRAC * free_bytes(device)
+    if BYTES_A_PARAM / 2 * found.num_params > free:
+        return None
+    config = {"backbone": task.backbone, "backbone_kwargs": found.arguments, "embed_dim": found.embed_dim, "seed": 0}
+    config |= {"lambda": 0.05, "pretrain": settings.model_copy(update={"compile": False}).model_dump()}
+    learner = build_learner(config, device, micro_batch_size=settings.layout.micro_batch_size)
+
+    def embed(num_images: int) -> None:
+        reading = {"size_px": views.global_px, "mean": views.mean, "std": views.std, "device": device}
+        images = _noise(num_images, task.canvas, torch.device("cpu"))
+        features.embeddings(
+            learner.backbone, images, batch_size=num_images, num_workers=0, autocast=autocast, **reading
+        )
+
+    def step(num_images: int) -> None:
+        draws, images = generator(0, "views", device=device), _noise(num_images, task.canvas, device)
+        made = Multicrop(**views.model_dump())(images.pixels, images.aspect, generator=draws)
+        groups = [group for group in made if group is not None]
+        with autocast:
+            projections = learner.project(groups)
+            parts = {"predictions": learner.predictions(projections), "targets": learner.targets(groups[0])}
+        learner.step(build_objective(config)(projections, 0, **parts)["loss"], 1e-6)
+
+    num_images, embedded_s = largest_call(embed, EMBEDDED, budget_s / 5, device)
+    found = found._replace(embed_s=embedded_s / (num_images * found.operations[views.global_px]))
+    operations, most = an_image(found.operations, views), min(settings.batch_size, found.fits(views, free))
+    whole = found._replace(train_s=3 * found.embed_s, origin="three passes of embedding")
+    if most < FEWEST or FEWEST * whole.step_s(operations, 1) > budget_s / 2:
+        return whole
+    try:
+        num_images, step_s = largest_call(step, most, budget_s / 2, device)
+        update_s = seconds(lambda _: learner.optimizer.step(), 0, device)
+    except torch.OutOfMemoryError:
+        return whole
+    timed = found._replace(
+        train_s=max(0.0, step_s - update_s) / (num_images * operations), update_s=update_s / found.num_params
+    )
+    if num_images < settings.batch_size:
+        return timed._replace(origin=f"a step of {num_images} of {settings.batch_size} images")
+    return timed
+
+
+def largest_call(work: Callable[[int], Any], most: int, budget_s: float, device: torch.device) -> tuple[int, float]:
+    """Time calls with more and more images while one fits into the budget; return the last number and its seconds."""
+    num_images = min(most, FEWEST)
+    took_s = seconds(work, num_images, device)
+    while num_images < most:
+        larger = min(most, int(num_images * budget_s / took_s))
+        if larger < most and larger < 2 * num_images:
+            break
+        num_images, took_s = larger, seconds(work, larger, device)
+    return num_images, took_s
+
+
+def seconds(work: Callable[[int], Any], argument: int, device: torch.device) -> float:
+    """Time a call; a quick one again, since the first allocates and chooses kernels. Waits for the device.
+
+    The processor time of a single thread does not run while another program has the core.
+    """
+    clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
+    times: list[float] = []
+    while not times or (len(times) < 3 and sum(times) < PATIENCE_S):
+        started = clock()
+        work(argument)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(clock() - started)
+    return min(times)
+
+
+def _noise(num_images: int, canvas: tuple[int, int, int], device: torch.device) -> ImageBatch:
+    pixels = torch.randint(0, 256, (1, *canvas), dtype=torch.uint8, device=device).repeat(num_images, 1, 1, 1)
+    return ImageBatch(pixels, torch.ones(num_images, device=device), torch.zeros(num_images, dtype=torch.int64))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the free memory of the device, within the limit of a container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # no cgroup, or "max": no limit
+        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return free
+
+
+class Measured(NamedTuple):
+    """What this machine does: seconds that any stage takes; by shape speeds, or why there is none; by probe seconds."""
+
+    program_s: float
+    speeds: dict[str, Speed]
+    failures: dict[str, str]
+    fits: dict[tuple, float]
+
+
+def measure(pipelines: Iterable[Pipeline], budget_s: float = BUDGET_S) -> Measured:
+    """Time whatever the stages that are left need, each thing once."""
+    left = [task for pipeline in pipelines for task in pipeline.tasks if not task.done]
+    found, shapes, sketches, late = Measured(STAGE_S, {}, {}, {}), {}, {}, {}
+    for task in left:
+        shapes.setdefault(task.shape, task)
+    for shape, task in bar("counting operations", len(shapes), unit="shape", iterable=shapes.items(), disable=not left):
+        try:
+            sketches[shape] = sketch(task.backbone, task.pretrain)
+        except UserError as error:
+            found.failures[shape] = str(error)
+    until, num_left = time.monotonic() + budget_s, len(sketches)
+    for shape, one in bar("timing steps", num_left, unit="shape", iterable=sketches.items(), disable=not sketches):
+        share_s = (until - time.monotonic()) / num_left
+        num_left -= 1
+        if share_s > 0 and (timed := time_shape(shapes[shape], one, share_s)):
+            found.speeds[shape] = timed
+        else:
+            late[shape] = one
+    known = list(found.speeds.values())
+    for shape, one in late.items():
+        if known:
+            near = min(known, key=lambda other: abs(log(max(other.operations.values()) / max(one.operations.values()))))
+            rates = {"train_s": near.train_s, "embed_s": near.embed_s, "update_s": near.update_s}
+            found.speeds[shape] = one._replace(origin=f"operations of {near.backbone}", **rates)
+        else:
+            found.failures[shape] = f"{one.backbone} does not fit into the free memory of this machine"
+    for task in left:
+        if task.probe_set and not task.probe_done and task.shape in found.speeds and task.fit_key not in found.fits:
+            found.fits[task.fit_key] = fit_seconds(task, task.probe_set, found.speeds[task.shape].embed_dim)
+    if not left:
+        return found
+    return found._replace(program_s=STAGE_S + start_seconds())
+
+
+def start_seconds() -> float:
+    """Return how long a program takes until its libraries are loaded."""
+    started = time.perf_counter()
+    loads = "import pipeline.training.loop, pipeline.tracking.live_run"
+    subprocess.run([sys.executable, "-c", loads], cwd=ROOT, check=True)
+    return time.perf_counter() - started
+
+
+def fit_seconds(task: Task, facts: SetFacts, dim: int) -> float:
+    """Estimate the frozen probes' seconds for each of D features by an epoch on random ones.
+
+    Neighbours and few shots, a third of it (reports/LOG.md, 2026-11-21), are added as such.
+    """
+    device, linear = choose_device(task.pretrain.device, quiet=True), task.probe.linear
+    num_images = min(facts.num_train, max(PROBED, 2 * facts.num_classes))
+    labels = torch.arange(num_images, device=device) % facts.num_classes
+    split = probes.Split(torch.randn(num_images, dim, device=device), labels)
+    settings = {**linear.model_dump(), "epochs": 1, "holdout_frac": task.probe.holdout_frac, "seed": 0}
+
+    def epoch(_: int) -> None:
+        probes.linear_probe(split, split, num_classes=facts.num_classes, **settings)
+
+    return 4 / 3 * seconds(epoch, 0, device) * linear.epochs * facts.num_train / num_images / dim

@@ -1,0 +1,267 @@
+"""Claims about `python -m stages.plan`:
+
+1. It has every cell with what of it is on disk and what finished trainings took; weights that another grid makes are
+   counted there, once; frozen models are fetched; what is done costs nothing and is not measured.
+2. Images and sizes are those of the packed set, else of the pictures in the repository, else what its publisher says;
+   those of a set that nobody knows are unknown, and so is their cost.
+3. What has to be fetched, by the pipeline and by hand, is named.
+4. A cost is the sum of its parts. Equal shapes are timed once, within the budget of time and the free memory; what
+   that leaves out is scaled by operations and marked. A real measurement predicts a real step.
+5. A pipeline is found by folder and by file; what is broken is named, and the other pipelines are planned all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from plan_files import BY_HAND, FIT_S, RATES, START_S, fake_measurements, finish, pack, planned, tasks_of, write
+
+from pipeline.planning import costs, plan_text, step_time
+from pipeline.planning.inventory import params_files, read_pipeline, set_facts
+from pipeline.runtime.errors import UserError
+from pipeline.settings.dvc_graph import cells_text
+from pipeline.settings.grid import open_listing
+from pipeline.settings.params import load_params
+from pipeline.settings.schema import Pretrain
+from stages import plan
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+PROGRAM_S = START_S + step_time.STAGE_S
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def timed(monkeypatch) -> list[str]:
+    return fake_measurements(monkeypatch)
+
+
+def printed(capsys, *pipelines: str, code: int = 0) -> str:
+    assert plan.main(*pipelines) == code
+    return capsys.readouterr().out
+
+
+# 1. Cells
+
+
+def test_cells_and_what_finished_ones_took(timed, capsys):
+    first, second, *_ = tasks_of()
+    finish(first, "pretrain", "probe")
+    finish(second, "pretrain")
+    (second.cell.folder / "pretrain/provenance.json").write_text(json.dumps({"wall_s": 600.0}))
+    tasks, measured = planned()
+    assert [task.cell.key for task in tasks] == [
+        f"digits--test_vit--lambda{lamb}--seed{seed}" for lamb in (0.02, 0.1) for seed in (0, 1)
+    ]
+    both = [[cost(task, measured) for cost in (costs.training_seconds, costs.probing_seconds)] for task in tasks]
+    assert both[0] == [0, 0] and both[1][0] == 0 and both[1][1] == both[2][1] > 0 and both[2][0] > 0
+    out = printed(capsys)
+    assert "4 cells, 1 done; 4 pretrainings, 2 done" in out
+    assert "10 min for 1 finished pretrainings, as their provenance says" in out and "quiet machine" in out
+
+
+def test_a_finished_grid_measures_nothing(monkeypatch, capsys):
+    for name in ("time_shape", "fit_seconds", "start_seconds"):
+        monkeypatch.setattr(step_time, name, lambda *_, **__: pytest.fail("measured"))
+    for task in tasks_of():
+        finish(task, "pretrain", "probe")
+    assert "none left for cells; `dvc status` tells" in printed(capsys)
+
+
+@pytest.fixture
+def shared(timed):
+    """paper/two probes, fine-tuned and frozen, what paper/one trains, and a public model."""
+    write({}, "paper/one/params.yaml")
+    grid = {"models": ["public"], "axes": {"mode": {"sets": ["probe.mode"], "values": ["frozen", "finetune"]}}}
+    write({"grid": grid, "shares": ["one"]}, "paper/two/params.yaml")
+    for name in ("one", "two"):
+        listing = open_listing(f"paper/{name}/params.yaml", whole=True)
+        Path(f"paper/{name}/cells.yaml").write_text(cells_text(listing))
+    return [read_pipeline(Path(f"paper/{name}/params.yaml")) for name in ("one", "two")]
+
+
+def test_weights_of_another_grid_are_counted_there(shared, capsys):
+    one, two = shared
+    assert len(two.tasks) == 2 * 4 + 2 * 2 and len(costs.sources(one.tasks + two.tasks)) == 4 + 1
+    out = printed(capsys, "paper")
+    assert "12 cells, 0 done; 0 pretrainings, 0 done; 4 more from one" in out and "pretraining  4 to do" in out
+
+
+def test_frozen_models_are_fetched(shared, capsys):
+    assert "public (https://huggingface.co/timm/test_vit.r160_in1k)" in printed(capsys, "paper/two")
+    Path("models/public").mkdir(parents=True)
+    Path("models/public/backbone.safetensors").touch()
+    out = printed(capsys, "paper/two")
+    (line,) = [line for line in out.splitlines() if " public " in line]
+    assert "downloads    none" in out and "frozen  fetched" in line
+
+
+def test_each_project_is_looked_at_in_its_own_folder(shared, capsys):
+    """What paper/ has trained lies in paper/, also where the plan is of the root as well."""
+    write({})
+    Path("paper/.dvc").mkdir()
+    for task in shared[0].tasks:
+        finish(task, "pretrain", "probe")
+    Path("runs").rename("paper/runs")
+    out = printed(capsys, "params.yaml", "paper/one")
+    assert "params.yaml: 4 cells, 0 done" in out and "paper/one/params.yaml: 4 cells, 4 done" in out
+
+
+# 2. Images and sizes
+
+
+def test_facts_of_a_packed_set_are_those_of_its_files():
+    pack("cifar10", 1000, [30, 50])
+    (task, *_) = tasks_of(grid={"datasets": ["cifar10"]}, pretrain={"epochs": 5})
+    assert task.train_set[:3] == (1000, 100, 2) and task.train_set.is_packed
+    assert task.train_set.canvas(256) == (3, 256, 256) and task.num_steps == 5 * (1000 // 64)
+
+
+def test_the_catalogue_of_the_root_is_known_before_it_is_downloaded(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    facts = {name: set_facts(Path("nowhere") / name, entry) for name, entry in load_params().datasets.items()}
+    assert None not in facts.values()
+    assert facts["fashion-mnist-8k"][:3] == (6000, 2000, 10) and facts["fashion-mnist-8k"].canvas(20) == (1, 20, 20)
+    assert facts["cifar10"].canvas(256) == (3, 32, 32) and facts["dtd"].canvas(256) == (3, 256, 256)
+
+
+def test_a_set_that_nobody_knows_has_unknown_cost(timed, capsys):
+    write({"grid": {"datasets": ["digits", "mine"]}})
+    out = " ".join(printed(capsys).split())
+    assert "+ 10 unknown left on this machine" in out  # 4 pretrainings, 4 probes, packing, pictures
+    assert "at least" in out and "unknown until downloaded for mine" in out
+
+
+# 3. What has to be fetched
+
+
+def test_what_is_fetched_and_what_a_person_must_fetch():
+    Path("data/by-hand/big").mkdir(parents=True)
+    path = write({"grid": {"datasets": ["digits", "big", "mine", "cifar10"]}})
+    downloads, by_hand = plan_text.needs([read_pipeline(path)])
+    assert downloads == ["cifar10 (torchvision.datasets.CIFAR10)", "mine (huggingface.co/datasets/mine/pictures)"]
+    told = "\n".join(by_hand)
+    assert all(part in told for part in (BY_HAND["what"], BY_HAND["from"], BY_HAND["path"], "a.tar (missing)"))
+    Path("data/by-hand/big/a.tar").touch()
+    pack("cifar10", 100, [30, 50])
+    downloads, by_hand = plan_text.needs([read_pipeline(path)])
+    assert "a.tar (there)" in "\n".join(by_hand) and len(downloads) == 1
+
+
+# 4. Costs
+
+
+def test_cost_is_the_sum_of_its_parts(timed):
+    (task, *_), measured = planned()
+    speed, facts = measured.speeds[task.shape], task.train_set
+    an_image = 2 * speed.operations[32] + 4 * speed.operations[16]
+    steps_s = 3 * (facts.num_train // 64) * (64 * an_image * RATES["train_s"] + speed.num_params * RATES["update_s"])
+    decoding_s = facts.image_s / 2
+    wanted_s = PROGRAM_S + facts.num_train * decoding_s + steps_s
+    assert costs.training_seconds(task, measured) == pytest.approx(wanted_s)
+    networks_s = 2 * (1797 * speed.operations[32] * RATES["embed_s"] + speed.embed_dim * FIT_S)
+    wanted_s = PROGRAM_S + 1797 * decoding_s + networks_s + 32 * 32 * FIT_S
+    assert costs.probing_seconds(task, measured) == pytest.approx(wanted_s)
+
+
+def test_fine_tuning_costs_its_runs(timed):
+    tuning = {"epochs": 2, "min_steps": 30, "batch_size": 100, "learning_rates": [1e-4], "num_draws": 3}
+    probe = {"mode": "finetune", "baselines": [], "few_shot": {"shots": [5]}, "finetune": tuning}
+    (task, *_), measured = planned(probe=probe)
+    speed = measured.speeds[task.shape]
+    steps_s = 2 * 30 * speed.step_s(speed.operations[32], 100) + 3 * 30 * speed.step_s(speed.operations[32], 50)
+    scored_s = (1797 + 5 * 359) * speed.image_s(32)
+    wanted_s = PROGRAM_S + 1797 * task.probe_set.image_s / 2 + steps_s + scored_s
+    assert costs.probing_seconds(task, measured) == pytest.approx(wanted_s)
+
+
+def test_equal_shapes_are_timed_once(timed):
+    change = {"when": {"backbone": "test_resnet"}, "pretrain": {"epochs": 9, "optimizer": {"lr": 0.1}}}
+    planned(grid={"backbones": ["test_vit", "test_resnet"]}, overrides=[change])  # two lambdas, two seeds
+    assert timed == ["test_vit", "test_resnet"]
+
+
+def test_what_the_budget_leaves_out_is_scaled_and_marked(timed, capsys, monkeypatch):
+    quick = step_time.time_shape
+    monkeypatch.setattr(step_time, "time_shape", lambda task, *_: quick(task, *_) if "vit" in task.backbone else None)
+    views = {"views": {"num_local": 0}}
+    write({"grid": {"backbones": ["test_vit", "test_resnet"]}, "pretrain": views})
+    out = printed(capsys)
+    assert "~ scaled from operations of test_vit: test_resnet" in out
+    assert [" ~" in line for line in out.splitlines() if line.startswith("  digits")] == [False, True]
+
+
+def test_a_real_step_is_timed_within_budget_and_memory(monkeypatch):
+    (task, *_) = tasks_of(grid={"backbones": ["test_convnext"]}, pretrain={"views": {"num_local": 0}})
+    found = step_time.sketch(task.backbone, task.pretrain)
+    whole = step_time.time_shape(task, found, 30.0)
+    assert whole.origin == "measured" and 0.01 < whole.step_s(2 * found.operations[32], 64) < 10
+    assert step_time.time_shape(task, found, 1e-6).origin == "three passes of embedding"
+    needed = step_time.BYTES_A_PARAM * found.num_params + 16.5 * 2 * found.num_bytes[32]
+    monkeypatch.setattr(step_time, "free_bytes", lambda _: needed / step_time.FREE_FRAC)
+    assert step_time.time_shape(task, found, 30.0).origin == "a step of 16 of 64 images"
+    monkeypatch.setattr(step_time, "free_bytes", lambda _: found.num_params)
+    assert step_time.time_shape(task, found, 30.0) is None
+
+
+def test_operations_match_a_published_count():
+    """timm's table of results gives 4.6 G multiply-adds for vit_small_patch16_224 without its classifier."""
+    pretrain = Pretrain(epochs=20, batch_size=512, views={"num_local": 0})
+    found = step_time.sketch("vit_small_patch16_224", pretrain)
+    assert found.embed_dim == 384 and found.operations[224] / 2 == pytest.approx(4.6e9, rel=0.05)
+
+
+def test_fast_work_is_timed_at_the_full_batch_and_slow_work_once(monkeypatch):
+    now, batches = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "process_time", lambda: now[0])
+
+    def work(batch: int, image_s: float = 0.001) -> None:
+        batches.append(batch)
+        now[0] += 0.01 + batch * image_s
+
+    assert step_time.largest_call(work, 128, 1.0, CPU) == (128, pytest.approx(0.138))
+    batches.clear()
+    assert step_time.largest_call(lambda batch: work(batch, 3.0), 512, 1.0, CPU) == (2, pytest.approx(6.01))
+    assert batches == [2]
+
+
+# 5. Pipelines and mistakes
+
+
+@pytest.mark.parametrize("argument", ["paper/one", "paper/one/dvc.yaml", "paper/one/params.yaml", "paper"])
+def test_a_pipeline_is_found_by_folder_and_by_file(argument):
+    write({}, "paper/one/params.yaml")
+    Path("paper/one/dvc.yaml").touch()
+    assert params_files(argument) == [Path("paper/one/params.yaml")]
+    with pytest.raises(UserError, match="there is no pipeline at"):
+        params_files("nowhere/dvc.yaml")
+
+
+def test_a_broken_pipeline_does_not_hide_the_others(timed, capsys):
+    write({"pretrain": {"epochs": -1}}, "paper/broken/params.yaml")
+    write({}, "paper/new/params.yaml")
+    Path("paper/figure3").mkdir()
+    Path("paper/figure3/params.yaml").write_text("anisotropy: {num_seeds: 3}\n")
+    write({"pretrain": {"batch_size": 2048}})
+    out = printed(capsys, "params.yaml", "paper", code=1)
+    assert "params.yaml: 4 cells" in out and "PROBLEM: paper/broken/params.yaml has" in out and "epochs" in out
+    assert "run: python -m stages.expand paper/new" in out and "figure3/params.yaml: no cells; runs in full" in out
+    assert "PROBLEM: pretrain.batch_size must be <= the 1438 training images of digits" in out
+    assert max(map(len, out.partition("PROBLEM")[0].splitlines())) <= plan_text.WIDTH
+
+
+def test_a_backbone_that_cannot_run_is_a_problem_once(timed, capsys):
+    write({"grid": {"backbones": ["test_vitt", "test_convnext"]}})
+    out = printed(capsys, code=1)
+    assert out.count("PROBLEM: unknown backbone 'test_vitt'") == 1 and "did you mean 'test_vit'" in out
+    assert "PROBLEM: backbone 'test_convnext' fails at 16 px (pretrain.views.local_px)" in out
