@@ -1,27 +1,24 @@
 """Run many cells of a pipeline at once: `python -m stages.launch [dvc.yaml] --engine ray|slurm|local ...`.
 
-One task a cell, in the order of DVC's graph; what is up to date is left alone. Goes on past cells that fail and names
-them at the end, with exit status 1; else a plain `dvc repro` must find nothing to do. Logs: .scratch/launch/.
+One task a pretraining and a probe; what is up to date is left alone. Goes on past tasks that fail and names them at the
+end, with exit status 1; else `dvc repro` makes the reports. Logs: .scratch/launch/.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-from pipeline.launch.engines import open_engine
-from pipeline.launch.local import Here, Homeward
-from pipeline.launch.remote import check_remote
-from pipeline.launch.running import Running
-from pipeline.launch.tasks import plan, read_graph
+from pipeline.launch.engines import Local, check_options, open_engine
+from pipeline.launch.recording import Plan, changed, dvc, make_plan, record
+from pipeline.launch.runner import Report, Runner
+from pipeline.launch.stage_program import refuse_company
+from pipeline.launch.task_graph import cell_graph
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.project import repro_command
+from pipeline.settings.grid import open_listing
 from pipeline.settings.params import read_sections
 from stages import run
-
-UP_TO_DATE = "Data and pipelines are up to date."
-WORKDIR = "~/.cache/lejepa-benchmark"
 
 
 def options(arguments: tuple[str, ...]) -> argparse.Namespace:
@@ -34,40 +31,43 @@ def options(arguments: tuple[str, ...]) -> argparse.Namespace:
     )
     parser.add_argument("--cpus-per-cell", type=int, default=1, metavar="C", help="default: 1; also OMP_NUM_THREADS")
     parser.add_argument("--retries", type=int, default=3, metavar="N", help="of a cell whose machine died; default: 3")
-    parser.add_argument("--remote", metavar="NAME", help="Ray's nodes share no disk, but this DVC remote")
-    parser.add_argument("--workdir", default=WORKDIR, help=f"with --remote: a node's clones; default: {WORKDIR}")
     parser.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="of sbatch: partition=gpu time=60")
     return parser.parse_args(arguments)
 
 
 def main(*arguments: str) -> int:
     asked = options(arguments)
-    exchange = asked.remote is not None
-    if exchange:
-        check_remote(asked.remote, asked.engine)
-    tasks = plan(read_graph(asked.pipeline), exchange=exchange)
-    here = sum(task.here for task in tasks)
-    print(f"{asked.pipeline}: {len(tasks)} tasks, {here} of them here; the others by {asked.engine}", flush=True)
-    if tasks:
-        resources = {"gpus": asked.gpus_per_cell, "cpus": asked.cpus_per_cell, "retries": asked.retries}
-        where = {"address": asked.address, "workdir": asked.workdir if exchange else None, "slurm": asked.slurm}
-        away = open_engine(asked.engine, **where, **resources)
-        here = Here(max(2, (os.cpu_count() or 1) // asked.cpus_per_cell), ("--pull", "--push") if exchange else ())
-        try:
-            report = Running(tasks, away, here, Homeward() if exchange else None).run()
-        finally:
-            away.close()
-        print(report, flush=True)
-        if report.failed:
-            return 1
+    check_options(asked)
+    if not Path(".dvc").is_dir():
+        raise UserError(f"{Path.cwd()} is not the root of a DVC repository; change to the folder that holds .dvc")
     params = Path(asked.pipeline).with_name("params.yaml")
-    if exchange and params.exists() and "grid" in read_sections(params):  # MLflow of the nodes stayed there
-        subprocess.run([sys.executable, "-m", "stages.sync", str(params)], check=True)
-    print(f"dvc repro {asked.pipeline}: looks whether anything is left", file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", asked.pipeline], stdout=subprocess.PIPE, text=True)
-    last = "".join(done.stdout.strip().splitlines()[-1:])
-    print(f"dvc repro {asked.pipeline}: {last}")
-    return done.returncode or int(last != UP_TO_DATE)
+    if "grid" not in read_sections(params):
+        raise UserError(f"{params} has no grid, whose cells could run at once; run: {repro_command(params)}")
+    refuse_company()
+    graph = cell_graph(open_listing(params))
+    dvc("repro", *graph.entrance)
+    plan = make_plan(graph)
+    told = f"{len(plan.stale)} to run, {len(plan.dependent)} that depend on them, {len(plan.made)} to record"
+    print(f"{asked.pipeline}: {len(graph.tasks)} stages of cells; {told}", flush=True)
+    try:
+        report = work(asked, plan) if plan.stale else Report()
+    finally:
+        recorded = record(graph, plan)
+    report.reject_others(recorded)
+    print(report, flush=True)
+    if report.failed:
+        return 1
+    dvc("repro", asked.pipeline)  # the reports
+    return 0
+
+
+def work(asked: argparse.Namespace, plan: Plan) -> Report:
+    away = open_engine(asked)
+    here = Local(1, {})  # commands of DVC, which lock each other out
+    try:
+        return Runner(plan, away, here, changed, asked.retries).run()
+    finally:
+        away.close()
 
 
 if __name__ == "__main__":

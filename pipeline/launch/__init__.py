@@ -1,1 +1,1 @@
-"""Many cells at once: Ray, SLURM, local processes, nodes that share nothing."""
+"""Many cells at once: the programs of their stages on Ray, SLURM or this machine, recorded by DVC at the end."""

@@ -1,49 +1,234 @@
-"""The engine that was asked for."""
+"""What runs tasks: Ray (https://docs.ray.io), SLURM by submitit (https://github.com/facebookincubator/submitit), this machine.
+
+The nodes of a cluster share this clone's file system.
+"""
 
 from __future__ import annotations
 
-from pipeline.launch.on_ray import OnRay
-from pipeline.launch.on_slurm import OnSlurm
+import argparse
+import hashlib
+import importlib
+import os
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+from pipeline.launch.stage_program import LOGS, Outcome, Run, run_task
+from pipeline.launch.task_graph import Task
+from pipeline.runtime.bars import num_cpus
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.project import repository
+
+MINUTES = 72 * 60  # submitit wants a limit; SLURM's own partition may have a shorter one
 
 
-def open_engine(
-    name: str,
-    *,
-    address: str | None,
-    gpus: float | None,
-    cpus: int,
-    retries: int,
-    workdir: str | None,
-    slurm: list[str],
-) -> OnRay | OnSlurm:
-    """Connect to an engine; the options are those of `python -m stages.launch`.
+class Job(Protocol):
+    """A task that was handed to an engine."""
 
-    Args:
-        name: `ray`, `slurm` or `local`.
-        address: of a Ray cluster; None starts one here.
-        gpus: of a cell; None means one on Ray where there are any, and none elsewhere.
-        cpus: of a cell, at least 1.
-        retries: of a cell whose machine died, at least 0.
-        workdir: where Ray's nodes share nothing but a DVC remote, their folder for clones; else None.
-        slurm: KEY=VALUE for sbatch.
+    def done(self) -> bool:
+        """Whether it has ended, or was lost."""
+
+    def result(self) -> Outcome:
+        """Return how it ended; raise any exception if it was lost."""
+
+
+class Engine(Protocol):
+    """What takes tasks.
+
+    Attributes:
+        slots: how many it takes at once; None where it has a queue of its own.
+    """
+
+    slots: int | None
+
+    def submit(self, task: Task) -> Job:
+        """Take a task."""
+
+    def interrupt(self, jobs: Iterable[Job]) -> None:
+        """Ask jobs to end; their stages keep their state first."""
+
+    def close(self) -> None:
+        """Let go of what is held."""
+
+
+class Local:
+    """An engine: a few processes of this machine at once, without GPUs of their own."""
+
+    def __init__(self, slots: int, env: Mapping[str, str]) -> None:
+        """Take their number, and what is added to their environment."""
+        self.slots, self._env = slots, env
+
+    def submit(self, task: Task) -> Run:
+        """Start a task."""
+        return Run(task, self._env)
+
+    def interrupt(self, jobs: Iterable[Run]) -> None:
+        """Interrupt tasks."""
+        for job in jobs:
+            job.interrupt()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class OnRay:
+    """An engine: a Ray cluster that runs, or one on this machine alone that ends with the launcher."""
+
+    slots = None
+
+    def __init__(self, address: str | None, *, gpus: float | None, cpus: int, env: Mapping[str, str]) -> None:
+        """Connect.
+
+        Args:
+            address: of a cluster, `auto` for the one that this machine belongs to; None starts one here.
+            gpus: a task's share; None means one where the cluster has any now.
+            cpus: of a task.
+            env: added to the environment of the stages' programs.
+
+        Raises:
+            UserError: Ray is not installed, or the cluster does not answer.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._ray = ray = _installed("ray", "--engine ray needs Ray")
+        path = os.pathsep.join(filter(None, [str(repository()), os.environ.get("PYTHONPATH")]))
+        quiet = {"include_dashboard": False} if address is None else {}
+        quiet |= {"log_to_driver": False, "logging_level": "warning"}
+        try:  # without an address Ray would take whichever cluster it finds on this machine
+            ray.init(address or "local", runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
+        except (ConnectionError, ValueError) as error:
+            told = f"--address {address}: no Ray cluster answers there ({error}); start one with: ray start --head"
+            raise UserError(told) from None
+        share = float(bool(ray.cluster_resources().get("GPU"))) if gpus is None else gpus
+        self._remote = ray.remote(num_cpus=cpus, num_gpus=share, max_retries=0)(run_task)
+        self._env, self._references = dict(env), {}
+
+    def submit(self, task: Task) -> Job:
+        """Hand a task to Ray, which queues and places it."""
+        reference = self._remote.remote(task, str(Path.cwd()), self._env)
+        job = reference.future()
+        self._references[job] = reference
+        return job
+
+    def interrupt(self, jobs: Iterable[Job]) -> None:
+        """Interrupt tasks."""
+        for job in jobs:
+            self._ray.cancel(self._references[job])
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        self._ray.shutdown()
+
+
+class OnSlurm:
+    """An engine: SLURM."""
+
+    slots = None
+
+    def __init__(self, *, gpus: float | None, cpus: int, env: Mapping[str, str], slurm: Mapping[str, str]) -> None:
+        """Prepare.
+
+        Args:
+            gpus: whole GPUs of a task, none for None.
+            cpus: of a task.
+            env: added to the environment of the stages' programs.
+            slurm: further settings of `sbatch` by their names, {"partition": "gpu"}.
+
+        Raises:
+            UserError: submitit or SLURM is not here, a setting means nothing to it, or jobs of an earlier launch in
+                this clone still run.
+        """
+        submitit = _installed("submitit", "--engine slurm needs submitit")
+        self._name = f"launch-{hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]}"
+        settings = {"timeout_min": MINUTES, "cpus_per_task": cpus, "name": self._name}
+        settings |= {"gpus_per_node": int(gpus)} if gpus else {}
+        settings |= {f"slurm_{key}": value for key, value in slurm.items()}
+        try:
+            self._executor = submitit.AutoExecutor(Path.cwd() / LOGS / "submitit", cluster="slurm")
+            self._executor.update_parameters(**settings)
+        except (RuntimeError, NameError, TypeError, ValueError) as error:
+            raise UserError(f"--engine slurm: {error}") from None
+        self._env = dict(env)
+        self._refuse_company()
+
+    def _refuse_company(self) -> None:
+        listed = ["squeue", "--me", "--noheader", "--format=%i", f"--name={self._name}"]
+        if jobs := subprocess.run(listed, check=True, stdout=subprocess.PIPE, text=True).stdout.split():
+            told = f"SLURM still has jobs of an earlier launch in this clone: {', '.join(jobs)}"
+            raise UserError(f"{told}; wait for their end or end them with: scancel --me --name={self._name}")
+
+    def submit(self, task: Task) -> Job:
+        """Hand a task to submitit."""
+        return self._executor.submit(SlurmTask(task, str(Path.cwd()), self._env))
+
+    def interrupt(self, jobs: Iterable[Job]) -> None:
+        """End jobs; SLURM gives them KillWait seconds."""
+        for job in jobs:
+            job.cancel(check=False)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class SlurmTask:
+    """A task as submitit calls it."""
+
+    def __init__(self, task: Task, project: str, env: dict[str, str]) -> None:
+        """Take what `run_task` needs."""
+        self._arguments = task, project, env
+
+    def __call__(self) -> Outcome:
+        """Run it."""
+        return run_task(*self._arguments)
+
+    def checkpoint(self) -> object:
+        """Start again after a preemption or the time limit: the stage kept its state."""
+        return _installed("submitit", "").helpers.DelayedSubmission(self)
+
+
+def open_engine(asked: argparse.Namespace) -> Engine:
+    """Connect to the engine that the options of `python -m stages.launch` ask for.
 
     Raises:
-        UserError: an option is wrong, or means nothing to the engine; or the engine does not answer.
+        UserError: it is not installed, or does not answer.
     """
-    if cpus < 1:
-        raise UserError(f"--cpus-per-cell must be >= 1, got {cpus}")
+    env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(asked.cpus_per_cell))}
+    resources = {"gpus": asked.gpus_per_cell, "cpus": asked.cpus_per_cell, "env": env}
+    if asked.engine == "ray":
+        return OnRay(asked.address, **resources)
+    if asked.engine == "slurm":
+        return OnSlurm(slurm=dict(pair.split("=", 1) for pair in asked.slurm), **resources)
+    return Local(max(1, num_cpus() // asked.cpus_per_cell), env)
+
+
+def check_options(asked: argparse.Namespace) -> None:
+    """Refuse options that are wrong, or mean nothing to the engine.
+
+    Raises:
+        UserError: naming one.
+    """
+    name, gpus = asked.engine, asked.gpus_per_cell
+    if asked.cpus_per_cell < 1:
+        raise UserError(f"--cpus-per-cell must be >= 1, got {asked.cpus_per_cell}")
     if (gpus or 0) < 0:
         raise UserError(f"--gpus-per-cell must be >= 0, got {gpus}")
-    if retries < 0:
-        raise UserError(f"--retries must be >= 0, got {retries}")
-    if address and name != "ray":
-        raise UserError(f"--address {address} is a Ray cluster's; use --engine ray, got {name}")
-    if slurm and name != "slurm":
+    if asked.retries < 0:
+        raise UserError(f"--retries must be >= 0, got {asked.retries}")
+    if asked.address and name != "ray":
+        raise UserError(f"--address {asked.address} is a Ray cluster's; use --engine ray, got {name}")
+    if asked.slurm and name != "slurm":
         raise UserError(f"--slurm is for --engine slurm, got {name}")
-    if wrong := [pair for pair in slurm if "=" not in pair]:
+    if wrong := [pair for pair in asked.slurm if "=" not in pair]:
         raise UserError(f"--slurm takes KEY=VALUE, got {wrong[0]!r}; e.g. --slurm partition=gpu time=60")
-    resources = {"gpus": gpus, "cpus": cpus, "retries": retries}
-    if name == "ray":
-        return OnRay(address, workdir=workdir, **resources)
-    return OnSlurm(name, slurm=dict(pair.split("=", 1) for pair in slurm), **resources)
+    if name == "local" and gpus:
+        raise UserError("--engine local hands out no GPUs; use --engine ray, which does so on one machine as well")
+    if name == "slurm" and (gpus or 0) % 1:
+        raise UserError(f"--gpus-per-cell must be whole for SLURM, got {gpus}; use --engine ray for parts of one")
+
+
+def _installed(name: str, told: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f'{told}; run: pip install -e ".[cluster]"') from None

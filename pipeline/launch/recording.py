@@ -1,0 +1,106 @@
+"""What DVC holds to be up to date, asked and told by its command line alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from pipeline.launch.stage_program import forget, is_made
+from pipeline.launch.task_graph import PRETRAIN, PROBE, Graph, Task, address
+from pipeline.runtime.errors import UserError
+
+DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+DELETED = "deleted"  # of an output: not in the workspace, but in DVC's cache
+
+
+class Plan(NamedTuple):
+    """What a launch has to do.
+
+    Attributes:
+        stale: tasks to run.
+        dependent: tasks that are up to date, unless one that they need comes to another result.
+        made: tasks that an earlier launch has run and not recorded.
+    """
+
+    stale: list[Task]
+    dependent: list[Task]
+    made: list[Task]
+
+
+def dvc(*arguments: str) -> None:
+    """Run a command of DVC, which prints what it does.
+
+    Raises:
+        UserError: it fails.
+    """
+    if code := subprocess.run([*DVC, *arguments], check=False).returncode:
+        raise UserError(f"`dvc {arguments[0]}` failed with exit status {code}; its message stands above")
+
+
+def changed(targets: Iterable[str]) -> dict[str, list]:
+    """Return {stage: what has changed} of those stages among the targets that are not up to date.
+
+    Raises:
+        UserError: DVC cannot tell.
+    """
+    done = subprocess.run([*DVC, "status", "--json", *targets], check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise UserError(f"`dvc status` failed with exit status {done.returncode}; its message stands above")
+    return json.loads(done.stdout)
+
+
+def make_plan(graph: Graph) -> Plan:
+    """Compare all tasks with dvc.lock; results that lie in DVC's cache alone are brought back."""
+    status = changed(graph.files)
+    if lost := [stage for stage in status if stage in graph.tasks and _is_deleted(status[stage])]:
+        print(f"dvc checkout: results of {len(lost)} stages are in the cache", flush=True)
+        dvc("checkout", "--allow-missing", *lost)
+        status = changed(graph.files)
+    plan, affected = Plan([], [], []), set()
+    for task in graph.tasks.values():
+        follows = not affected.isdisjoint(task.needs)
+        if task.stage in status and task.out and is_made(task) and not follows:
+            plan.made.append(task)
+            continue
+        if task.stage in status or follows:
+            affected.add(task.stage)
+            (plan.stale if task.stage in status else plan.dependent).append(task)
+    for task in (*plan.stale, *plan.dependent):
+        forget(task)
+    return plan
+
+
+def _is_deleted(changes: Sequence) -> bool:
+    outs = [change.get("changed outs", {}) for change in changes if isinstance(change, dict)]
+    return any(state == DELETED for states in outs for state in states.values())
+
+
+def record(graph: Graph, plan: Plan) -> set[str]:
+    """Enter into dvc.lock and DVC's cache what was made, with one `dvc commit`; return these stages.
+
+    What was made from settings, code or inputs that have changed meanwhile is left out.
+    """
+    made = {task.stage for part in plan for task in part if task.out and is_made(task)}
+    if made:
+        print(f"dvc commit: records {len(made)} stages", file=sys.stderr, flush=True)
+        dvc("commit", "--force", *_targets(graph, made))
+        for stage in made:
+            forget(graph.tasks[stage])
+    return made
+
+
+def _targets(graph: Graph, made: set[str]) -> list[str]:
+    """Name a group whose stages were all made instead of each of them: DVC reads its files anew for every target."""
+    groups = defaultdict(set)
+    for stage, task in graph.tasks.items():
+        groups[task.group].add(stage)
+    own = {address(graph.pipeline, kind) for kind in (PRETRAIN, PROBE)}  # those of others have stages that are no tasks
+    whole = {group for group in own if groups[group] and groups[group] <= made}
+    return [
+        *sorted(whole),
+        *(stage for stage in graph.tasks if stage in made and graph.tasks[stage].group not in whole),
+    ]

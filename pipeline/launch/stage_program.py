@@ -1,0 +1,192 @@
+"""A stage's program as a process: started on an empty folder, ended as by Ctrl-C, its success marked by a file.
+
+DVC hears of results when all tasks have ended. Until then a marker vouches for them: a digest of what determines a
+result and of what lies there, so that a launch that was killed repeats nothing, and nothing older is recorded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from pipeline.launch.task_graph import Task
+from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import write_text
+from pipeline.runtime.project import repository
+from pipeline.runtime.rooms import sources
+from pipeline.runtime.signals import deferred_signals
+
+LOGS = Path(".scratch/launch")
+POLL_S = 0.1
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+AT_WORK = r"\bdvc\b.* (repro|exp|commit|checkout|pull)\b|\bstages\.(launch|pretrain|probe)\b"
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Outcome(NamedTuple):
+    """How a task ended.
+
+    Attributes:
+        code: exit status, 128 + the signal's number as in a shell.
+        reason: what its log does not say, else "".
+    """
+
+    code: int
+    reason: str = ""
+
+
+def log_path(stage: str) -> Path:
+    """Return where the output of a stage's program lies, relative to the DVC project."""
+    return LOGS / f"{re.sub(r'[^A-Za-z0-9_.@+-]+', '-', stage)}.log"
+
+
+def is_made(task: Task) -> bool:
+    """Whether a launch has made what lies in the task's folder, from the settings, code and inputs of now."""
+    with suppress(FileNotFoundError):
+        return _marker(task).read_text(encoding="ascii") == _digest(task)
+    return False
+
+
+def forget(task: Task) -> None:
+    """Let nothing vouch for the task's folder any more."""
+    _marker(task).unlink(missing_ok=True)
+
+
+def _marker(task: Task) -> Path:
+    return log_path(task.stage).with_suffix(".made")
+
+
+def _digest(task: Task, inputs: str = "") -> str:
+    return hashlib.sha256(f"{inputs or _inputs(task)} {_listing([task.out])}".encode()).hexdigest()
+
+
+def _inputs(task: Task) -> str:
+    """Return a digest of settings and code by content, of data and weights by size and time of change."""
+    digest = hashlib.sha256(_listing(task.reads).encode())
+    for path in (task.settings, *sources(task.program)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _listing(places: Iterable[Path]) -> str:
+    files = (path for place in places for path in ([place] if place.is_file() else sorted(place.rglob("*"))))
+    return "\n".join(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files if path.is_file())
+
+
+class Run:
+    """A task under way."""
+
+    def __init__(self, task: Task, env: Mapping[str, str]) -> None:
+        """Start it in the working directory, with `env` added to the environment."""
+        self._task = task
+        self._inputs = ""
+        self._marked = False
+        if task.out:
+            forget(task)
+            self._inputs = _inputs(task)
+            if task.out.exists():
+                shutil.rmtree(task.out)
+        log, libc = log_path(task.stage), ctypes.CDLL(None)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, *task.command],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, **_import_path(), **env},
+                start_new_session=True,  # a terminal's Ctrl-C comes once, from here: a second one would not wait
+                preexec_fn=lambda: _prepare(libc),
+            )
+
+    def done(self) -> bool:
+        """Whether it has ended; if well, its marker is written."""
+        if self._process.poll() is None:
+            return False
+        if self._process.returncode == 0 and self._task.out and not self._marked:
+            write_text(_marker(self._task), _digest(self._task, self._inputs))
+            self._marked = True
+        return True
+
+    def result(self) -> Outcome:
+        """Return how it ended."""
+        code = self._process.wait()
+        self.done()
+        return Outcome(128 - code if code < 0 else code)
+
+    def interrupt(self) -> None:
+        """End it as Ctrl-C in a terminal does: it keeps its state first."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGINT)
+
+
+def run_task(task: Task, project: str, env: Mapping[str, str]) -> Outcome:
+    """Run a task to its end in this process's main thread; what an engine calls on a node.
+
+    SIGTERM, SIGINT and exceptions of the engine interrupt it. A program that a killed worker of this machine has left
+    behind is waited for.
+    """
+    os.chdir(project)
+    with deferred_signals() as request:
+        while not request.signum and _others(re.escape(" ".join(task.command))):
+            time.sleep(POLL_S)
+        if request.signum:
+            return Outcome(128 + request.signum)
+        run = Run(task, env)
+        try:
+            while not run.done() and not request.signum:
+                time.sleep(POLL_S)
+        finally:
+            if not run.done():
+                run.interrupt()
+                run.result()
+        return run.result()
+
+
+def refuse_company() -> None:
+    """Refuse to launch beside another `dvc repro`, launch or program of a cell in this project on this machine.
+
+    Raises:
+        UserError: naming it.
+    """
+    for pid, command in _others(AT_WORK):
+        remedy = "wait for its end or end it, then launch"
+        raise UserError(f"another command works in this clone: process {pid}, `{command}`; {remedy}")
+
+
+def _others(pattern: str) -> list[tuple[int, str]]:
+    """Return number and command of the processes in this folder, but this one and those that started it."""
+    here, own = str(Path.cwd()), {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    running = psutil.process_iter(["cmdline", "cwd"])
+    found = [
+        (process.pid, " ".join(process.info["cmdline"] or ())) for process in running if process.info["cwd"] == here
+    ]
+    return [(pid, command) for pid, command in found if pid not in own and re.search(pattern, command)]
+
+
+def _import_path() -> dict[str, str]:
+    """Return the setting by which programs in paper/ find this clone's code."""
+    before = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([str(repository()), *([before] if before else [])])}
+
+
+def _prepare(libc: ctypes.CDLL) -> None:
+    """Hear interrupts, which Ray blocks and a shell ignores for what it starts behind; end with the parent (Linux)."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+    for signum in INTERRUPTS:
+        signal.signal(signum, signal.SIG_DFL)
+    if sys.platform == "linux":
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGINT)
