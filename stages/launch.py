@@ -45,7 +45,7 @@ def main(*arguments: str) -> int:
         raise UserError(f"{params} has no grid, whose cells could run at once; run: {repro_command(params)}")
     refuse_company()
     graph = cell_graph(open_listing(params))
-    dvc("repro", *graph.entrance)
+    dvc("repro", *graph.entrance, patient=False)
     plan = make_plan(graph)
     told = f"{len(plan.stale)} to run, {len(plan.dependent)} that depend on them, {len(plan.made)} to record"
     print(f"{asked.pipeline}: {len(graph.tasks)} stages of cells; {told}", flush=True)
@@ -62,12 +62,8 @@ def main(*arguments: str) -> int:
 
 
 def work(asked: argparse.Namespace, plan: Plan) -> Report:
-    away = open_engine(asked)
     here = Local(1, {})  # commands of DVC, which lock each other out
-    try:
-        return Runner(plan, away, here, changed, asked.retries).run()
-    finally:
-        away.close()
+    return Runner(plan, open_engine(asked), here, changed, asked.retries).run()
 
 
 if __name__ == "__main__":

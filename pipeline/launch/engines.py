@@ -1,6 +1,8 @@
-"""What runs tasks: Ray (https://docs.ray.io), SLURM by submitit (https://github.com/facebookincubator/submitit), this machine.
+"""What runs tasks: Ray, SLURM, this machine. The nodes of a cluster share this clone's file system.
 
-The nodes of a cluster share this clone's file system.
+https://docs.ray.io; for SLURM https://github.com/facebookincubator/submitit. An engine has `submit(task)`, which
+returns a job with `done()` and `result()`, an Outcome or the exception that the job was lost by; `interrupt(jobs)`; and
+`slots`, how many jobs it takes at once, None where it has a queue of its own.
 """
 
 from __future__ import annotations
@@ -11,46 +13,16 @@ import importlib
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
 
-from pipeline.launch.stage_program import LOGS, Outcome, Run, run_task
+from pipeline.launch.stage_program import LOGS, Outcome, Run, import_path, run_task
 from pipeline.launch.task_graph import Task
 from pipeline.runtime.bars import num_cpus
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.project import repository
 
 MINUTES = 72 * 60  # submitit wants a limit; SLURM's own partition may have a shorter one
-
-
-class Job(Protocol):
-    """A task that was handed to an engine."""
-
-    def done(self) -> bool:
-        """Whether it has ended, or was lost."""
-
-    def result(self) -> Outcome:
-        """Return how it ended; raise any exception if it was lost."""
-
-
-class Engine(Protocol):
-    """What takes tasks.
-
-    Attributes:
-        slots: how many it takes at once; None where it has a queue of its own.
-    """
-
-    slots: int | None
-
-    def submit(self, task: Task) -> Job:
-        """Take a task."""
-
-    def interrupt(self, jobs: Iterable[Job]) -> None:
-        """Ask jobs to end; their stages keep their state first."""
-
-    def close(self) -> None:
-        """Let go of what is held."""
 
 
 class Local:
@@ -69,12 +41,9 @@ class Local:
         for job in jobs:
             job.interrupt()
 
-    def close(self) -> None:
-        """Nothing is held."""
-
 
 class OnRay:
-    """An engine: a Ray cluster that runs, or one on this machine alone that ends with the launcher."""
+    """An engine: a Ray cluster that runs, or one on this machine alone that ends with this process."""
 
     slots = None
 
@@ -92,11 +61,10 @@ class OnRay:
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray = ray = _installed("ray", "--engine ray needs Ray")
-        path = os.pathsep.join(filter(None, [str(repository()), os.environ.get("PYTHONPATH")]))
         quiet = {"include_dashboard": False} if address is None else {}
         quiet |= {"log_to_driver": False, "logging_level": "warning"}
         try:  # without an address Ray would take whichever cluster it finds on this machine
-            ray.init(address or "local", runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
+            ray.init(address or "local", runtime_env={"env_vars": import_path()}, **quiet)
         except (ConnectionError, ValueError) as error:
             told = f"--address {address}: no Ray cluster answers there ({error}); start one with: ray start --head"
             raise UserError(told) from None
@@ -104,21 +72,17 @@ class OnRay:
         self._remote = ray.remote(num_cpus=cpus, num_gpus=share, max_retries=0)(run_task)
         self._env, self._references = dict(env), {}
 
-    def submit(self, task: Task) -> Job:
+    def submit(self, task: Task) -> object:
         """Hand a task to Ray, which queues and places it."""
         reference = self._remote.remote(task, str(Path.cwd()), self._env)
         job = reference.future()
         self._references[job] = reference
         return job
 
-    def interrupt(self, jobs: Iterable[Job]) -> None:
+    def interrupt(self, jobs: Iterable) -> None:
         """Interrupt tasks."""
         for job in jobs:
             self._ray.cancel(self._references[job])
-
-    def close(self) -> None:
-        """Leave the cluster; one that was started here ends."""
-        self._ray.shutdown()
 
 
 class OnSlurm:
@@ -158,36 +122,34 @@ class OnSlurm:
             told = f"SLURM still has jobs of an earlier launch in this clone: {', '.join(jobs)}"
             raise UserError(f"{told}; wait for their end or end them with: scancel --me --name={self._name}")
 
-    def submit(self, task: Task) -> Job:
+    def submit(self, task: Task) -> object:
         """Hand a task to submitit."""
         return self._executor.submit(SlurmTask(task, str(Path.cwd()), self._env))
 
-    def interrupt(self, jobs: Iterable[Job]) -> None:
+    def interrupt(self, jobs: Iterable) -> None:
         """End jobs; SLURM gives them KillWait seconds."""
         for job in jobs:
             job.cancel(check=False)
 
-    def close(self) -> None:
-        """Nothing is held."""
 
-
+@dataclass(frozen=True)
 class SlurmTask:
     """A task as submitit calls it."""
 
-    def __init__(self, task: Task, project: str, env: dict[str, str]) -> None:
-        """Take what `run_task` needs."""
-        self._arguments = task, project, env
+    task: Task
+    project: str
+    env: dict[str, str]
 
     def __call__(self) -> Outcome:
         """Run it."""
-        return run_task(*self._arguments)
+        return run_task(self.task, self.project, self.env)
 
     def checkpoint(self) -> object:
         """Start again after a preemption or the time limit: the stage kept its state."""
         return _installed("submitit", "").helpers.DelayedSubmission(self)
 
 
-def open_engine(asked: argparse.Namespace) -> Engine:
+def open_engine(asked: argparse.Namespace) -> Local | OnRay | OnSlurm:
     """Connect to the engine that the options of `python -m stages.launch` ask for.
 
     Raises:

@@ -14,7 +14,9 @@ from pipeline.launch.task_graph import PRETRAIN, PROBE, Graph, Task, address
 from pipeline.runtime.errors import UserError
 
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
-DELETED = "deleted"  # of an output: not in the workspace, but in DVC's cache
+# Words of `dvc status --json`: of an output that is in the cache alone, of what dvc.lock lacks.
+DELETED = "deleted"
+NEW = "new"
 
 
 class Plan(NamedTuple):
@@ -31,14 +33,20 @@ class Plan(NamedTuple):
     made: list[Task]
 
 
-def dvc(*arguments: str) -> None:
+def dvc(*arguments: str, patient: bool = True) -> None:
     """Run a command of DVC, which prints what it does.
+
+    Args:
+        arguments: of DVC's command line.
+        patient: wait until no other command of DVC has locked the repository; a disk without locks is never free.
 
     Raises:
         UserError: it fails.
     """
-    if code := subprocess.run([*DVC, *arguments], check=False).returncode:
-        raise UserError(f"`dvc {arguments[0]}` failed with exit status {code}; its message stands above")
+    if code := subprocess.run([*(DVC if patient else DVC[:3]), *arguments], check=False).returncode:
+        told = f"`dvc {arguments[0]}` failed with exit status {code}; its message stands above"
+        remedy = "; on a disk without file locks run: dvc config --local core.hardlink_lock true"
+        raise UserError(told if patient else told + remedy)
 
 
 def changed(targets: Iterable[str]) -> dict[str, list]:
@@ -75,8 +83,12 @@ def make_plan(graph: Graph) -> Plan:
 
 
 def _is_deleted(changes: Sequence) -> bool:
-    outs = [change.get("changed outs", {}) for change in changes if isinstance(change, dict)]
-    return any(state == DELETED for states in outs for state in states.values())
+    """Whether outputs are gone that dvc.lock knows: where a stage never ran, its program is a new dependency."""
+    found = defaultdict(set)
+    for change in changes:
+        for kind, states in change.items() if isinstance(change, dict) else ():
+            found[kind] |= set(states.values())
+    return DELETED in found["changed outs"] and NEW not in found["changed deps"]
 
 
 def record(graph: Graph, plan: Plan) -> set[str]:
@@ -98,9 +110,6 @@ def _targets(graph: Graph, made: set[str]) -> list[str]:
     groups = defaultdict(set)
     for stage, task in graph.tasks.items():
         groups[task.group].add(stage)
-    own = {address(graph.pipeline, kind) for kind in (PRETRAIN, PROBE)}  # those of others have stages that are no tasks
-    whole = {group for group in own if groups[group] and groups[group] <= made}
-    return [
-        *sorted(whole),
-        *(stage for stage in graph.tasks if stage in made and graph.tasks[stage].group not in whole),
-    ]
+    own = {address(graph.pipeline, kind) for kind in (PRETRAIN, PROBE)}  # other pipelines have stages that are no tasks
+    whole = sorted(group for group in own if groups[group] and groups[group] <= made)
+    return [*whole, *(stage for stage in graph.tasks if stage in made and graph.tasks[stage].group not in whole)]

@@ -11,7 +11,7 @@ from graphlib import TopologicalSorter
 
 from tqdm import tqdm
 
-from pipeline.launch.engines import Engine, Job
+from pipeline.launch.engines import Local, OnRay, OnSlurm
 from pipeline.launch.recording import Plan
 from pipeline.launch.stage_program import POLL_S, Outcome, log_path
 from pipeline.launch.task_graph import Task
@@ -19,6 +19,7 @@ from pipeline.runtime.bars import bar
 from pipeline.runtime.errors import Interrupted
 from pipeline.runtime.signals import deferred_signals
 
+Engine = Local | OnRay | OnSlurm
 SHOWN_LINES = 12
 GRACE_S = 120.0  # for interrupted stages to finish a step and keep their state
 
@@ -66,7 +67,7 @@ class Runner:
     """The tasks of a plan under way: what DVC runs here, the others on an engine."""
 
     def __init__(
-        self, plan: Plan, away: Engine, here: Engine, changed: Callable[[Iterable[str]], Iterable[str]], retries: int
+        self, plan: Plan, away: Engine, here: Local, changed: Callable[[Iterable[str]], Iterable[str]], retries: int
     ) -> None:
         """Take the plan.
 
@@ -82,7 +83,7 @@ class Runner:
         self._tasks = {task.stage: task for task in (*plan.stale, *plan.dependent)}
         needs = {stage: [need for need in task.needs if need in self._tasks] for stage, task in self._tasks.items()}
         self._order, self._ready = TopologicalSorter(needs), []
-        self._running: dict[Job, Task] = {}
+        self._running: dict[object, Task] = {}
         self._report, self._shown = Report(), time.monotonic()
 
     def run(self) -> Report:
@@ -129,7 +130,7 @@ class Runner:
         self._running[engine.submit(task)] = task
         return True
 
-    def _end(self, task: Task, job: Job) -> None:
+    def _end(self, task: Task, job: object) -> None:
         try:
             outcome = Outcome(*job.result())
         except Exception as error:  # Ray and submitit pass on whatever a job died of

@@ -25,8 +25,7 @@ import psutil
 from pipeline.launch.task_graph import Task
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_text
-from pipeline.runtime.project import repository
-from pipeline.runtime.rooms import sources
+from pipeline.runtime.rooms import LIBRARY, sources
 from pipeline.runtime.signals import deferred_signals
 
 LOGS = Path(".scratch/launch")
@@ -107,7 +106,7 @@ class Run:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                env={**os.environ, **_import_path(), **env},
+                env={**os.environ, **import_path(), **env},
                 start_new_session=True,  # a terminal's Ctrl-C comes once, from here: a second one would not wait
                 preexec_fn=lambda: _prepare(libc),
             )
@@ -170,17 +169,18 @@ def refuse_company() -> None:
 def _others(pattern: str) -> list[tuple[int, str]]:
     """Return number and command of the processes in this folder, but this one and those that started it."""
     here, own = str(Path.cwd()), {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    running = psutil.process_iter(["cmdline", "cwd"])
-    found = [
-        (process.pid, " ".join(process.info["cmdline"] or ())) for process in running if process.info["cwd"] == here
-    ]
-    return [(pid, command) for pid, command in found if pid not in own and re.search(pattern, command)]
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        command = " ".join(process.info["cmdline"] or ())
+        if process.info["cwd"] == here and process.pid not in own and re.search(pattern, command):
+            found.append((process.pid, command))
+    return found
 
 
-def _import_path() -> dict[str, str]:
-    """Return the setting by which programs in paper/ find this clone's code."""
+def import_path() -> dict[str, str]:
+    """Return the setting by which programs find this code, wherever they start."""
     before = os.environ.get("PYTHONPATH")
-    return {"PYTHONPATH": os.pathsep.join([str(repository()), *([before] if before else [])])}
+    return {"PYTHONPATH": os.pathsep.join([str(LIBRARY.parent), *([before] if before else [])])}
 
 
 def _prepare(libc: ctypes.CDLL) -> None:

@@ -7,7 +7,7 @@
 5. C7, C8: the device, its precision and threads are printed; GPUs that are old, unusable or Apple's are taken as such.
 6. C9: an environment that speaks of other processes is believed only if it can be; nobody waits without a word.
 7. C10: whatever the terminal, printing fails no stage.
-8. C11: the launcher says for whom it waits, and ends.
+8. C11: the launcher names who else works in the clone, and ends.
 9. C2, C12: make says what is missing before it installs anything.
 """
 
@@ -31,14 +31,13 @@ import torch
 from bad_place import Place
 from cell_record import OPENING, ROWS, finished
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
-from small_pipeline import SmallPipeline
 from stores import new_store, the_run
 
 from pipeline.core import float64
 from pipeline.distributed import collectives, devices
 from pipeline.distributed.devices import announced, choose_autocast, choose_device
 from pipeline.distributed.torchrun import relaunch_under_torchrun
-from pipeline.launch import cell, repository
+from pipeline.launch.stage_program import refuse_company
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.live_run import LiveRun, publish_or_warn
 from pipeline.tracking.place import clone_store, place
@@ -154,10 +153,6 @@ def test_c11_no_file_locks(tmp_path, monkeypatch, capsys, number):
     path = new_store(tmp_path)
     publish_or_warn(finished(), path)
     assert f"this disk has no file locks ({os.strerror(number)})" in capsys.readouterr().err
-    monkeypatch.chdir(tmp_path)
-    assert cell.run_commands([[sys.executable, "-c", "print('done')"]], Path("log")) == 0, "a cell of the launcher"
-    with pytest.raises(UserError, match=r"no file locks .*; run: dvc config --local core.hardlink_lock true"):
-        repository._check_disk()
 
 
 # 3. Addresses
@@ -537,59 +532,21 @@ def test_c10_a_reader_that_has_seen_enough():
 # 8. The launcher
 
 
-def test_c11_the_launcher_says_for_whom_it_waits_and_ends(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("command", ["dvc repro", "dvc --wait-for-lock repro probe@a", "stages.launch --engine ray"])
+def test_c11_a_command_that_works_in_the_clone_is_named(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    SmallPipeline(tmp_path)
-    from dvc.repo import Repo
-
-    monkeypatch.setattr(repository, "PATIENCE_S", 1.0)
-    holds = (
-        "import sys, zc.lockfile, time; lock = zc.lockfile.LockFile(sys.argv[1]); print(1, flush=True); time.sleep(9)"
-    )
-    with Repo() as repo:
-        path = repo.lock.lockfile
-    other = subprocess.Popen([sys.executable, "-c", holds, path], stdout=subprocess.PIPE)
-    try:
-        other.stdout.readline()
-        with (
-            pytest.raises(UserError, match=f"process {other.pid}, .* has held .* end it, then launch"),
-            repository.locked_repository(),
-        ):
-            pass
-        assert f"waits for process {other.pid}, `{sys.executable} -c import sys" in capsys.readouterr().err
-    finally:
+    (tmp_path / "elsewhere").mkdir()
+    sleeps = [sys.executable, "-c", f"import time; time.sleep(60)  # {command}"]
+    with subprocess.Popen(sleeps, cwd=tmp_path / "elsewhere") as other:
+        refuse_company()
         other.kill()
-        other.communicate()
-    with repository.locked_repository() as repo:
-        assert repo.lock.is_locked
-
-
-@pytest.mark.parametrize(
-    ("command", "alive", "refused"),
-    [("dvc repro", True, True), ("dvc repro", False, False), ("dvc repro --single-item configure", True, False)],
-)
-def test_c11_a_dvc_repro_that_runs_is_named(tmp_path, monkeypatch, command, alive, refused):
-    monkeypatch.chdir(tmp_path)
-    cell.FILES_IN_USE.parent.mkdir(parents=True)
-    user = {"pid": os.getpid() if alive else 2**22 + 1, "cmd": command}
-    cell.FILES_IN_USE.write_text(json.dumps({"write": {"runs": user}, "read": {"data": [user]}}))
-    if refused:
-        with pytest.raises(UserError, match=rf"process {os.getpid()}, `dvc repro`; wait for its end or end it"):
-            repository.refuse_company()
-    else:
-        repository.refuse_company()
-
-
-def test_c11_a_cell_says_for_whom_it_waits(tmp_path, capsys):
-    path = tmp_path / "x.lock"
-    with path.open("w+") as held, path.open("w+") as wanted:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        orphan = subprocess.Popen(["sleep", "0.5"], pass_fds=[held.fileno()])
-        held.write("4711")
-        held.close()  # an orphan has inherited it
-        cell.lock_alone(wanted.fileno(), "pretrain@a")
-        orphan.wait()
-    assert capsys.readouterr().out == "waits for process 4711 of this machine, which still works at pretrain@a\n"
+    with subprocess.Popen(sleeps) as other:
+        try:
+            with pytest.raises(UserError, match=rf"process {other.pid}, .*{command}`; wait for its end or end it"):
+                refuse_company()
+        finally:
+            other.kill()
+    refuse_company()
 
 
 # 9. make

@@ -1,307 +1,311 @@
-"""Claims about the launcher's graph, tasks and options:
+"""Claims about the launcher's tasks, plan and order, without running a stage of the benchmark:
 
-1. Every stage is in one task, whatever the graph; tasks can be ordered, and each stage then follows all it reads.
-2. A cell's stages are one task, unless another stage must run in their middle; what is clean is left out.
-3. Without a shared disk, what would not travel, and what nothing feeds, stays here.
-4. A task waits for DVC's locks and for an earlier run of itself, and mends what a killed DVC process left half written;
-   any other failure is not repeated.
-5. Failed tasks are named with the end of their log, what needs them is skipped, all else is done.
-6. The remaining time is the work left over the slots.
-7. A clone elsewhere has the files of the working tree, committed or not, and keeps what git ignores.
-8. Options that mean nothing, and engines that are not installed, are refused with a remedy.
+1. The tasks are stages of DVC's own list, each after all that it needs; shared weights are trained once.
+2. What is up to date is left out; what depends on it runs if it comes to another result; results of an earlier launch
+   that nobody has recorded count unless they, their settings, code or inputs have changed.
+3. Failed tasks are named with the end of their log, what needs them is skipped, all else is done; lost ones run again.
+4. A program starts on an empty folder, waits for an orphan of itself, and ends as by Ctrl-C.
+5. Options that mean nothing, engines that are not installed, and company in the clone are refused with a remedy.
 """
 
 from __future__ import annotations
 
-import random
+import argparse
+import os
+import signal
 import subprocess
 import sys
-from collections import Counter
+import threading
+import time
 from pathlib import Path
 
-import networkx as nx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from small_pipeline import SmallPipeline
 
-from pipeline.launch import cell, clones, running
-from pipeline.launch.cell import Outcome
-from pipeline.launch.engines import open_engine
-from pipeline.launch.remote import check_remote
-from pipeline.launch.status import seconds_left
-from pipeline.launch.tasks import Stage, Task, blocks, joined, plan
-from pipeline.runtime.errors import UserError
+from pipeline.launch import recording, runner, stage_program
+from pipeline.launch.engines import check_options, open_engine
+from pipeline.launch.recording import Plan, make_plan, record
+from pipeline.launch.runner import Runner
+from pipeline.launch.stage_program import Outcome, Run, is_made, refuse_company, run_task
+from pipeline.launch.task_graph import Graph, Task, cell_graph
+from pipeline.runtime.errors import Interrupted, UserError
+from pipeline.settings.grid import open_listing
+from stages import launch
 
-
-@st.composite
-def graphs(draw) -> tuple[nx.DiGraph, dict]:
-    """Any acyclic graph of up to 12 stages, any keys."""
-    count = draw(st.integers(1, 12))
-    pairs = [(a, b) for b in range(count) for a in range(b)]
-    edges = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
-    names = draw(st.permutations([f"s{index}" for index in range(count)]))
-    graph = nx.DiGraph()
-    graph.add_nodes_from(names)
-    graph.add_edges_from((names[a], names[b]) for a, b in edges)
-    keys = draw(st.lists(st.sampled_from([None, ("dvc.yaml", "x"), ("dvc.yaml", "y")]), min_size=count, max_size=count))
-    return graph, dict(zip(names, keys, strict=True))
+ROOT = Path(__file__).parents[2]
 
 
-@given(graphs())
-def test_every_stage_runs_once_and_after_what_it_reads(drawn):
-    graph, keys = drawn
-    found = blocks(graph, keys)
-    order = [stage for block in nx.topological_sort(joined(graph, found)) for stage in block]
-    assert Counter(order) == Counter(list(graph))
-    place = {stage: index for index, stage in enumerate(order)}
-    assert all(place[read] < place[reader] for read, reader in graph.edges)
-    for block in found:
-        assert len(block) == 1 or (len({keys[stage] for stage in block}) == 1 and keys[block[0]])
+@pytest.mark.parametrize(("project", "folder"), [(".", "."), ("paper", "table3")])
+def test_tasks_are_stages_of_dvc_after_all_they_need(project, folder, monkeypatch):
+    monkeypatch.chdir(ROOT / project)
+    graph = cell_graph(open_listing(Path(folder, "params.yaml")))
+    listed = [sys.executable, "-m", "dvc", "stage", "list", "--name-only", *graph.files]
+    known = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    assert set(graph.tasks) <= set(known)
+    cells = {name for name in known if name.startswith(("probe@", f"{folder}/dvc.yaml:probe@"))}
+    assert cells and cells <= set(graph.tasks), "every cell is a task"
+    assert {"pretrain", "probe"} >= {task.program for task in graph.tasks.values() if not task.here}
+    order = list(graph.tasks)
+    assert all(order.index(need) < order.index(stage) for stage, task in graph.tasks.items() for need in task.needs)
+    if folder == "table3":
+        assert any(stage.startswith("table5/dvc.yaml:pretrain@") for stage in graph.tasks)
+        assert any(stage.startswith("models/dvc.yaml:model@") for stage in graph.tasks)
+        assert {"data/dvc.yaml:inputs", "table3/dvc.yaml:configure", "table5/dvc.yaml:configure"} == {*graph.entrance}
 
 
-def graph_of(edges: list[tuple[str, str]], **facts: dict) -> nx.DiGraph:
-    graph = nx.DiGraph(edges)
-    for name in graph:
-        key = name.partition("@")[2]
-        graph.nodes[name]["stage"] = Stage(name, ("dvc.yaml", key) if key else None, **facts.get(name, {}))
-    return graph
+WRITES = "import pathlib; p = pathlib.Path({out!r}); p.mkdir(parents=True); (p / 'out').write_text('made')"
 
 
-GRID = [
-    *(("configure", f"pretrain@{cell}") for cell in "ab"),
-    *(("download@digits", f"pretrain@{cell}") for cell in "ab"),
-    *((f"pretrain@{cell}", f"probe@{cell}") for cell in "ab"),
-    *((f"probe@{cell}", "diagnose") for cell in "ab"),
-    ("diagnose", "pictures@digits"),
-    ("pictures@digits", "compare"),
-]
+def task(stage: str, *needs: str, code: str = "", here: bool = False) -> Task:
+    """A cell's task whose program is a line of Python, or one that DVC would run."""
+    if here:
+        return Task(stage, ("-c", code or "pass"), needs)
+    out = Path("runs", stage)
+    settings = Path("settings.json")
+    return Task(stage, ("-c", code or WRITES.format(out=str(out))), needs, "download", settings, (Path("data"),), out)
 
 
-def names(tasks: nx.DiGraph, **of) -> set[str]:
-    return {task.name for task in tasks if all(getattr(task, key) == value for key, value in of.items())}
-
-
-def test_a_cell_is_one_task():
-    tasks = plan(graph_of(GRID), exchange=False)
-    cells = {"pretrain+probe@a", "pretrain+probe@b"}
-    assert names(tasks, here=False) == {"download@digits", *cells, "pictures@digits"}
-    assert names(tasks, here=True) == {"configure", "diagnose", "compare"}
-
-
-def test_a_task_has_a_name_of_its_own():
-    address = "paper/table7/dvc.yaml:{}@digits-vit-0.02"
-    task = Task((address.format("pretrain"), address.format("probe")))
-    assert task.name == "paper/table7/dvc.yaml:pretrain+probe@digits-vit-0.02"
-    assert cell.log_path(task.name).name == "paper-table7-dvc.yaml-pretrain+probe@digits-vit-0.02.log"
-
-
-def test_a_cell_that_must_be_left_in_its_middle_is_several_tasks():
-    tasks = plan(graph_of([("pretrain@a", "mean"), ("mean", "probe@a"), ("pretrain@a", "probe@a")]), exchange=False)
-    assert names(tasks) == {"pretrain@a", "mean", "probe@a"}
-
-
-def test_what_is_clean_is_left_out():
-    clean = {"clean": True}
-    facts = {"configure": clean, "download@digits": clean, "pretrain@a": clean, "probe@a": clean, "pretrain@b": clean}
-    left = {"pretrain+probe@b", "diagnose", "pictures@digits", "compare"}
-    assert names(plan(graph_of(GRID, **facts), exchange=False)) == left
-    pushed = plan(graph_of(GRID, **facts), exchange=True)
-    assert names(pushed) == left | {"configure", "download@digits"}, "nodes have no other way to get these"
-
-
-def test_without_a_shared_disk_only_what_travels_leaves():
-    graph = graph_of(GRID, **{"pictures@digits": {"travels": False}})
-    assert names(plan(graph, exchange=True), here=False) == {"pretrain+probe@a", "pretrain+probe@b"}
-
-
-def test_seconds_left():
-    assert seconds_left({"cell": 4}, [], {}, 2) is None
-    assert seconds_left({"cell": 4}, [("cell", 10.0)], {"cell": [20.0, 30.0, 40.0]}, 2) == (4 * 30 + 20) / 2
-    assert seconds_left({}, [("cell", 5.0)], {"cell": [30.0]}, 8) == 25, "the last one is not shared among slots"
-    assert seconds_left({"other": 1}, [], {"cell": [30.0]}, 1) == 30, "what is unknown lasts as long as the rest"
-    assert seconds_left({}, [("cell", 99.0)], {"cell": [30.0]}, 1) == 0
-
-
-FAKE = """\
-import pathlib, sys
-tries = pathlib.Path("tries")
-done = int(tries.read_text()) if tries.exists() else 0
-tries.write_text(str(done + 1))
-if done < {times}:
-    print({said!r})
-    sys.exit(255)
-"""
-LOCKED = "ERROR: Unable to acquire lock. Most likely another DVC process is running or was terminated abruptly."
-BUSY = "ERROR: '/clone/data' is busy, it is being blocked by:\n  (PID 7): dvc repro"
-
-
-def fake(said: str, times: int) -> list[str]:
-    return [sys.executable, "-c", FAKE.format(said=said, times=times)]
-
-
-@pytest.mark.parametrize("said", [LOCKED, BUSY])
-def test_a_locked_repository_is_waited_for(said, tmp_path, monkeypatch):
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(random, "uniform", lambda *_: 0.0)
-    assert cell.run_commands([fake(said, 2), [sys.executable, "-c", "print('second')"]], Path("log")) == 0
-    assert Path("tries").read_text() == "3" and "second" in Path("log").read_text()
+    Path("settings.json").write_text("{}")
+    Path("data").mkdir()
+    Path("data/images").write_text("images")
+    return tmp_path
 
 
-@pytest.mark.parametrize("left", ['{"runs/a": {"write"', "", None, "{}"])
-def test_a_list_that_a_kill_tore_is_forgotten(left, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(random, "uniform", lambda *_: 0.0)
-    Path(".dvc/tmp").mkdir(parents=True)
-    if left is not None:
-        cell.FILES_IN_USE.write_text(left)
-    torn = "ERROR: Unable to read RWLock-file '.dvc/tmp/rwlock'. JSON structure is corrupted: Expecting value"
-    assert cell.run_commands([fake(torn, 1)], Path("log")) == 0
-    assert Path("tries").read_text() == "2" and cell.FILES_IN_USE.exists() == (left == "{}")
+def small_graph() -> Graph:
+    tasks = [task("data@d", here=True)]
+    tasks += [
+        made for key in "ab" for made in (task(f"pretrain@{key}", "data@d"), task(f"probe@{key}", f"pretrain@{key}"))
+    ]
+    return Graph("dvc.yaml", ("dvc.yaml",), {one.stage: one for one in tasks})
 
 
-def test_another_failure_is_not_repeated(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = [sys.executable, "-c", f"print({LOCKED!r})"]
-    assert cell.run_commands([before, fake("ERROR: no such file", 2), before], Path("log")) == 255
-    assert Path("tries").read_text() == "1" and Path("log").read_text().endswith("no such file\n")
+def names(tasks) -> list[str]:
+    return [one.stage for one in tasks]
 
 
-def test_a_task_waits_for_an_orphan_of_itself(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', {!r}], close_fds=False)"
-    orphan = "import time, pathlib; time.sleep(1.5); pathlib.Path('orphan').touch()"
-    assert cell.run_commands([[sys.executable, "-c", code.format(orphan)]], Path("log")) == 0
-    assert not Path("orphan").exists()
-    seen = "import pathlib, sys; sys.exit(not pathlib.Path('orphan').exists())"
-    assert cell.run_commands([[sys.executable, "-c", seen]], Path("log")) == 0
+CHANGED = [{"changed deps": {"pipeline/losses": "modified"}}]
+
+
+def planned(monkeypatch, graph: Graph, **status) -> Plan:
+    monkeypatch.setattr(
+        recording, "changed", lambda _: {name.replace("_", "@"): value for name, value in status.items()}
+    )
+    return make_plan(graph)
+
+
+def finish(one: Task) -> None:
+    run = Run(one, {})
+    assert run.result() == Outcome(0)
+
+
+def test_what_is_up_to_date_is_left_out(project, monkeypatch):
+    plan = planned(monkeypatch, small_graph(), pretrain_b=CHANGED, compare=CHANGED)
+    assert (names(plan.stale), names(plan.dependent), plan.made) == (["pretrain@b"], ["probe@b"], [])
+
+
+def test_what_an_earlier_launch_made_is_recorded_and_not_run(project, monkeypatch):
+    graph = small_graph()
+    finish(graph.tasks["pretrain@a"])
+    status = {"pretrain_a": CHANGED, "probe_a": CHANGED}
+    plan = planned(monkeypatch, graph, **status)
+    assert (names(plan.stale), names(plan.made)) == (["probe@a"], ["pretrain@a"])
+    finish(graph.tasks["probe@a"])
+    told = []
+    monkeypatch.setattr(recording, "dvc", lambda *arguments: told.append(arguments))
+    assert record(graph, plan) == {"pretrain@a", "probe@a"}
+    assert told == [("commit", "--force", "pretrain@a", "probe@a")]
+    assert record(graph, plan) == set(), "once"
+
+
+def test_a_group_is_recorded_by_its_name_where_all_of_it_was_made(project, monkeypatch):
+    graph, told = small_graph(), []
+    for stage in ("pretrain@a", "pretrain@b", "probe@a"):
+        finish(graph.tasks[stage])
+    monkeypatch.setattr(recording, "dvc", lambda *arguments: told.append(arguments))
+    record(graph, Plan(list(graph.tasks.values()), [], []))
+    assert told == [("commit", "--force", "pretrain", "probe@a")]
+
+
+@pytest.mark.parametrize("path", ["settings.json", "data/images", "runs/pretrain@a/out"])
+def test_a_result_whose_origin_has_changed_does_not_count(project, path):
+    one = task("pretrain@a")
+    finish(one)
+    assert is_made(one)
+    Path(path).write_text("another")
+    assert not is_made(one)
+
+
+def test_results_in_the_cache_alone_are_brought_back(project, monkeypatch):
+    told = []
+    monkeypatch.setattr(recording, "dvc", lambda *arguments: told.append(arguments))
+    gone, never = {"changed outs": {"out": "deleted"}}, {"changed deps": {"stages/probe.py": "new"}}
+    planned(monkeypatch, small_graph(), pretrain_a=[gone], probe_a=[never, gone], compare=[gone])
+    assert told == [("checkout", "--allow-missing", "pretrain@a")]
+
+
+class FakeJob:
+    def __init__(self, outcome: Outcome | Exception) -> None:
+        self.outcome = outcome
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> Outcome:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
 
 
 class FakeEngine:
-    """Ends every task at once; those whose name has an x fail."""
+    """Ends every task at once: with 1 those whose name has an x, lost those with a y at first."""
 
-    slots = 2
-    room = True
+    def __init__(self, slots: int | None = None) -> None:
+        self.slots = slots
+        self.ran = []
 
-    def __init__(self) -> None:
-        self.ran, self._new = [], []
+    def submit(self, one: Task) -> FakeJob:
+        lost = "y" in one.stage and one.stage not in self.ran
+        self.ran.append(one.stage)
+        return FakeJob(
+            RuntimeError("node died") if lost else Outcome(int("x" in one.stage), "begin\n\nERROR: the end\n")
+        )
 
-    def submit(self, task: Task) -> None:
-        self.ran.append(task.name)
-        self._new.append(task)
-
-    def finished(self) -> list[tuple[Task, Outcome]]:
-        over, self._new = self._new, []
-        return [(task, Outcome(int("x" in task.name), 1.0, "begin\n\nERROR: the end\n")) for task in over]
-
-    def cancel(self) -> None:
-        raise AssertionError("nothing was to be cancelled")
+    def interrupt(self, jobs) -> None:
+        assert not list(jobs)
 
 
-def test_failures_are_named_and_everything_else_is_done(monkeypatch):
-    monkeypatch.setattr(running, "POLL_S", 0.0)
-    engine = FakeEngine()
-    edges = [("configure", f"pretrain@{key}") for key in ("a", "x")]
-    edges += [("pretrain@a", "table_a"), ("pretrain@x", "table_b"), ("table_b", "compare"), ("table_a", "compare")]
-    report = running.Running(plan(graph_of(edges), exchange=False), engine, engine, None).run()
-    assert engine.ran == ["configure", "pretrain@a", "pretrain@x", "table_a"]
+def run_plan(monkeypatch, plan: Plan, changed=lambda _: {}, retries: int = 1) -> tuple[runner.Report, FakeEngine]:
+    monkeypatch.setattr(runner, "POLL_S", 0.0)
+    engine = FakeEngine(slots=1)
+    return Runner(plan, engine, engine, changed, retries).run(), engine
+
+
+def test_failures_are_named_and_everything_else_is_done(monkeypatch, capsys):
+    tasks = [task("data@d", here=True), task("pretrain@a", "data@d"), task("pretrain@x", "data@d")]
+    tasks += [task("probe@a", "pretrain@a"), task("probe@x", "pretrain@x"), task("probe@y", "data@d")]
+    report, engine = run_plan(monkeypatch, Plan(tasks, [], []))
+    assert sorted(engine.ran) == ["data@d", "pretrain@a", "pretrain@x", "probe@a", "probe@y", "probe@y"]
     assert str(report).splitlines() == [
-        "failed: pretrain@x (exit status 1); its full log: .scratch/launch/pretrain@x.log",
-        "    begin",
-        "    ERROR: the end",
-        "skipped, as it needs what failed: table_b",
-        "skipped, as it needs what failed: compare",
-        "3 done, 1 failed, 2 skipped",
+        "failed   pretrain@x  (exit status 1; .scratch/launch/pretrain@x.log)",
+        "         begin",
+        "         ERROR: the end",
+        "skipped  probe@x  (it needs what failed)",
+        "4 done, 0 unchanged, 1 failed, 1 skipped",
     ]
+    assert "lost: probe@y, which starts again (node died)" in capsys.readouterr().err
+    report, _ = run_plan(monkeypatch, Plan([task("probe@y")], [], []), retries=0)
+    assert "its job was lost 1 times: node died" in str(report)
 
 
-def git(root: Path, *arguments: str) -> str:
-    command = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments]
-    return subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
+def test_what_depends_runs_only_if_what_it_reads_is_another(monkeypatch):
+    dependent = [task("pretrain@a", "data@d"), task("pretrain@b", "data@d"), task("probe@a", "pretrain@a")]
+    plan = Plan([task("data@d")], dependent, [])
+    report, engine = run_plan(monkeypatch, plan, changed=lambda stages: {"pretrain@b": CHANGED})
+    assert engine.ran == ["data@d", "pretrain@b"]
+    assert names(report.unchanged) == ["pretrain@a", "probe@a"] and not report.skipped
 
 
-def test_a_clone_has_the_files_of_the_working_tree(tmp_path):
-    source = tmp_path / "source"
-    (source / ".dvc").mkdir(parents=True)
-    for name in (".dvc/config", "kept", "changed", "removed", "removed and staged"):
-        (source / name).write_text("committed")
-    (source / ".gitignore").write_text("/ignored\n/.dvc/config.local\n")
-    git(source, "init", "--quiet")
-    git(source, "add", "--all")
-    git(source, "commit", "--quiet", "-m", "start")
-    (source / "changed").write_text("changed")
-    (source / "staged").write_text("staged")
-    git(source, "add", "staged")
-    git(source, "rm", "--quiet", "removed and staged")
-    (source / "removed").unlink()
-    (source / "ä new").write_text("new")
-    (source / "ignored").write_text("here")
-
-    with clones.clone(clones.bundle(source), clones.snapshot(source), "cell@1", tmp_path / "clones") as root:
-        here, there = ({p.name: p.read_text() for p in place.iterdir() if p.is_file()} for place in (source, root))
-        assert there == {name: text for name, text in here.items() if name != "ignored"}
-        assert git(root, "rev-parse", "HEAD") == git(source, "rev-parse", "HEAD")
-        (root / "ignored").write_text("state of an interrupted run")
-        (root / "changed").write_text("by a stage")
-    (source / "changed").write_text("once more")
-    with clones.clone(clones.bundle(source), clones.snapshot(source), "cell@1", tmp_path / "clones") as root:
-        assert (root / "changed").read_text() == "once more"
-        assert (root / "ignored").read_text() == "state of an interrupted run"
+def test_what_could_not_be_recorded_counts_as_failed(monkeypatch):
+    report, _ = run_plan(monkeypatch, Plan([task("data@d", here=True), task("probe@a"), task("probe@b")], [], []))
+    report.reject_others({"probe@a"})
+    assert names(report.failed) == ["probe@b"] and "changed while it ran; run the same command again" in str(report)
 
 
-OPTIONS = {"address": None, "gpus": None, "cpus": 1, "retries": 0, "workdir": None, "slurm": []}
+def test_a_program_starts_on_an_empty_folder(project):
+    one = task("probe@a")
+    one.out.mkdir(parents=True)
+    (one.out / "old").touch()
+    finish(one)
+    assert [path.name for path in one.out.iterdir()] == ["out"]
+    failing = task("probe@a", code="import sys; print('reason'); sys.exit(3)")
+    assert Run(failing, {}).result() == Outcome(3) and not is_made(failing)
+    assert stage_program.log_path("probe@a").read_text() == "reason\n"
+
+
+SLEEPS = """
+import pathlib, time
+pathlib.Path("begun").touch()
+try:
+    time.sleep(60)
+except BaseException:
+    pathlib.Path("state").touch()
+    raise
+"""
+
+
+def terminate_once_begun() -> None:
+    def terminate() -> None:
+        while not Path("begun").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate, daemon=True).start()
+
+
+def test_sigterm_ends_a_program_as_ctrl_c_does(project):
+    terminate_once_begun()
+    assert run_task(task("probe@a", code=SLEEPS), str(project), {}) == Outcome(130)
+    assert Path("state").exists()
+
+
+def test_a_program_waits_for_an_orphan_of_itself_and_a_launch_refuses_it(project):
+    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)  # stages.pretrain"])
+    with pytest.raises(UserError, match=f"process {orphan.pid}, .*stages.pretrain`; wait for its end or end it"):
+        refuse_company()
+    began = time.monotonic()
+    again = Task("probe@a", ("-c", "import time; time.sleep(1.5)  # stages.pretrain"))
+    assert run_task(again, str(project), {}) == Outcome(0) and orphan.wait() == 0
+    assert time.monotonic() - began > 2.5, "one after the other"
+    refuse_company()
+
+
+def test_an_interrupted_launch_says_how_to_resume(project):
+    terminate_once_begun()
+    engine = open_engine(asked(engine="local"))
+    with pytest.raises(Interrupted, match="interrupted with 1 stages left; rerun the same command to resume"):
+        Runner(Plan([task("probe@a", code=SLEEPS)], [], []), engine, engine, lambda _: {}, 0).run()
+    assert Path("state").exists()
+
+
+def asked(**options) -> argparse.Namespace:
+    usual = {"engine": "ray", "address": None, "gpus_per_cell": None, "cpus_per_cell": 1, "retries": 0, "slurm": []}
+    return argparse.Namespace(**usual | options)
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("options", "told"),
     [
-        ("ray", {"cpus": 0}, "--cpus-per-cell must be >= 1, got 0"),
-        ("ray", {"gpus": -1.0}, "--gpus-per-cell must be >= 0, got -1"),
-        ("ray", {"retries": -1}, "--retries must be >= 0, got -1"),
-        ("local", {"address": "auto"}, "--address auto is a Ray cluster's"),
-        ("local", {"slurm": ["partition=gpu"]}, "--slurm is for --engine slurm, got local"),
-        ("slurm", {"slurm": ["partition"]}, "--slurm takes KEY=VALUE, got 'partition'"),
-        ("slurm", {"gpus": 0.5}, "--gpus-per-cell must be whole for SLURM, got 0.5"),
-        ("local", {"gpus": 1.0}, "--engine local hands out no GPUs; use --engine ray"),
+        ({"cpus_per_cell": 0}, "--cpus-per-cell must be >= 1, got 0"),
+        ({"gpus_per_cell": -1.0}, "--gpus-per-cell must be >= 0, got -1"),
+        ({"retries": -1}, "--retries must be >= 0, got -1"),
+        ({"engine": "local", "address": "auto"}, "--address auto is a Ray cluster's"),
+        ({"engine": "local", "slurm": ["partition=gpu"]}, "--slurm is for --engine slurm, got local"),
+        ({"engine": "slurm", "slurm": ["partition"]}, "--slurm takes KEY=VALUE, got 'partition'"),
+        ({"engine": "slurm", "gpus_per_cell": 0.5}, "--gpus-per-cell must be whole for SLURM, got 0.5"),
+        ({"engine": "local", "gpus_per_cell": 1.0}, "--engine local hands out no GPUs; use --engine ray"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(name, options, told):
-    with pytest.raises(UserError, match=told.replace("(", r"\(")):
-        open_engine(name, **{**OPTIONS, **options})
+def test_options_that_mean_nothing_are_refused(options, told):
+    with pytest.raises(UserError, match=told):
+        check_options(asked(**options))
 
 
-@pytest.mark.parametrize(("name", "library"), [("ray", "ray"), ("slurm", "submitit"), ("local", "submitit")])
-def test_an_engine_that_is_not_installed_says_how(name, library, monkeypatch):
+@pytest.mark.parametrize(("engine", "library"), [("ray", "ray"), ("slurm", "submitit")])
+def test_an_engine_that_is_not_installed_says_how(engine, library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=r'pip install -e "\.\[cluster\]"'):
-        open_engine(name, **OPTIONS)
+        open_engine(asked(engine=engine))
 
 
-def test_slurm_is_missed_by_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path))
+def test_slurm_is_missed_by_name(project, monkeypatch):
+    monkeypatch.setenv("PATH", str(project))
     with pytest.raises(UserError, match=r"--engine slurm: .*srun"):
-        open_engine("slurm", **OPTIONS)
+        open_engine(asked(engine="slurm"))
 
 
-def test_a_remote_must_be_one_that_nodes_find(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    SmallPipeline(tmp_path)
-    with pytest.raises(UserError, match="needs --engine ray, got slurm"):
-        check_remote("shared", "slurm")
-    with pytest.raises(UserError, match=r"is not in \.dvc/config.*dvc remote add shared URL"):
-        check_remote("shared", "ray")
-    subprocess.run([sys.executable, "-m", "dvc", "remote", "add", "shared", "/somewhere"], check=True)
-    with pytest.raises(UserError, match="dvc remote default shared"):
-        check_remote("shared", "ray")
-    subprocess.run([sys.executable, "-m", "dvc", "remote", "default", "shared"], check=True)
-    check_remote("shared", "ray")
-    monkeypatch.setattr("pipeline.launch.remote.repository", lambda: shallow_clone(tmp_path))
-    with pytest.raises(UserError, match="nodes need the history, which this clone lacks; run: git fetch --unshallow"):
-        check_remote("shared", "ray")
-
-
-def shallow_clone(source: Path) -> Path:
-    git(source, "commit", "--quiet", "--allow-empty", "-m", "one more")
-    git(source, "clone", "--quiet", "--depth", "1", source.as_uri(), "shallow")
-    return source / "shallow"
+def test_a_pipeline_without_cells_is_told_what_to_run(monkeypatch):
+    monkeypatch.chdir(ROOT / "paper")
+    with pytest.raises(UserError, match=r"figure6/params.yaml has no grid.* dvc --cd paper repro figure6/dvc.yaml"):
+        launch.main("figure6/dvc.yaml", "--engine", "local")

@@ -1,93 +1,85 @@
-"""Claims about the engines on one machine:
+"""Claims about launches of the real pipeline, one machine, two nodes of Ray, and a SLURM that programs stand for:
 
-1. `--engine local` gives what a serial run gives; a failed cell is named and runs alone once it is mended.
-2. SIGTERM interrupts the stages, which keep their state; a lost job starts again.
-3. `--engine slurm` submits one job a cell with the settings asked for (of programs that stand for SLURM's).
+1. On Ray a grid is completed although a worker is killed on the way; its stage's program ends with it. Afterwards DVC has
+   nothing to do, and tables, files, dvc.lock and MLflow agree.
+2. SIGTERM interrupts the stages, which keep their state; what was done is recorded. The same command goes on, also on
+   another engine, here SLURM, which gets one job a task with the settings asked for.
+3. dvc.lock is the one that a serial run writes.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 
 import psutil
 import pytest
 import yaml
-from small_pipeline import COMMAND, SmallPipeline
+from workspace import ROOT, Workspace
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 
 
-@pytest.mark.slow
-@pytest.mark.core
-def test_local_gives_what_a_serial_run_gives(tmp_path):
-    serial, launched = tmp_path / "serial", tmp_path / "launched"
-    for folder in (serial, launched):
-        folder.mkdir()
-    one, many = SmallPipeline(serial, cells="abc"), SmallPipeline(launched, cells="abc")
-    one.run("dvc", "repro")
-    printed = many.launch("--engine", "local")
-    assert "5 done, 0 failed, 0 skipped\n" in printed
-    assert "dvc repro dvc.yaml: Data and pipelines are up to date.\n" in printed
-    assert many.total() == one.total() != ""
-    locks = [yaml.safe_load((folder / "dvc.lock").read_text()) for folder in (serial, launched)]
-    assert locks[0] == locks[1]
-    assert "0 tasks" in many.launch("--engine", "local")
+@pytest.fixture
+def cluster() -> Iterator[str]:
+    """Start two nodes of one core each; yield the address."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    started = Cluster()
+    for _ in range(2):
+        started.add_node(num_cpus=1, include_dashboard=False, env_vars={"PYTHONPATH": str(ROOT)})
+    yield started.address
+    started.shutdown()
 
 
-@pytest.mark.slow
-def test_a_failed_cell_is_named_and_runs_alone_once_mended(tmp_path):
-    pipeline = SmallPipeline(tmp_path, cells="abc", command=f"test ${{item.cell}} != b -o -e mended && {COMMAND}")
-    printed = pipeline.launch("--engine", "local", code=1)
-    assert "failed: work+check@b (exit status 255)" in printed and "failed to run: mkdir -p out; test b" in printed
-    assert "skipped, as it needs what failed: total" in printed and "3 done, 1 failed, 1 skipped" in printed
-    (tmp_path / "mended").touch()
-    printed = pipeline.launch("--engine", "local")
-    assert "dvc.yaml: 2 tasks, 1 of them here" in printed and "2 done, 0 failed, 0 skipped" in printed
+def small_grid(folder, **grid) -> Workspace:
+    workspace = Workspace(folder)
+    workspace.change_params({"grid": {"backbones": ["test_byobnet"], **grid}, "pretrain": {"epochs": 2}})
+    workspace.keep_stages()
+    return workspace
 
 
-def descendants(process: subprocess.Popen, words: str) -> list[psutil.Process]:
-    """Wait until a descendant has these words in its command line."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            children = psutil.Process(process.pid).children(recursive=True)
-            if found := [child for child in children if words in " ".join(child.cmdline())]:
-                return found
-        except psutil.Error:
-            continue
-        time.sleep(0.05)
-    raise AssertionError(f"{words} was never seen:\n{process.communicate()[0]}")
+def launch(workspace: Workspace, *options: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "stages.launch", *options]
+    return subprocess.Popen(command, cwd=workspace.root, env=workspace.environment, **PIPES)
 
 
-STATEFUL = "if [ -e state ]; then echo ${item.cell} > out/${item.cell}.txt; else trap 'touch state; exit 1' INT; "
-STATEFUL += "sleep 61.5 & wait; fi"
+def programs(workspace: Workspace, words: str) -> list[psutil.Process]:
+    """Processes in the clone with these words in their command."""
+    running = psutil.process_iter(["cmdline", "cwd"])
+    here = [process for process in running if process.info["cwd"] == str(workspace.root)]
+    return [process for process in here if words in " ".join(process.info["cmdline"] or ())]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_sigterm_interrupts_the_stages_which_keep_their_state(engine, tmp_path):
-    pipeline = SmallPipeline(tmp_path, cells="a", command=STATEFUL)
-    launcher = pipeline.start("python", "-m", "stages.launch", "--engine", engine)
-    descendants(launcher, "sleep 61.5")
-    started = psutil.Process(launcher.pid).children(recursive=True)
-    launcher.terminate()
-    printed, _ = launcher.communicate(timeout=60)
-    assert launcher.returncode == 128 + 15 and "rerun the same command to resume" in printed
-    assert (tmp_path / "state").exists(), printed
-    assert psutil.wait_procs(started, timeout=10)[1] == []
-    pipeline.launch("--engine", engine)
-    assert pipeline.total() == "a\n"
+def seen(workspace: Workspace, words: str, launcher: subprocess.Popen) -> list[psutil.Process]:
+    """Wait for such processes."""
+    while launcher.poll() is None:
+        if found := programs(workspace, words):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{words} was never seen:\n{launcher.communicate()[0]}")
 
 
-@pytest.mark.slow
-def test_a_lost_job_starts_again(tmp_path):
-    pipeline = SmallPipeline(tmp_path, cells="a", command=STATEFUL)
-    launcher = pipeline.start("python", "-m", "stages.launch", "--engine", "local", "--retries", "1")
-    descendants(launcher, "sleep 61.5")
-    for job in descendants(launcher, "submitit.core._submit"):
-        job.kill()
-    printed, _ = launcher.communicate(timeout=90)
-    assert launcher.returncode == 0 and "3 done, 0 failed" in printed, printed
-    assert pipeline.total() == "a\n"
+def test_a_grid_survives_the_death_of_a_worker(cluster, tmp_path):
+    workspace = small_grid(tmp_path / "clone", lambdas=[0.02, 0.05])
+    with launch(workspace, "--engine", "ray", "--address", cluster) as launcher:
+        program = seen(workspace, "stages.pretrain", launcher)[0]
+        worker = program.parent()
+        assert "ray::run_task" in worker.name() or "ray::" in " ".join(worker.cmdline())
+        worker.send_signal(signal.SIGKILL)
+        assert psutil.wait_procs([program], timeout=90)[1] == [], "the program of a killed worker fights its retry"
+        printed, _ = launcher.communicate()
+    assert launcher.returncode == 0, printed
+    assert "lost: pretrain@" in printed and "5 done, 0 unchanged, 0 failed, 0 skipped" in printed, printed
+    assert workspace.repro() == []
+    assert "2 cells of grid 'default': 0 disagreements" in workspace.run("python", "-m", "stages.verify")
 
 
 SBATCH = """\
@@ -105,22 +97,73 @@ output = (here / f"out-{job}").open("w")
 subprocess.Popen(command, env={**os.environ, **number}, stdout=output, stderr=output)
 print(f"Submitted batch job {job}")
 """
+FAKES = {"sbatch": SBATCH, "srun": "#!/bin/sh\n", "sacct": "#!/bin/sh\necho 'JobID|State'\n"}
+FAKES["squeue"] = '#!/bin/sh\ncat "$(dirname "$0")/queue"\n'
 
 
-@pytest.mark.slow
-def test_slurm_gets_a_job_for_each_cell(tmp_path):
-    slurm, root = tmp_path / "bin", tmp_path / "clone"
+def test_an_interrupted_launch_goes_on_elsewhere(tmp_path):
+    slurm = tmp_path / "bin"
     slurm.mkdir()
-    root.mkdir()
-    for name, text in {"sbatch": SBATCH, "srun": "#!/bin/sh\n", "sacct": "#!/bin/sh\necho 'JobID|State'\n"}.items():
+    for name, text in FAKES.items():
         (slurm / name).write_text(text)
         (slurm / name).chmod(0o755)
-    pipeline = SmallPipeline(root, cells="ab")
-    pipeline.environment["PATH"] += f":{slurm}"
-    asked = ["--cpus-per-cell", "3", "--gpus-per-cell", "2", "--slurm", "partition=long", "time=90"]
-    assert "4 done, 0 failed" in pipeline.launch("--engine", "slurm", *asked)
-    assert pipeline.total() == "seed\na\nseed\nb\n"
+    workspace = small_grid(tmp_path / "clone", lambdas=[0.05])
+    workspace.change_params({"pretrain": {"epochs": 40}})
+    workspace.environment["PATH"] += f":{slurm}"
+    with launch(workspace, "--engine", "local") as launcher:
+        program = seen(workspace, "stages.pretrain", launcher)
+        while not list(workspace.root.glob(".scratch/checkpoints/*/*")):
+            assert launcher.poll() is None
+            time.sleep(0.1)
+        launcher.terminate()
+        printed, _ = launcher.communicate(timeout=180)
+    assert launcher.returncode == 128 + 15 and "rerun the same command to resume" in printed, printed
+    assert not any(process.is_running() for process in program)
+    assert list(workspace.root.glob(".scratch/checkpoints/*/*")), "the state was kept"
+
+    (slurm / "queue").write_text("17\n")
+    asked = [
+        "--engine",
+        "slurm",
+        "--cpus-per-cell",
+        "3",
+        "--gpus-per-cell",
+        "2",
+        "--slurm",
+        "partition=long",
+        "time=90",
+    ]
+    with launch(workspace, *asked) as launcher:
+        assert "has jobs of an earlier launch in this clone: 17; wait" in launcher.communicate()[0]
+    (slurm / "queue").write_text("")
+    with launch(workspace, *asked) as launcher:
+        printed, _ = launcher.communicate()
+    assert launcher.returncode == 0 and "2 done, 0 unchanged, 0 failed" in printed, printed
+    log = (workspace.root / ".scratch/launch/pretrain@digits-test_byobnet-0.05-0.log").read_text()
+    assert re.search(r"resume|goes on|continues", log), log
     jobs = [job.read_text() for job in slurm.glob("job-*")]
     assert len(jobs) == 2
     for line in ("cpus-per-task=3", "gpus-per-node=2", "partition=long", "time=90"):
         assert all(f"#SBATCH --{line}\n" in job for job in jobs), jobs[0]
+    assert workspace.repro() == []
+
+
+@pytest.mark.core
+def test_local_gives_what_a_serial_run_gives(tmp_path):
+    serial, launched = small_grid(tmp_path / "serial", lambdas=[0.05]), small_grid(tmp_path / "many", lambdas=[0.05])
+    serial.repro()
+    with launch(launched, "--engine", "local") as launcher:
+        printed, _ = launcher.communicate()
+    assert launcher.returncode == 0 and "3 done, 0 unchanged, 0 failed, 0 skipped" in printed, printed
+    locks = [yaml.safe_load((workspace.root / "dvc.lock").read_text())["stages"] for workspace in (serial, launched)]
+    for stages in locks:
+        for stage in stages.values():  # times differ, and with them the files that hold them
+            stage.pop("outs")
+            stage["deps"] = [dep["path"] for dep in stage.get("deps", [])]
+    assert locks[0] == locks[1]
+    weights = [
+        next(workspace.root.glob("runs/default/*/pretrain/backbone.safetensors")) for workspace in (serial, launched)
+    ]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    with launch(launched, "--engine", "local") as launcher:
+        assert "0 to run, 0 that depend on them, 0 to record" in launcher.communicate()[0]
