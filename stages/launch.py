@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.launch.engines import Local, check_options, open_engine
+from pipeline.launch.engines import Local, Options, open_engine
 from pipeline.launch.recording import Plan, changed, dvc, make_plan, record
 from pipeline.launch.runner import Report, Runner
 from pipeline.launch.stage_program import refuse_company
@@ -21,7 +21,7 @@ from pipeline.settings.params import read_sections
 from stages import run
 
 
-def options(arguments: tuple[str, ...]) -> argparse.Namespace:
+def arguments_of(arguments: tuple[str, ...]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stages.launch", description=__doc__.partition("\n\n")[2])
     parser.add_argument("pipeline", nargs="?", default="dvc.yaml")
     parser.add_argument("--engine", required=True, choices=["ray", "slurm", "local"], help="local: without GPUs")
@@ -36,8 +36,8 @@ def options(arguments: tuple[str, ...]) -> argparse.Namespace:
 
 
 def main(*arguments: str) -> int:
-    asked = options(arguments)
-    check_options(asked)
+    asked = arguments_of(arguments)
+    options = Options(**{name: value for name, value in vars(asked).items() if name != "pipeline"})
     if not Path(".dvc").is_dir():
         raise UserError(f"{Path.cwd()} is not the root of a DVC repository; change to the folder that holds .dvc")
     params = Path(asked.pipeline).with_name("params.yaml")
@@ -50,7 +50,7 @@ def main(*arguments: str) -> int:
     told = f"{len(plan.stale)} to run, {len(plan.dependent)} that depend on them, {len(plan.made)} to record"
     print(f"{asked.pipeline}: {len(graph.tasks)} stages of cells; {told}", flush=True)
     try:
-        report = work(asked, plan) if plan.stale else Report()
+        report = work(options, plan) if plan.stale else Report()
     finally:
         recorded = record(graph, plan)
     report.reject_others(recorded)
@@ -61,9 +61,9 @@ def main(*arguments: str) -> int:
     return 0
 
 
-def work(asked: argparse.Namespace, plan: Plan) -> Report:
+def work(options: Options, plan: Plan) -> Report:
     here = Local(1, {})  # commands of DVC, which lock each other out
-    return Runner(plan, open_engine(asked), here, changed, asked.retries).run()
+    return Runner(plan, open_engine(options), here, changed, options.retries).run()
 
 
 if __name__ == "__main__":

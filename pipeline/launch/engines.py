@@ -7,12 +7,10 @@ returns a job with `done()` and `result()`, an Outcome or the exception that the
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import importlib
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +20,44 @@ from pipeline.launch.task_graph import Task
 from pipeline.runtime.bars import num_cpus
 from pipeline.runtime.errors import UserError
 
+INSTALL = 'run: pip install -e ".[cluster]"'
 MINUTES = 72 * 60  # submitit wants a limit; SLURM's own partition may have a shorter one
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `python -m stages.launch` about where tasks run.
+
+    Raises:
+        UserError: one is wrong, or means nothing to the engine.
+    """
+
+    engine: str
+    address: str | None
+    gpus_per_cell: float | None
+    cpus_per_cell: int
+    retries: int
+    slurm: Sequence[str]
+
+    def __post_init__(self) -> None:
+        """Check them."""
+        name, gpus = self.engine, self.gpus_per_cell
+        if self.cpus_per_cell < 1:
+            raise UserError(f"--cpus-per-cell must be >= 1, got {self.cpus_per_cell}")
+        if (gpus or 0) < 0:
+            raise UserError(f"--gpus-per-cell must be >= 0, got {gpus}")
+        if self.retries < 0:
+            raise UserError(f"--retries must be >= 0, got {self.retries}")
+        if self.address and name != "ray":
+            raise UserError(f"--address {self.address} is a Ray cluster's; use --engine ray, got {name}")
+        if self.slurm and name != "slurm":
+            raise UserError(f"--slurm is for --engine slurm, got {name}")
+        if wrong := [pair for pair in self.slurm if "=" not in pair]:
+            raise UserError(f"--slurm takes KEY=VALUE, got {wrong[0]!r}; e.g. --slurm partition=gpu time=60")
+        if name == "local" and gpus:
+            raise UserError("--engine local hands out no GPUs; use --engine ray, which does so on one machine as well")
+        if name == "slurm" and (gpus or 0) % 1:
+            raise UserError(f"--gpus-per-cell must be whole for SLURM, got {gpus}; use --engine ray for parts of one")
 
 
 class Local:
@@ -59,8 +94,7 @@ class OnRay:
         Raises:
             UserError: Ray is not installed, or the cluster does not answer.
         """
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        self._ray = ray = _installed("ray", "--engine ray needs Ray")
+        self._ray = ray = _ray()
         quiet = {"include_dashboard": False} if address is None else {}
         quiet |= {"log_to_driver": False, "logging_level": "warning"}
         try:  # without an address Ray would take whichever cluster it finds on this machine
@@ -103,7 +137,7 @@ class OnSlurm:
             UserError: submitit or SLURM is not here, a setting means nothing to it, or jobs of an earlier launch in
                 this clone still run.
         """
-        submitit = _installed("submitit", "--engine slurm needs submitit")
+        submitit = _submitit()
         self._name = f"launch-{hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]}"
         settings = {"timeout_min": MINUTES, "cpus_per_task": cpus, "name": self._name}
         settings |= {"gpus_per_node": int(gpus)} if gpus else {}
@@ -146,51 +180,37 @@ class SlurmTask:
 
     def checkpoint(self) -> object:
         """Start again after a preemption or the time limit: the stage kept its state."""
-        return _installed("submitit", "").helpers.DelayedSubmission(self)
+        return _submitit().helpers.DelayedSubmission(self)
 
 
-def open_engine(asked: argparse.Namespace) -> Local | OnRay | OnSlurm:
-    """Connect to the engine that the options of `python -m stages.launch` ask for.
+def open_engine(options: Options) -> Local | OnRay | OnSlurm:
+    """Connect to an engine.
 
     Raises:
         UserError: it is not installed, or does not answer.
     """
-    env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(asked.cpus_per_cell))}
-    resources = {"gpus": asked.gpus_per_cell, "cpus": asked.cpus_per_cell, "env": env}
-    if asked.engine == "ray":
-        return OnRay(asked.address, **resources)
-    if asked.engine == "slurm":
-        return OnSlurm(slurm=dict(pair.split("=", 1) for pair in asked.slurm), **resources)
-    return Local(max(1, num_cpus() // asked.cpus_per_cell), env)
+    cpus = options.cpus_per_cell
+    resources = {"gpus": options.gpus_per_cell, "cpus": cpus}
+    resources["env"] = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpus))}
+    if options.engine == "ray":
+        return OnRay(options.address, **resources)
+    if options.engine == "slurm":
+        return OnSlurm(slurm=dict(pair.split("=", 1) for pair in options.slurm), **resources)
+    return Local(max(1, num_cpus() // cpus), resources["env"])
 
 
-def check_options(asked: argparse.Namespace) -> None:
-    """Refuse options that are wrong, or mean nothing to the engine.
-
-    Raises:
-        UserError: naming one.
-    """
-    name, gpus = asked.engine, asked.gpus_per_cell
-    if asked.cpus_per_cell < 1:
-        raise UserError(f"--cpus-per-cell must be >= 1, got {asked.cpus_per_cell}")
-    if (gpus or 0) < 0:
-        raise UserError(f"--gpus-per-cell must be >= 0, got {gpus}")
-    if asked.retries < 0:
-        raise UserError(f"--retries must be >= 0, got {asked.retries}")
-    if asked.address and name != "ray":
-        raise UserError(f"--address {asked.address} is a Ray cluster's; use --engine ray, got {name}")
-    if asked.slurm and name != "slurm":
-        raise UserError(f"--slurm is for --engine slurm, got {name}")
-    if wrong := [pair for pair in asked.slurm if "=" not in pair]:
-        raise UserError(f"--slurm takes KEY=VALUE, got {wrong[0]!r}; e.g. --slurm partition=gpu time=60")
-    if name == "local" and gpus:
-        raise UserError("--engine local hands out no GPUs; use --engine ray, which does so on one machine as well")
-    if name == "slurm" and (gpus or 0) % 1:
-        raise UserError(f"--gpus-per-cell must be whole for SLURM, got {gpus}; use --engine ray for parts of one")
-
-
-def _installed(name: str, told: str) -> ModuleType:
+def _ray() -> ModuleType:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        return importlib.import_module(name)
+        import ray
     except ImportError:
-        raise UserError(f'{told}; run: pip install -e ".[cluster]"') from None
+        raise UserError(f"--engine ray needs Ray; {INSTALL}") from None
+    return ray
+
+
+def _submitit() -> ModuleType:
+    try:
+        import submitit
+    except ImportError:
+        raise UserError(f"--engine slurm needs submitit; {INSTALL}") from None
+    return submitit

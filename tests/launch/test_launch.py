@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.launch import recording, runner, stage_program
-from pipeline.launch.engines import check_options, open_engine
+from pipeline.launch.engines import Options, open_engine
 from pipeline.launch.recording import Plan, make_plan, record
 from pipeline.launch.runner import Runner
 from pipeline.launch.stage_program import Outcome, Run, is_made, refuse_company, run_task
@@ -269,9 +268,9 @@ def test_an_interrupted_launch_says_how_to_resume(project):
     assert Path("state").exists()
 
 
-def asked(**options) -> argparse.Namespace:
+def asked(**options) -> Options:
     usual = {"engine": "ray", "address": None, "gpus_per_cell": None, "cpus_per_cell": 1, "retries": 0, "slurm": []}
-    return argparse.Namespace(**usual | options)
+    return Options(**usual | options)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +288,7 @@ def asked(**options) -> argparse.Namespace:
 )
 def test_options_that_mean_nothing_are_refused(options, told):
     with pytest.raises(UserError, match=told):
-        check_options(asked(**options))
+        asked(**options)
 
 
 @pytest.mark.parametrize(("engine", "library"), [("ray", "ray"), ("slurm", "submitit")])
