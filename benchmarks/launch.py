@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.measure import write_report
-from pipeline.launch.engines import Local, OnRay
+from pipeline.launch.engines import Local, OnRay, Options
 from pipeline.launch.recording import DVC, Plan, changed, record
 from pipeline.launch.runner import Runner
 from pipeline.launch.task_graph import Graph, Task
@@ -128,7 +128,7 @@ def main() -> int:
     args = parser.parse_args()
     alone = timed(serial, args.sleepers, args.seconds)
     with two_nodes() as address:
-        nodes = timed(launched(lambda: OnRay(address, gpus=0, cpus=1, env={})), args.sleepers, args.seconds)
+        nodes = timed(launched(lambda: OnRay(Options("ray", address, gpus_per_cell=0))), args.sleepers, args.seconds)
     faster = alone / nodes
     print(f"{args.sleepers} cells of {args.seconds:g} s: dvc repro {alone:.1f} s, Ray {nodes:.1f} s, x {faster:.2f}")
     plain = timed(serial, args.cells, 0)

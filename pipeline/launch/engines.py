@@ -28,16 +28,29 @@ MINUTES = 72 * 60  # submitit wants a limit; SLURM's own partition may have a sh
 class Options:
     """Options of `python -m stages.launch` about where tasks run.
 
+    Attributes:
+        engine: `ray`, `slurm` or `local`.
+        address: of a Ray cluster, `auto` for the one that this machine belongs to; None starts one here.
+        gpus_per_cell: a task's share; None means one on Ray where the cluster has any now, none elsewhere.
+        cpus_per_cell: of a task.
+        retries: of a task whose worker or node died.
+        slurm: settings of `sbatch`, `partition=gpu`.
+
     Raises:
         UserError: one is wrong, or means nothing to the engine.
     """
 
     engine: str
-    address: str | None
-    gpus_per_cell: float | None
-    cpus_per_cell: int
-    retries: int
-    slurm: Sequence[str]
+    address: str | None = None
+    gpus_per_cell: float | None = None
+    cpus_per_cell: int = 1
+    retries: int = 3
+    slurm: Sequence[str] = ()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What is added to the environment of the stages' programs."""
+        return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self.cpus_per_cell))}
 
     def __post_init__(self) -> None:
         """Check them."""
@@ -82,19 +95,14 @@ class OnRay:
 
     slots = None
 
-    def __init__(self, address: str | None, *, gpus: float | None, cpus: int, env: Mapping[str, str]) -> None:
+    def __init__(self, options: Options) -> None:
         """Connect.
-
-        Args:
-            address: of a cluster, `auto` for the one that this machine belongs to; None starts one here.
-            gpus: a task's share; None means one where the cluster has any now.
-            cpus: of a task.
-            env: added to the environment of the stages' programs.
 
         Raises:
             UserError: Ray is not installed, or the cluster does not answer.
         """
         self._ray = ray = _ray()
+        address, gpus = options.address, options.gpus_per_cell
         quiet = {"include_dashboard": False} if address is None else {}
         quiet |= {"log_to_driver": False, "logging_level": "warning"}
         try:  # without an address Ray would take whichever cluster it finds on this machine
@@ -103,8 +111,8 @@ class OnRay:
             told = f"--address {address}: no Ray cluster answers there ({error}); start one with: ray start --head"
             raise UserError(told) from None
         share = float(bool(ray.cluster_resources().get("GPU"))) if gpus is None else gpus
-        self._remote = ray.remote(num_cpus=cpus, num_gpus=share, max_retries=0)(run_task)
-        self._env, self._references = dict(env), {}
+        self._remote = ray.remote(num_cpus=options.cpus_per_cell, num_gpus=share, max_retries=0)(run_task)
+        self._env, self._references = options.environment, {}
 
     def submit(self, task: Task) -> object:
         """Hand a task to Ray, which queues and places it."""
@@ -124,14 +132,8 @@ class OnSlurm:
 
     slots = None
 
-    def __init__(self, *, gpus: float | None, cpus: int, env: Mapping[str, str], slurm: Mapping[str, str]) -> None:
+    def __init__(self, options: Options) -> None:
         """Prepare.
-
-        Args:
-            gpus: whole GPUs of a task, none for None.
-            cpus: of a task.
-            env: added to the environment of the stages' programs.
-            slurm: further settings of `sbatch` by their names, {"partition": "gpu"}.
 
         Raises:
             UserError: submitit or SLURM is not here, a setting means nothing to it, or jobs of an earlier launch in
@@ -139,15 +141,15 @@ class OnSlurm:
         """
         submitit = _submitit()
         self._name = f"launch-{hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]}"
-        settings = {"timeout_min": MINUTES, "cpus_per_task": cpus, "name": self._name}
-        settings |= {"gpus_per_node": int(gpus)} if gpus else {}
-        settings |= {f"slurm_{key}": value for key, value in slurm.items()}
+        settings = {"timeout_min": MINUTES, "cpus_per_task": options.cpus_per_cell, "name": self._name}
+        settings |= {"gpus_per_node": int(options.gpus_per_cell)} if options.gpus_per_cell else {}
+        settings |= {f"slurm_{key}": value for key, value in (pair.split("=", 1) for pair in options.slurm)}
         try:
             self._executor = submitit.AutoExecutor(Path.cwd() / LOGS / "submitit", cluster="slurm")
             self._executor.update_parameters(**settings)
         except (RuntimeError, NameError, TypeError, ValueError) as error:
             raise UserError(f"--engine slurm: {error}") from None
-        self._env = dict(env)
+        self._env = options.environment
         self._refuse_company()
 
     def _refuse_company(self) -> None:
@@ -189,14 +191,11 @@ def open_engine(options: Options) -> Local | OnRay | OnSlurm:
     Raises:
         UserError: it is not installed, or does not answer.
     """
-    cpus = options.cpus_per_cell
-    resources = {"gpus": options.gpus_per_cell, "cpus": cpus}
-    resources["env"] = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpus))}
     if options.engine == "ray":
-        return OnRay(options.address, **resources)
+        return OnRay(options)
     if options.engine == "slurm":
-        return OnSlurm(slurm=dict(pair.split("=", 1) for pair in options.slurm), **resources)
-    return Local(max(1, num_cpus() // cpus), resources["env"])
+        return OnSlurm(options)
+    return Local(max(1, num_cpus() // options.cpus_per_cell), options.environment)
 
 
 def _ray() -> ModuleType:

@@ -229,6 +229,7 @@ pathlib.Path("begun").touch()
 try:
     time.sleep(60)
 except BaseException:
+    time.sleep(1)
     pathlib.Path("state").touch()
     raise
 """
@@ -260,17 +261,14 @@ def test_a_program_waits_for_an_orphan_of_itself_and_a_launch_refuses_it(project
     refuse_company()
 
 
-def test_an_interrupted_launch_says_how_to_resume(project):
+@pytest.mark.parametrize("name", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def test_an_interrupted_launch_says_how_to_resume(project, name):
+    engine = open_engine(Options(name))
     terminate_once_begun()
-    engine = open_engine(asked(engine="local"))
     with pytest.raises(Interrupted, match="interrupted with 1 stages left; rerun the same command to resume"):
         Runner(Plan([task("probe@a", code=SLEEPS)], [], []), engine, engine, lambda _: {}, 0).run()
     assert Path("state").exists()
-
-
-def asked(**options) -> Options:
-    usual = {"engine": "ray", "address": None, "gpus_per_cell": None, "cpus_per_cell": 1, "retries": 0, "slurm": []}
-    return Options(**usual | options)
 
 
 @pytest.mark.parametrize(
@@ -288,20 +286,20 @@ def asked(**options) -> Options:
 )
 def test_options_that_mean_nothing_are_refused(options, told):
     with pytest.raises(UserError, match=told):
-        asked(**options)
+        Options(**{"engine": "ray"} | options)
 
 
 @pytest.mark.parametrize(("engine", "library"), [("ray", "ray"), ("slurm", "submitit")])
 def test_an_engine_that_is_not_installed_says_how(engine, library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=r'pip install -e "\.\[cluster\]"'):
-        open_engine(asked(engine=engine))
+        open_engine(Options(engine))
 
 
 def test_slurm_is_missed_by_name(project, monkeypatch):
     monkeypatch.setenv("PATH", str(project))
     with pytest.raises(UserError, match=r"--engine slurm: .*srun"):
-        open_engine(asked(engine="slurm"))
+        open_engine(Options("slurm"))
 
 
 def test_a_pipeline_without_cells_is_told_what_to_run(monkeypatch):
