@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.core.results import ResultError
-from pipeline.reports import comparison, figures, tables
+from pipeline.reports import comparison, figures_comparison, tables
+from pipeline.reports.render import markdown_table
 from pipeline.runtime.files import write_text
 from pipeline.runtime.project import reports_folder, repro_command
 from pipeline.settings.cells import Cell
@@ -34,16 +35,18 @@ def main(params_path: str = "params.yaml") -> int:
         return 1
     curves, damaged = tables.histories(cells, Path(), command=command)
     missing += damaged
-    rows, gains, scores = tables.summarise(frame), tables.improvements(frame), tables.score_columns(frame)
-    charts = figures.comparison(rows, curves, {score: comparison.score_label(score) for score in scores})
-    style = comparison.Style.linked(params.report.decimals, pages(params.report.mlflow_url), experiment)
-    write_text(out / "comparison.csv", tables.to_csv(frame))
-    write_text(out / "comparison.md", comparison.markdown(params.report.title, rows, gains, scores, missing, style))
-    shutil.rmtree(out / "figures", ignore_errors=True)
-    for name, svg in charts.items():
-        write_text(out / "figures" / f"{name}.svg", svg)
+    rows, gains = tables.summarise(frame), tables.improvements(frame)
+    labels = {score: comparison.score_label(score) for score in tables.score_columns(frame)}
     counted = f"Grid {grid}: {comparison.counted(gains, len(cells))}."
-    print("\n".join([*(comparison.summary_line(gain, style) for gain in gains), f"{counted} See {out}/comparison.md"]))
+    decimals, address = params.report.decimals, comparison.run_address(pages(params.report.mlflow_url), experiment)
+    text = comparison.markdown(params.report.title, counted, rows, gains, missing, decimals, address)
+    write_text(out / "comparison.csv", tables.to_csv(frame))
+    write_text(out / "comparison.md", text)
+    shutil.rmtree(out / "figures", ignore_errors=True)
+    for name, svg in figures_comparison.comparison(rows, curves, labels).items():
+        write_text(out / "figures" / f"{name}.svg", svg)
+    print(f"{comparison.GAINS}\n\n{markdown_table(comparison.gains_table(gains, decimals))}")
+    print(f"{counted} See {out}/comparison.md")
     print("".join(f"missing: {line}\n" for line in missing), end="", file=sys.stderr)
     return 0
 

@@ -11,12 +11,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from pipeline.core.csv_files import csv_text, rounded
+import pandas as pd
+
 from pipeline.density import separation
 from pipeline.density.encoders import find_encoder, set_folder
 from pipeline.density.methods import CORRELATIONS, NOTES, TABLE
 from pipeline.pictures.extremes import typical_sheet
 from pipeline.reports import density_report, figures_density
+from pipeline.reports.render import csv_text
 from pipeline.runtime.absent import again, attempt
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_atomically, write_text
@@ -38,17 +40,20 @@ def compare(params: Params, params_path: str, out: Path) -> None:
     if not found:
         raise UserError(f"no run has scored its own set and others ({'; '.join(missing)})")
     encoders = [find_encoder(name, params, params_path) for name in dict.fromkeys(name for name, _ in found)]
-    table = separation.auroc_table(found, {encoder.name: encoder.home for encoder in encoders})
-    correlations = separation.correlation_table(found)
-    charts = {"auroc": figures_density.areas(table)} if table else {}
+    areas = separation.auroc_table(found, {encoder.name: encoder.home for encoder in encoders})
+    table, correlations = (
+        pd.DataFrame(rows, columns=columns)
+        for rows, columns in ((areas, TABLE), (separation.correlation_table(found), CORRELATIONS))
+    )
+    charts = {} if table.empty else {"auroc": figures_density.areas(table)}
     sheets = {}
     for name, home in ((encoder.name, encoder.home) for encoder in encoders):
         own = {scored: scores for (of, scored), scores in found.items() if of == name}
         charts[f"histogram-{name}"] = figures_density.histograms(name, home, own)
         sheets[f"sheet-{name}"] = typical_sheet(set_folder(home, params), own[home], params.density.num_shown)
     shutil.rmtree(out, ignore_errors=True)
-    write_text(out / "table.csv", csv_text(TABLE, map(rounded, table)))
-    write_text(out / "correlations.csv", csv_text(CORRELATIONS, map(rounded, correlations)))
+    write_text(out / "table.csv", csv_text(table))
+    write_text(out / "correlations.csv", csv_text(correlations))
     for name, svg in charts.items():
         write_text(out / f"{name}.svg", svg)
     for name, png in sheets.items():

@@ -8,7 +8,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal, get_args
 
+import pandas as pd
+
 from pipeline.core.csv_files import csv_text, read_rows
+from pipeline.reports import render
+from pipeline.reports.render import literal
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_text
 
@@ -69,16 +73,22 @@ def read_claims(path: Path) -> list[Claim]:
 
 def claims_table(claims: Sequence[Claim]) -> str:
     """Write claims as a Markdown table, our numbers as mean ± standard deviation."""
-    head = ("claim", "paper", "ours", "seeds", "verdict")
-    return markdown_table(
-        head, [(c.claim, c.published, f"{c.ours} ± {c.std}" if c.std else c.ours, c.seeds, c.verdict) for c in claims]
-    )
+    rows = [
+        {
+            "claim": literal(claim.claim),
+            "paper": literal(claim.published),
+            "ours": literal(f"{claim.ours} ± {claim.std}" if claim.std else claim.ours),
+            "seeds": claim.seeds,
+            "verdict": claim.verdict,
+        }
+        for claim in claims
+    ]
+    return render.markdown_table(pd.DataFrame(rows))
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Write a Markdown table; empty cells show a dash, and a `|` in a cell is shown as it is."""
-    lines = [head, ["--"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(_cell(value) for value in line)} |" for line in lines) + "\n"
+    """Write a Markdown table of rows; `render.markdown_table` takes a DataFrame."""
+    return render.markdown_table(pd.DataFrame(list(rows), columns=list(head)))
 
 
 def origin_line(told: Mapping[str, Any]) -> str:
@@ -93,7 +103,3 @@ def origin_line(told: Mapping[str, Any]) -> str:
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     """Return mean and standard deviation (n - 1; None for a single value)."""
     return mean(values), stdev(values) if len(values) > 1 else None
-
-
-def _cell(value: Any) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ") if value not in ("", None) else "–"

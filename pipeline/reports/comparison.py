@@ -1,4 +1,4 @@
-"""Sentences of the comparison, and comparison.md. Plain rows in, strings out; comparison_html.py is the HTML.
+"""The comparison as Markdown: comparison.md, which index.html shows as well.
 
 Every learned score stands in percent with, under it, the same probe on the same backbone at random initialisation and
 on raw pixels, and the difference in points.
@@ -7,60 +7,32 @@ on raw pixels, and the difference in points.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]
+import pandas as pd
+
+from pipeline.reports.render import ABSENT, bullets, join, literal, markdown_table, percent, points
+from pipeline.reports.tables import score_columns
+
 BASELINES = {"random_init_": "random", "raw_pixels_": "pixels"}
 LEADERS = {"random_init_": "the best random initialisation", "raw_pixels_": "the probe on raw pixels"}
-ABSENT = "–"
+MEANINGS = {
+    "random_init_": "the same backbone at random initialisation (random)",
+    "raw_pixels_": "raw pixels (pixels)",
+}
 ALARM = "†"  # beside the name of a row of which some run has an alarm
-
-
-@dataclass(frozen=True)
-class Style:
-    """How numbers and links are written.
-
-    Args:
-        decimals: of a percentage.
-        run_url: address of an MLflow run with `{run_id}` in it; empty for plain ids.
-    """
-
-    decimals: int = 1
-    run_url: str = ""
-
-    def percent(self, fraction: float | None) -> str:
-        """Write a fraction as a percentage without its sign."""
-        return ABSENT if fraction is None else f"{100 * fraction:.{self.decimals}f}"
-
-    @classmethod
-    def linked(cls, decimals: int, ui: str, experiment: str) -> Style:
-        """Link runs to the MLflow at the address `ui`; without an experiment's id there are no links."""
-        return cls(decimals, f"{ui.rstrip('/')}/#/experiments/{experiment}/runs/{{run_id}}" if experiment else "")
-
-    def link(self, run_id: str) -> str:
-        """Address of a run in the MLflow UI; empty where it is not known."""
-        return self.run_url.format(run_id=run_id)
-
-    def points(self, fraction: float) -> str:
-        """Write a difference of fractions in points, always signed; what rounds to zero is ±0."""
-        text = f"{100 * fraction:+.{self.decimals}f}"
-        return text.replace("-", "−") if float(text) else f"±{abs(float(text)):.{self.decimals}f}"
-
-
-@dataclass(frozen=True)
-class Score:
-    """One entry of a table: a learned score, its spread, and baselines as (label, score or None, is best).
-
-    `collapsed` says how many runs did and stands under the score, or in its place where there is none.
-    """
-
-    learned: float | None
-    std: float | None
-    best: bool
-    baselines: tuple[tuple[str, float | None, bool], ...]
-    collapsed: str = ""
+GAINS = """\
+Learned minus random initialisation, in points: the mean over the cells of each data set, and how many of them gain.\
+"""
+ACCURACY = """\
+Top-1 accuracy against λ. Dotted: the same backbone at random initialisation. Grey dashes: raw pixels. Bars: the \
+standard deviation of the table, where there is one.\
+"""
+CURVES = """\
+Loss by epoch: total, prediction and SIGReg; the axis is logarithmic where values differ more than twentyfold.\
+"""
+CAPTIONS = {"accuracy": ACCURACY, "curves": CURVES}
 
 
 def score_label(name: str) -> str:
@@ -69,32 +41,85 @@ def score_label(name: str) -> str:
     return f"{shots[1]}-shot" if shots else {"linear_top1": "linear", "knn_top1": "k-NN"}[name]
 
 
-def _best(rows: Sequence[Row], score: str, style: Style) -> str:
-    """Best number of a column as it is shown: what looks equal is equally best."""
-    values = [row.get(prefix + score) for row in rows for prefix in ("", *BASELINES)]
-    return style.percent(max((value for value in values if value is not None), default=None))
+def run_address(ui: str, experiment: str) -> str:
+    """Return the address of a run in the MLflow at `ui`, with {run_id}; "" without the id of an experiment."""
+    return f"{ui.rstrip('/')}/#/experiments/{experiment}/runs/{{run_id}}" if experiment else ""
 
 
-def entry(rows: Sequence[Row], row: Row, score: str, style: Style) -> Score:
-    """Look up a row's score with its baselines, and mark the best of the column, baselines included."""
-    best = _best(rows, score, style)
+def markdown(
+    title: str, lead: str, rows: pd.DataFrame, gains: pd.DataFrame, missing: Sequence[str], decimals: int, run_url: str
+) -> str:
+    """Write comparison.md.
 
-    def is_best(value: float | None) -> bool:
-        return value is not None and style.percent(value) == best
+    Args:
+        title: heading of the page.
+        lead: first sentence.
+        rows: of `tables.summarise`.
+        gains: of `tables.improvements`.
+        missing: one line per cell without results.
+        decimals: of a percentage.
+        run_url: of `run_address`.
+    """
+    parts = [f"# {literal(title)}", literal(lead), GAINS, markdown_table(gains_table(gains, decimals)), reading(rows)]
+    for dataset, group in rows.groupby("dataset", sort=False):
+        parts += [f"## {literal(dataset)}", markdown_table(score_table(group, decimals, run_url))]
+        parts += [*map(literal, alarm_lines(group)), literal(verdict(group, decimals))]
+    if missing:
+        parts += ["## Missing cells", bullets([literal(line) for line in missing])]
+    return join(*parts)
 
-    learned = row.get(score)
-    measured = measured_baselines(rows)
-    values = [(label, row.get(prefix + score)) for prefix, label in BASELINES.items() if prefix in measured]
-    baselines = tuple((label, value, is_best(value)) for label, value in values)
-    return Score(learned, row.get(f"{score}_std"), is_best(learned), baselines, _collapse(row))
+
+def score_table(rows: pd.DataFrame, decimals: int, run_url: str) -> pd.DataFrame:
+    """Return the table of one data set as it is shown, cells in Markdown."""
+    names = rows["backbone"].map(literal) + rows["alarms"].map(lambda alarms: f" {ALARM}" if alarms else "")
+    columns: dict[str, Any] = {"backbone": names, "λ": rows["lambda"].map("{:g}".format)}
+    if (num_trained(rows) > 1).any():
+        columns["n"] = rows["num_seeds"].astype(str)
+    columns |= {score_label(score): score_cells(rows, score, decimals) for score in score_columns(rows)}
+    columns |= {"train loss": rows["train_loss"].map("{:.4g}".format), "epochs": rows["epochs"].astype(str)}
+    columns["run"] = rows["run_ids"].map(lambda ids: "<br>".join(_run(run, run_url) for run in ids))
+    return pd.DataFrame(columns)
 
 
-def measured_baselines(rows: Sequence[Row]) -> list[str]:
+def _run(run_id: str, run_url: str) -> str:
+    short = f"`{literal(run_id[:8])}`"
+    return f"[{short}]({run_url.format(run_id=run_id)})" if run_url else short
+
+
+def score_cells(rows: pd.DataFrame, score: str, decimals: int) -> pd.Series:
+    """Write one score of every row with its baselines; the best of the column, baselines included, is bold.
+
+    What looks equal is equally best.
+    """
+    prefixes = measured_baselines(rows)
+    others = rows.reindex(columns=[prefix + score for prefix in prefixes])
+    best = percent(pd.concat([rows[[score]], others], axis=1).max(axis=None), decimals)
+
+    def shown(value: float) -> str:
+        text = percent(value, decimals)
+        return f"**{text}**" if text == best != ABSENT else text
+
+    def cell(row: Mapping[str, Any]) -> str:
+        learned, collapsed = row[score], _collapse(row)
+        spread = row.get(f"{score}_std", float("nan"))
+        lines = [shown(learned) + ("" if pd.isna(spread) else f" ± {percent(spread, decimals)}"), collapsed]
+        if pd.isna(learned):
+            lines = [collapsed or ABSENT]
+        for prefix in prefixes:
+            value = row.get(prefix + score, float("nan"))
+            change = "" if pd.isna(value) or pd.isna(learned) else f" ({points(learned - value, decimals)})"
+            lines.append(f"*{BASELINES[prefix]} {shown(value)}{change}*")
+        return "<br>".join(filter(None, lines))
+
+    return pd.Series([cell(row) for row in rows.to_dict("records")], index=rows.index, dtype=object)
+
+
+def measured_baselines(rows: pd.DataFrame) -> list[str]:
     """Name the baselines, by their prefix, of which any row has a number: `probe.baselines` chooses them."""
-    return [prefix for prefix in BASELINES if any(name.startswith(prefix) for row in rows for name in row)]
+    return [prefix for prefix in BASELINES if any(name.startswith(prefix) for name in rows.columns)]
 
 
-def _collapse(row: Row) -> str:
+def _collapse(row: Mapping[str, Any]) -> str:
     """Say that every run of a row collapsed, and when, or how many did: `1 of 3 collapsed`; empty if none did."""
     epochs = [str(alarms["collapse"]) for alarms in row["alarms"].values() if "collapse" in alarms]
     if not epochs:
@@ -104,168 +129,83 @@ def _collapse(row: Row) -> str:
     return f"collapsed (epoch{'s' * (len(epochs) > 1)} {', '.join(epochs)})"
 
 
-def num_trained(row: Row) -> int:
-    """Count the training seeds of a row, those that collapsed among them."""
+def num_trained(row: Any) -> Any:
+    """Count the training seeds of a row, or of each row, those that collapsed among them."""
     return row["num_seeds"] + row["num_collapsed"]
 
 
-def alarm_lines(rows: Iterable[Row]) -> list[str]:
+def alarm_lines(rows: pd.DataFrame) -> list[str]:
     """Name every run with alarms: `† test_vit, λ 0.05, seed 0: explosion at epoch 5`."""
     return [
-        f"{ALARM} {row['backbone']}, λ {row['lambda']:g}, seed {seed}: "
+        f"{ALARM} {backbone}, λ {lamb:g}, seed {seed}: "
         + ", ".join(f"{name} at epoch {epoch}" for name, epoch in alarms.items())
-        for row in rows
-        for seed, alarms in row["alarms"].items()
+        for backbone, lamb, by_seed in zip(rows["backbone"], rows["lambda"], rows["alarms"], strict=True)
+        for seed, alarms in by_seed.items()
     ]
 
 
-def backbone_label(row: Row) -> str:
-    """Name of a row's backbone, with a mark if a run of it has an alarm."""
-    return f"{row['backbone']} {ALARM}" if row["alarms"] else row["backbone"]
-
-
-def verdict(rows: Sequence[Row], scores: Iterable[str], style: Style) -> str:
+def verdict(rows: pd.DataFrame, decimals: int) -> str:
     """Say in a sentence or two where a baseline is at least as good as every learned backbone of a data set."""
-    if all(row.get(score) is None for row in rows for score in scores):
+    scores = score_columns(rows)
+    if rows[scores].isna().all(axis=None):
         return "There is no learned number to compare."
     lost = []
     for score in scores:
-        learned = [row[score] for row in rows if row.get(score) is not None]
         for prefix, leader in LEADERS.items():
-            others = [row[prefix + score] for row in rows if row.get(prefix + score) is not None]
-            if learned and others and max(others) >= max(learned):
-                verb = "beats" if max(others) > max(learned) else "equals"
-                numbers = f"{style.percent(max(others))} against {style.percent(max(learned))}"
+            learned, other = rows[score].max(), rows.get(prefix + score, pd.Series(dtype=float)).max()
+            if other >= learned:
+                verb = "beats" if other > learned else "equals"
+                numbers = f"{percent(other, decimals)} against {percent(learned, decimals)}"
                 lost.append(f"{score_label(score)}: {leader} {verb} the best learned backbone, {numbers}")
     if lost:
         return f"A baseline is not beaten here. {'; '.join(lost)}."
     return "In every column the best number is a learned one."
 
 
-def reading(rows: Sequence[Row]) -> str:
+def reading(rows: pd.DataFrame) -> str:
     """Explain the table: what stands under a number, what bold and ± mean, how many seeds there are."""
-    if all(num_trained(row) == 1 for row in rows):
+    if (num_trained(rows) == 1).all():
         spread = "One training seed each (n = 1); ± is the standard deviation over the few-shot draws."
     else:
         spread = (
             "Means over n training seeds; ± is their standard deviation, or where n = 1 that of the few-shot draws."
         )
+    baselines = "No baseline was measured (probe.baselines)."
+    if prefixes := measured_baselines(rows):
+        others = " and on ".join(MEANINGS[prefix] for prefix in prefixes)
+        baselines = (
+            f"Under each number: the same probe on {others}, and how many points the learned features are above it "
+            "(differences are taken before rounding)."
+        )
     alarms = ""
-    if any(row["alarms"] for row in rows):
+    if rows["alarms"].any():
         alarms = (
             f" {ALARM}: an alarm rang in training, named under the table. A run that collapsed has no learned number "
             "and is left out of means, gains and charts."
         )
-    told = {"random_init_": "the same backbone at random initialisation (random)", "raw_pixels_": "raw pixels (pixels)"}
-    others = " and on ".join(told[prefix] for prefix in measured_baselines(rows))
-    baselines = (
-        f"Under each number: the same probe on {others}, and how many points the learned features are above it "
-        "(differences are taken before rounding)."
-        if others
-        else "No baseline was measured (probe.baselines)."
-    )
     return (
         f"Top-1 accuracy on the test split in percent, frozen backbone. {baselines} {spread} "
         f"Bold: best of its column, baselines included.{alarms}"
     )
 
 
-def summary_line(gain: Row, style: Style) -> str:
-    """One line on a data set: learned minus random init, mean over its cells (`gain` of `tables.improvements`)."""
-    if not gain["num_cells"]:
-        return f"{gain['dataset']}: {left_out(gain)}"
-    parts = [
-        f"{score_label(score)} {style.points(found['mean'])} points ({found['num_better']} of {found['n']} cells gain)"
-        for score, found in gain["gains"].items()
-    ]
-    cells = f"{gain['num_cells']} cell{'s' * (gain['num_cells'] != 1)}"
-    cells += f" ({left_out(gain)})" if gain["num_collapsed"] else ""
-    if not parts:
-        return f"{gain['dataset']}: {cells}; random initialisation was not measured (probe.baselines)"
-    return f"{gain['dataset']}: learned minus random init, mean over {cells}: {', '.join(parts)}"
+def gains_table(gains: pd.DataFrame, decimals: int) -> pd.DataFrame:
+    """Return the gains over random initialisation as they are shown: a row per data set, a column per score."""
+    left_out = gains["num_collapsed"].map(lambda num: f" ({num} collapsed, left out)" if num else "")
+    columns = {"data set": gains["dataset"].map(literal), "cells": gains["num_cells"].astype(str) + left_out}
+    for score in score_columns(gains):
+        found = zip(gains[score], gains[f"{score}_better"], gains[f"{score}_n"], strict=True)
+        columns[score_label(score)] = [
+            ABSENT if pd.isna(mean) else f"{points(mean, decimals)} ({better:.0f} of {num:.0f})"
+            for mean, better, num in found
+        ]
+    if not score_columns(gains):
+        columns["gain"] = "random initialisation was not measured (probe.baselines)"
+    return pd.DataFrame(columns)
 
 
-def left_out(gain: Row) -> str:
-    """Say how many cells of a data set collapsed and count in no mean."""
-    return f"{gain['num_collapsed']} collapsed cell{'s' * (gain['num_collapsed'] != 1)} left out"
-
-
-def counted(gains: Sequence[Row], num_cells: int) -> str:
+def counted(gains: pd.DataFrame, num_cells: int) -> str:
     """Say how many of a grid's cells have results, and how many of these collapsed."""
-    sound, collapsed = (sum(gain[name] for gain in gains) for name in ("num_cells", "num_collapsed"))
+    sound, collapsed = gains["num_cells"].sum(), gains["num_collapsed"].sum()
     ending = f", {collapsed} of them collapsed" if collapsed else ""
     return f"{sound + collapsed} of {num_cells} cells have results{ending}"
-
-
-def by_dataset(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Group rows by data set, keeping both orders."""
-    grouped: dict[str, list[Row]] = {}
-    for row in rows:
-        grouped.setdefault(row["dataset"], []).append(row)
-    return grouped
-
-
-def markdown(
-    title: str, rows: Sequence[Row], gains: Sequence[Row], scores: Sequence[str], missing: Sequence[str], style: Style
-) -> str:
-    """Write comparison.md.
-
-    Args:
-        title: heading of the page.
-        rows: rows of `tables.summarise`.
-        gains: rows of `tables.improvements`.
-        scores: columns to show, of `tables.score_columns`.
-        missing: one line per cell without results.
-        style: how numbers and links are written.
-    """
-    lines = [f"# {title}", "", *(f"- {_md(summary_line(gain, style))}" for gain in gains), "", reading(rows), ""]
-    for dataset, group in by_dataset(rows).items():
-        lines += [
-            f"## {_md(dataset)}",
-            "",
-            *_md_table(group, scores, style),
-            "",
-            *(f"{_md(line)}\n" for line in alarm_lines(group)),
-            _md(verdict(group, scores, style)),
-            "",
-        ]
-    if missing:
-        lines += ["## Missing cells", "", *(f"- {_md(line)}" for line in missing), ""]
-    return "\n".join(lines)
-
-
-def _md(text: str) -> str:
-    """Escape what Markdown would read as markup; an underscore inside a word is none."""
-    return re.sub(r"[\\`*|<>\[\]]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
-
-
-def columns(rows: Sequence[Row], scores: Sequence[str]) -> list[str]:
-    """Headings of a table; the number of seeds has a column only where it is more than one."""
-    seeds = ["n"] if any(num_trained(row) > 1 for row in rows) else []
-    return ["backbone", "λ", *seeds, *map(score_label, scores), "train loss", "epochs", "run"]
-
-
-def _md_table(rows: Sequence[Row], scores: Sequence[str], style: Style) -> list[str]:
-    heads = columns(rows, scores)
-    lines = ["| " + " | ".join(heads) + " |", "|:--" + "|--:" * (len(heads) - 1) + "|"]
-    for row in rows:
-        entries = [_md_entry(entry(rows, row, score, style), style) for score in scores]
-        runs = [f"[{run[:8]}]({style.link(run)})" if style.run_url else f"`{run[:8]}`" for run in row["run_ids"]]
-        lamb, seeds = f"{row['lambda']:g}", [str(row["num_seeds"])] if "n" in heads else []
-        ends = [f"{row['train_loss']:.4g}", str(row["epochs"]), "<br>".join(runs) or ABSENT]
-        lines.append(f"| {' | '.join([_md(backbone_label(row)), lamb, *seeds, *entries, *ends])} |")
-    return lines
-
-
-def _md_entry(found: Score, style: Style) -> str:
-    def bold(text: str, best: bool) -> str:
-        return f"**{text}**" if best else text
-
-    spread = "" if found.std is None else f" ± {style.percent(found.std)}"
-    lines = [found.collapsed or ABSENT]
-    if found.learned is not None:
-        lines = [bold(style.percent(found.learned) + spread, found.best), *filter(None, [found.collapsed])]
-    for label, value, best in found.baselines:
-        delta = "" if None in (value, found.learned) else f" ({style.points(found.learned - value)})"
-        lines.append(f"{label} {bold(style.percent(value), best)}{delta}")
-    return "<br>".join(lines)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from typing import Any
+
+import pandas as pd
 
 from pipeline.density.encoders import Encoder
 from pipeline.density.methods import METHODS
-from pipeline.reports.claims import markdown_table
+from pipeline.reports.render import bullets, figure, join, literal, markdown_table, signed
 from pipeline.runtime.provenance import describe
 
-Row = Mapping[str, Any]
 TITLE = "Typical and foreign images: JEPA-SCORE beside its rivals"
 LABELS = {**{name: method.label for name, method in METHODS.items()}, "pixel_mean": "brightness"}
 METHOD_NOTE = (
@@ -30,56 +30,54 @@ ELSEWHERE = (
     "JEPA-SCORE in 32 minutes, 96.5 for k-NN and 100.0 for Mahalanobis distance (github.com/dokime-ai/dokime); a later "
     "one by the same author 84.1 for JEPA-SCORE (github.com/itsanderz/jepa-score-eval)."
 )
+CAPTIONS = {
+    "auroc": "AUROC of every method with its 95 % interval. Dashed: chance.",
+    "histogram": "How scores are distributed, in-domain (filled) and on foreign images.",
+    "sheet": "The most and least typical test images of each class by JEPA-SCORE, with the score.",
+}
 
 
-def pairs(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    """Group the AUROCs by (encoder, foreign set)."""
-    grouped: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        grouped.setdefault((row["trained"], row["foreign"]), []).append(row)
-    return grouped
+def summary(table: pd.DataFrame) -> list[str]:
+    """Say for all pairs of encoder and foreign set together, then for each, how JEPA-SCORE does beside the others.
+
+    Args:
+        table: of `separation.auroc_table`, a row per encoder, foreign set and method.
+    """
+    if table.empty:
+        return ["No foreign set was scored: density.sets names none beside the in-domain ones."]
+    pairs = table.groupby(["trained", "foreign"], sort=False)
+    score, untrained = (
+        table[table["method"] == name].set_index(["trained", "foreign"])
+        for name in ("jepa_score", "random_init_jepa_score")
+    )
+    overall = (
+        f"Of {len(score)} pairs of in-domain and foreign set JEPA-SCORE is the best method in "
+        f"{(score['auroc'] == pairs['auroc'].max()).sum()}, better than chance in {(score['low'] > 0.5).sum()}, worse "
+        f"than chance in {(score['high'] < 0.5).sum()} (the interval on one side of 50), and ahead of the same score "
+        f"of the untrained network in {(score['auroc'] > untrained['auroc']).sum()}."
+    )
+    return [overall, *(_of_pair(pair, group.set_index("method")) for pair, group in pairs)]
 
 
-def percent(row: Row) -> str:
-    """Write an area with its interval: 98.1 (97.0 to 98.8)."""
+def _of_pair(pair: tuple[str, str], rows: pd.DataFrame) -> str:
+    best = rows[rows["auroc"] == rows["auroc"].max()]
+    told = rows.apply(_interval, axis=1)
+    return (
+        f"{pair[0]} against {pair[1]}: best {', '.join(LABELS[name] for name in best.index)} with "
+        f"{told[best.index[0]]}; JEPA-SCORE {told['jepa_score']}, rank "
+        f"{1 + (rows['auroc'] > rows.loc['jepa_score', 'auroc']).sum()} of {len(rows)}; untrained network "
+        f"{told['random_init_jepa_score']}."
+    )
+
+
+def _interval(row: Mapping[str, float]) -> str:
+    """Write an area with its interval, in percent: 98.1 (97.0 to 98.8)."""
     return f"{100 * row['auroc']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
 
 
-def summary(rows: Sequence[Row]) -> list[str]:
-    """Say for all pairs together, then for each, how JEPA-SCORE does beside the others."""
-    grouped = pairs(rows)
-    if not grouped:
-        return ["No foreign set was scored: density.sets names none beside the in-domain ones."]
-    found = [{row["method"]: row for row in group} for group in grouped.values()]
-    scores = [rows["jepa_score"] for rows in found]
-    num_best = sum(
-        row["auroc"] == max(r["auroc"] for r in rows.values()) for row, rows in zip(scores, found, strict=True)
-    )
-    gains = [rows["jepa_score"]["auroc"] - rows["random_init_jepa_score"]["auroc"] for rows in found]
-    overall = (
-        f"Of {len(grouped)} pairs of in-domain and foreign set JEPA-SCORE is the best method in {num_best}, better "
-        f"than chance in {sum(row['low'] > 0.5 for row in scores)}, worse than chance in "
-        f"{sum(row['high'] < 0.5 for row in scores)} (the interval on one side of 50), and ahead of the same score of "
-        f"the untrained network in {sum(gain > 0 for gain in gains)}."
-    )
-    return [overall, *(_of_pair(pair, group) for pair, group in grouped.items())]
-
-
-def _of_pair(pair: tuple[str, str], group: Sequence[Row]) -> str:
-    ordered = sorted(group, key=lambda row: -row["auroc"])
-    found = {row["method"]: row for row in group}
-    score, init = found["jepa_score"], found["random_init_jepa_score"]
-    rank = 1 + sum(row["auroc"] > score["auroc"] for row in group)
-    ties = [LABELS[row["method"]] for row in ordered if row["auroc"] == ordered[0]["auroc"]]
-    return (
-        f"{pair[0]} against {pair[1]}: best {', '.join(ties)} with {percent(ordered[0])}; JEPA-SCORE {percent(score)}, "
-        f"rank {rank} of {len(group)}; untrained network {percent(init)}."
-    )
-
-
 def markdown(
-    table: Sequence[Row],
-    correlations: Sequence[Row],
+    table: pd.DataFrame,
+    correlations: pd.DataFrame,
     encoders: Iterable[Encoder],
     pictures: Iterable[str],
     missing: Sequence[str],
@@ -88,23 +86,32 @@ def markdown(
     """Write report.md.
 
     Args:
-        table: rows of `separation.auroc_table`.
-        correlations: rows of `separation.correlation_table`.
+        table: of `separation.auroc_table`.
+        correlations: of `separation.correlation_table`.
         encoders: that were compared.
-        pictures: file names of charts and sheets beside the report, in order.
+        pictures: file names of charts and sheets beside the report, in order: <kind>.svg or <kind>-<encoder>.png.
         missing: one line for each thing that is not there.
         params_path: the parameter file.
     """
-    lines = [f"# {TITLE}", "", *(f"- {line}" for line in summary(table)), "", METHOD_NOTE, "", ELSEWHERE, ""]
-    lines += [f"- **{encoder.name}**: {_origin(encoder)}" for encoder in encoders]
-    lines += ["", "## AUROC, %", ""]
-    for name in dict.fromkeys(row["trained"] for row in table):
-        lines += [f"### {name}", "", _areas([row for row in table if row["trained"] == name])]
-    lines += ["## Rank correlations of JEPA-SCORE", "", CORRELATION_NOTE, "", correlation_markdown(correlations)]
-    lines += ["## Pictures", "", *(f"![{picture}]({picture})\n" for picture in pictures)]
+    origins = [f"**{literal(encoder.name)}**: {literal(_origin(encoder))}" for encoder in encoders]
+    parts = [
+        f"# {TITLE}",
+        bullets([literal(line) for line in summary(table)]),
+        METHOD_NOTE,
+        ELSEWHERE,
+        bullets(origins),
+    ]
     if missing:
-        lines += ["## Missing, or made otherwise than asked for", "", *(f"- {line}" for line in missing), ""]
-    return "\n".join([*lines, _made_by(params_path), ""])
+        parts += ["## Missing, or made otherwise than asked for", bullets([literal(line) for line in missing])]
+    parts += ["## AUROC, %"]
+    for name, group in table.groupby("trained", sort=False):
+        parts += [f"### {literal(name)}", markdown_table(areas_table(group))]
+    parts += ["## Rank correlations of JEPA-SCORE", CORRELATION_NOTE, markdown_table(correlations_shown(correlations))]
+    parts += ["## Pictures"]
+    for picture in pictures:
+        kind, _, name = picture.rpartition(".")[0].partition("-")
+        parts.append(figure(f"{name}: {CAPTIONS[kind]}" if name else CAPTIONS[kind], picture))
+    return join(*parts, _made_by(params_path))
 
 
 def _made_by(params_path: str) -> str:
@@ -119,47 +126,37 @@ def _made_by(params_path: str) -> str:
 
 def _origin(encoder: Encoder) -> str:
     if encoder.cell:
-        return f"the run {encoder.cell}, picked without labels; in-domain are test images of {encoder.home}"
+        return f"the run {encoder.cell}, selected without labels; in-domain are test images of {encoder.home}"
     return f"a frozen model, {encoder.weights}; in place of its own training images stands {encoder.home}"
 
 
-def _areas(rows: Sequence[Row]) -> str:
-    foreign = list(dict.fromkeys(row["foreign"] for row in rows))
-    found = {(row["method"], row["foreign"]): row for row in rows}
-    best = {name: max(row["auroc"] for row in rows if row["foreign"] == name) for name in foreign}
-    lines = []
-    for method, told in METHODS.items():
-        areas = [found[method, name] for name in foreign]
-        cells = [f"**{percent(row)}**" if row["auroc"] == best[row["foreign"]] else percent(row) for row in areas]
-        lines.append((told.label, *cells, told.note))
-    counts = {name: (found["jepa_score", name]["num_in"], found["jepa_score", name]["num_out"]) for name in foreign}
-    heads = [f"against {name} ({num_in} and {num_out} images)" for name, (num_in, num_out) in counts.items()]
-    return markdown_table(("method", *heads, "what it is"), lines)
+def areas_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the areas of one encoder as they are shown: methods downwards, foreign sets to the right, best in bold."""
+    best = rows["auroc"] == rows.groupby("foreign")["auroc"].transform("max")
+    told = rows.apply(_interval, axis=1)
+    rows = rows.assign(told=told.where(~best, "**" + told + "**"))
+    counts = rows.drop_duplicates("foreign").set_index("foreign")
+    wide = rows.pivot(index="method", columns="foreign", values="told").reindex(index=METHODS, columns=counts.index)
+    wide.columns = [f"{literal(n)} ({r['num_in']} and {r['num_out']} images)" for n, r in counts.iterrows()]
+    wide.insert(0, "method", [method.label for method in METHODS.values()])
+    return wide.assign(**{"what it is": [method.note for method in METHODS.values()]})
 
 
-def correlation_grid(correlations: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Turn correlations into heads and lines of text: a line for each encoder and set, a column for each score."""
-    others = list(dict.fromkeys(row["other"] for row in correlations))
-    heads = ["encoder", "images of", "n", *(_label(other) for other in others)]
-    found = {(row["trained"], row["scored"], row["other"]): row for row in correlations}
-    lines = []
-    for name, scored in dict.fromkeys((row["trained"], row["scored"]) for row in correlations):
-        rows = [found.get((name, scored, other)) for other in others]
-        num = next(row["num_images"] for row in rows if row)
-        lines.append([name, scored, str(num), *("" if not row else _rho(row["spearman"]) for row in rows)])
-    return heads, lines
-
-
-def correlation_markdown(correlations: Sequence[Row]) -> str:
-    """Write the correlations as a table."""
-    heads, lines = correlation_grid(correlations)
-    return markdown_table(heads, lines)
+def correlations_shown(correlations: pd.DataFrame) -> pd.DataFrame:
+    """Return the correlations as they are shown: a row per encoder and set, a column per score."""
+    index = ["trained", "scored", "num_images"]
+    told = correlations["spearman"].map(lambda rho: "undefined" if pd.isna(rho) else signed(rho))
+    wide = correlations.assign(told=told).pivot(index=index, columns="other", values="told")
+    order = correlations[index].drop_duplicates()
+    wide = wide.reindex(index=pd.MultiIndex.from_frame(order), columns=correlations["other"].unique())
+    wide.columns = [literal(_label(other)) for other in wide.columns]
+    heads = dict(zip(index, ("encoder", "images of", "n"), strict=True))
+    names = order.rename(columns=heads).assign(
+        **{head: order[name].astype(str).map(literal) for name, head in heads.items()}
+    )
+    return pd.concat([names.reset_index(drop=True), wide.reset_index(drop=True)], axis=1)
 
 
 def _label(other: str) -> str:
     column, _, encoder = other.partition(" of ")
     return f"{LABELS[column]} of {encoder}" if encoder else LABELS[column]
-
-
-def _rho(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:+.2f}".replace("-", "−")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-import matplotlib
 import numpy as np
+import pandas as pd
 
 from pipeline.density.methods import METHODS, Scores
-from pipeline.reports.figures import COLOURS, DASHES, RC, add_legend, legend_line, make_panels, to_svg
+from pipeline.reports.figures import COLOURS, DASHES, GREY, add_legend, drawing, legend_line, make_panels, to_svg
 
-GREY = "#8a94a1"
 SHOWN = ("jepa_score", "random_init_jepa_score", "knn_distance", "mahalanobis")
 NUM_BINS = 40
 # One colour for each kind of method: Jacobian, embedding, pixels.
@@ -31,7 +29,7 @@ def histograms(name: str, home: str, scores: Mapping[str, Scores]) -> str:
     """
     order = [home, *(scored for scored in scores if scored != home)]
     looks = {scored: {"color": COLOURS[i % 10], "linestyle": DASHES[i % len(DASHES)]} for i, scored in enumerate(order)}
-    with matplotlib.rc_context(RC):
+    with drawing():
         figure, panels = make_panels(len(SHOWN), height=2.5)
         for axes, method in zip(panels, SHOWN, strict=True):
             values = {scored: scores[scored].values[method] for scored in order}
@@ -50,25 +48,25 @@ def histograms(name: str, home: str, scores: Mapping[str, Scores]) -> str:
         return to_svg(figure, f"scores of {name}")
 
 
-def areas(rows: Sequence[Mapping[str, Any]]) -> str:
+def areas(table: pd.DataFrame) -> str:
     """Draw the AUROC of every method with its interval: a panel for each pair of in-domain and foreign set.
 
     Args:
-        rows: of `separation.auroc_table`.
+        table: of `separation.auroc_table`.
 
     Returns:
         SVG text; the dashed line at 50 % is chance.
     """
-    pairs = list(dict.fromkeys((row["trained"], row["foreign"]) for row in rows))
+    pairs = dict(list(table.groupby(["trained", "foreign"], sort=False)))
     places = {method: -i for i, method in enumerate(METHODS)}
-    with matplotlib.rc_context(RC):
+    with drawing():
         figure, panels = make_panels(len(pairs), height=2.7)
-        for index, (axes, pair) in enumerate(zip(panels, pairs, strict=True)):
+        for index, (axes, (pair, rows)) in enumerate(zip(panels, pairs.items(), strict=True)):
             axes.axvline(50, color=GREY, linestyle=DASHES[1], linewidth=1.2)
-            for row in (row for row in rows if (row["trained"], row["foreign"]) == pair):
-                low, high = (abs(100 * (row[end] - row["auroc"])) for end in ("low", "high"))
-                place, colour = places[row["method"]], KINDS[_kind(row["method"])]
-                axes.errorbar(100 * row["auroc"], place, xerr=[[low], [high]], fmt="o", color=colour, elinewidth=1)
+            for method, row in rows.set_index("method").iterrows():
+                ends = [[100 * abs(row[end] - row["auroc"])] for end in ("low", "high")]
+                look = {"color": KINDS[_kind(method)], "elinewidth": 1}
+                axes.errorbar(100 * row["auroc"], places[method], xerr=ends, fmt="o", **look)
             names = [method.label for method in METHODS.values()] if index % min(len(pairs), 4) == 0 else []
             axes.set_yticks(list(places.values()), names or [""] * len(places))
             axes.set(xlim=(-3, 103), ylim=(min(places.values()) - 0.6, 0.6), xlabel="AUROC, %")

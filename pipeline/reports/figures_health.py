@@ -12,9 +12,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from pipeline.reports import figures
-from pipeline.reports.figures import COLOURS, DASHES
+from pipeline.reports.figures import COLOURS, DASHES, GREY
 
-GREY = "#8a94a1"
 SITES = ("embedding", "projection")
 # Site and kind of test, with the title of the panel. Nothing asks an embedding for unit variance, so of it the shape
 # alone is shown.
@@ -73,7 +72,7 @@ def spectra(cells: Sequence[Cell]) -> str:
         SVG text; a flat line at 1 is an isotropic cloud. Eigenvalues of 0 are not drawn.
     """
     sites = [site for site in SITES if any(site in cell["health"] for cell in cells)]
-    with figures.matplotlib.rc_context(figures.RC):
+    with figures.drawing():
         figure, panels = figures.make_panels(len(sites), height=3.2)
         looks = _looks(cells)
         for axes, site in zip(panels, sites, strict=True):
@@ -108,7 +107,7 @@ def epps_pulley(cells: Sequence[Cell]) -> str:
         normal samples give, with their mean as a line; beside the bar the share of slices beyond it.
     """
     tests = {key: title for key, title in TESTS.items() if any(key[0] in cell["health"] for cell in cells)}
-    with figures.matplotlib.rc_context(figures.RC):
+    with figures.drawing():
         figure, panels = figures.make_panels(len(tests), height=1.0 + 0.2 * len(cells))
         for axes, ((site, kind), title) in zip(panels, tests.items(), strict=True):
             for row, (cell, look) in enumerate(zip(cells, _looks(cells), strict=True)):
@@ -155,7 +154,7 @@ def curves(cells: Sequence[Cell]) -> str:
         SVG text, a panel per number.
     """
     names = [name for name in CURVES if any(_curve(cell, name)[0] for cell in cells)]
-    with figures.matplotlib.rc_context(figures.RC):
+    with figures.drawing():
         figure, panels = figures.make_panels(len(names), height=2.5)
         for axes, name in zip(panels, names, strict=True):
             for cell, look in zip(cells, _looks(cells), strict=True):

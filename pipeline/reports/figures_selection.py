@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
+import pandas as pd
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, LinearSegmentedColormap
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.reports import figures
-from pipeline.reports.figures import COLOURS, DASHES, INK, MARKERS, legend_line
+from pipeline.reports.figures import COLOURS, DASHES, GREY, INK, MARKERS, legend_line
 from pipeline.reports.selection_text import criterion_label, groups
 from pipeline.selection.correlation import ALL, Entry, entry_of, hindsight, of_group
 from pipeline.selection.criteria import RULE, Run
 from pipeline.selection.picks import picked
 
-GREY = "#8a94a1"
 # From viridis without its ends, which vanish on a dark or a white page.
 SHADES = LinearSegmentedColormap.from_list("accuracy", ["#46509a", "#2a788e", "#2fa57c", "#8fc544", "#e8c52b"])
 NUM_SHADES = 8
@@ -25,7 +25,7 @@ NOTHING = "fewer than three runs,\nor all of them alike"
 
 
 def charts(
-    runs: Sequence[Run], entries: Sequence[Entry], *, exponent: float, label: str, paper: Sequence[Mapping[str, str]]
+    runs: Sequence[Run], entries: Sequence[Entry], *, exponent: float, label: str, paper: pd.DataFrame
 ) -> dict[str, str]:
     """Draw everything that the report shows.
 
@@ -34,7 +34,7 @@ def charts(
         entries: of `correlation.select`.
         exponent: a of the rule.
         label: of the accuracy, e.g. linear.
-        paper: rows of `selection_report.read_paper`.
+        paper: of `selection_report.read_paper`.
 
     Returns:
         SVG text under `plane-<task>`, `correlation` and `criteria`.
@@ -62,11 +62,11 @@ def plane(runs: Sequence[Run], pick: str, label: str) -> str:
     places = {run.key: (run.values["sigreg_loss"], run.values["pred_loss"]) for run in runs}
     accuracies = [100 * run.accuracy for run in runs]
     steps = MaxNLocator(NUM_SHADES).tick_values(min(accuracies), max(accuracies))
-    shade = matplotlib.cm.ScalarMappable(BoundaryNorm(steps, SHADES.N), SHADES)
+    shade = ScalarMappable(BoundaryNorm(steps, SHADES.N), SHADES)
     backbones = list(dict.fromkeys(run.backbone for run in runs))
     markers = dict(zip(backbones, MARKERS, strict=False)) if len(backbones) <= MOST_NAMED else {}
     best = max(runs, key=lambda run: run.accuracy)
-    with matplotlib.rc_context(figures.RC):
+    with figures.drawing():
         figure, (axes,) = figures.make_panels(1, height=3.7)
         for run, accuracy in zip(runs, accuracies, strict=True):
             look = {"color": shade.to_rgba(accuracy), "markeredgecolor": GREY, "markeredgewidth": 0.5, "markersize": 7}
@@ -79,7 +79,7 @@ def plane(runs: Sequence[Run], pick: str, label: str) -> str:
         axes.set(xlabel="SIGReg loss, last epoch", ylabel="prediction loss, last epoch", title=runs[0].dataset)
         figure.colorbar(shade, ax=axes, label=f"{label} top-1, %", spacing="proportional").outline.set_visible(False)
         handles = [legend_line(name, GREY, "none", marker) for name, marker in markers.items()]
-        handles += [_ring("picked without labels", "o", 9)] * bool(pick) + [_ring("best by test labels", "s", 8)]
+        handles += [_ring("selected without labels", "o", 9)] * bool(pick) + [_ring("best by test labels", "s", 8)]
         figures.add_legend(figure, handles)
         return figures.to_svg(figure, f"SIGReg and prediction loss {runs[0].dataset}")
 
@@ -99,13 +99,13 @@ def _log_where_wide(axes: Any, places: Sequence[tuple[float, float]]) -> None:
     axes.margins(0.12)
 
 
-def correlation(entries: Sequence[Entry], exponent: float, paper: Sequence[Mapping[str, str]]) -> str:
+def correlation(entries: Sequence[Entry], exponent: float, paper: pd.DataFrame) -> str:
     """Draw the agreement of train_loss / lambda^a and accuracy against a: a panel per task, and one for their mean.
 
     Args:
         entries: of `correlation.select`.
         exponent: a of the rule, a dotted line.
-        paper: rows of `selection_report.read_paper`, crosses.
+        paper: of `selection_report.read_paper`, crosses.
 
     Returns:
         SVG text. Thick: all runs of the task, with the bootstrap interval as a band; thin: one backbone's runs.
@@ -114,7 +114,7 @@ def correlation(entries: Sequence[Entry], exponent: float, paper: Sequence[Mappi
     backbones = sorted({e.backbone for e in entries if e.backbone != ALL and e.rho is not None and e.criterion == RULE})
     named = len(backbones) <= MOST_NAMED
     colours = {name: COLOURS[i % len(COLOURS)] if named else GREY for i, name in enumerate(backbones)}
-    with matplotlib.rc_context(figures.RC):
+    with figures.drawing():
         figure, panels = figures.make_panels(len(names), height=3.1)
         for axes, name in zip(panels, names, strict=True):
             for backbone, colour in colours.items():
@@ -122,8 +122,7 @@ def correlation(entries: Sequence[Entry], exponent: float, paper: Sequence[Mappi
             drawn = _exponent_line(axes, of_group(entries, name), color=INK, linewidth=2, band=True)
             if not drawn:
                 axes.text(0.5, 0.6, NOTHING, transform=axes.transAxes, ha="center", va="center")
-            for row in paper:
-                axes.plot(float(row["a"]), float(row["spearman"]), "x", color=GREY)
+            axes.plot(paper["a"], paper["spearman"], "x", color=GREY)
             axes.axvline(exponent, color=GREY, linestyle=DASHES[2], linewidth=1.2)
             axes.axhline(0, color=GREY, linewidth=0.8)
             axes.set(title=_title(name), xlabel="a in loss / λ^a", xlim=(-0.03, 1.03), ylim=(-1.05, 1.05))
@@ -159,7 +158,7 @@ def criteria(entries: Sequence[Entry], exponent: float) -> str:
     names = groups(entries)
     found = {name: _shown(of_group(entries, name), exponent) for name in names}
     labels = list(dict.fromkeys(label for shown in found.values() for label in shown))
-    with matplotlib.rc_context(figures.RC):
+    with figures.drawing():
         figure, panels = figures.make_panels(len(names), height=0.9 + 0.21 * len(labels))
         for index, (axes, name) in enumerate(zip(panels, names, strict=True)):
             for label, entry in found[name].items():

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.reports import figures
-from pipeline.reports.figures import COLOURS, DASHES, MARKERS
+from pipeline.reports.figures import COLOURS, DASHES, GREY, MARKERS
 from pipeline.reports.paper_numbers import Number
 from pipeline.reports.paper_shape import coordinate, varying
 
-GREY = "#8a94a1"
 Look = tuple[str, str]  # colour and marker
 MAX_NAMES = 12  # a longer legend would be larger than the chart
 
@@ -31,7 +30,7 @@ def published_against_ours(numbers: Sequence[Number], title: str) -> str:
     over = _numeric_axis(numbers)
     names = _series(numbers, over)
     looks = {name: (COLOURS[i % 10], MARKERS[i // 10 % 10]) for i, name in enumerate(dict.fromkeys(names))}
-    with figures.matplotlib.rc_context(figures.RC):
+    with figures.drawing():
         figure, panels = figures.make_panels(2 if over else 1, height=3.6)
         _identity(panels[0], numbers, names, looks)
         handles = [figures.legend_line(name, *look[:1], "none", look[1]) for name, look in looks.items() if name]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from html import escape
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from pipeline.catalogue.validation import read_yaml
 from pipeline.core.csv_files import csv_text, read_rows
 from pipeline.reports.claims import Claim, claims_table, markdown_table, read_claims
+from pipeline.reports.render import literal
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.project import repro_command
 from pipeline.settings.grid import published_rows
@@ -129,25 +131,16 @@ def claim_line(claim: str) -> str:
     return f"Under test: {claim}{'' if claim.endswith(('.', '?', '!')) else '.'}" if claim else ""
 
 
-def paper_section(path: Path) -> list[tuple[str, str]]:
-    """Make the section of index.html from reports/paper.csv; none without that file.
+def overview_table(path: Path) -> pd.DataFrame:
+    """Return reports/paper.csv as index.html shows it.
 
     Raises:
         UserError: the file has other columns.
     """
-    if not path.exists():
-        return []
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in ("table or figure", *COUNTS.values()))
-    body = "".join(_html_row(row) for row in read_rows(path, COLUMNS))
-    lead = (
-        "<p>How many published numbers were measured here, and whether ours agree; paper.md beside this page tells.</p>"
+    found = pd.DataFrame(read_rows(path, COLUMNS), columns=COLUMNS)
+    names = found["title"].where(found["title"] != "", found["id"]).map(literal)
+    claims = found["claim"].map(lambda claim: f"<br>*{literal(claim)}*" if claim else "")
+    command = found["command"].map("<br>`{}`".format)
+    return pd.DataFrame(
+        {"table or figure": names + claims + command, **{head: found[name] for name, head in COUNTS.items()}}
     )
-    table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    return [("The paper's tables", lead + table)]
-
-
-def _html_row(row: dict[str, str]) -> str:
-    claim = f"<small>{escape(row['claim'])}</small>" if row["claim"] else ""
-    command = f"<small><code>{escape(row['command'])}</code></small>"
-    name = f'<th scope="row" style="white-space:normal">{escape(row["title"] or row["id"])}{claim}{command}</th>'
-    return f"<tr>{name}{''.join(f'<td>{escape(row[count])}</td>' for count in COUNTS)}</tr>"

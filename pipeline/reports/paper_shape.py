@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.reports.claims import markdown_table
-from pipeline.reports.comparison import ABSENT, Style
 from pipeline.reports.paper_numbers import Number
+from pipeline.reports.render import ABSENT, percent, points
 
 
 def varying(numbers: Sequence[Number]) -> list[str]:
@@ -20,7 +20,7 @@ def coordinate(number: Number, axis: str) -> str:
     return number.metric if axis == "metric" else number.axes[axis]
 
 
-def in_shape(numbers: Sequence[Number], style: Style) -> str:
+def in_shape(numbers: Sequence[Number], decimals: int) -> str:
     """Write the table as the paper would: data sets, metrics or the last axis to the right, the rest downwards.
 
     Where two numbers would share a place, or a row two labels, it has one number a line.
@@ -33,13 +33,13 @@ def in_shape(numbers: Sequence[Number], style: Style) -> str:
         groups.setdefault(tuple(coordinate(number, axis) for axis in down), []).append(number)
     if not down or any(not _fits_a_row(group, across) for group in groups.values()):
         rows = [
-            [number.label, *(coordinate(number, axis) for axis in axes), shown(number, style)] for number in numbers
+            [number.label, *(coordinate(number, axis) for axis in axes), shown(number, decimals)] for number in numbers
         ]
         return without_empty([["label", *axes, "top-1"], *rows])
     heads = _in_order(dict.fromkeys(coordinate(number, across) for number in numbers))
     rows = []
     for names, group in groups.items():
-        entries = {coordinate(number, across): shown(number, style) for number in group}
+        entries = {coordinate(number, across): shown(number, decimals) for number in group}
         label = next((number.label for number in group if number.label), "")
         rows.append([label, *names, *(entries.get(head, "") for head in heads)])
     prefix = "" if across in ("target", "dataset", "metric") else f"{across} "
@@ -66,19 +66,21 @@ def without_empty(lines: Sequence[Sequence[str]]) -> str:
     return markdown_table(head, rows)
 
 
-def shown(number: Number, style: Style) -> str:
+def shown(number: Number, decimals: int) -> str:
     """Write a number as `72.1 ± 0.3 (published 74.2, −2.1)`; with the random initialisation where none is published."""
     if not number.picked:
         return f"{_instead(number)} (published {number.published})" if number.published else _instead(number)
-    ours = style.percent(number.mean / 100) + ("" if number.std is None else f" ± {style.percent(number.std / 100)}")
+    ours = percent(number.mean / 100, decimals) + (
+        "" if number.std is None else f" ± {percent(number.std / 100, decimals)}"
+    )
     if number.collapsed:
         ours += f", {len(number.collapsed)} of {len(number.collapsed) + len(number.picked)} collapsed"
     if number.published:
-        return f"{ours} (published {number.published}, {style.points(number.difference / 100)})"
+        return f"{ours} (published {number.published}, {points(number.difference / 100, decimals)})"
     initial = number.baseline("random_init")
     if initial is None:
         return ours
-    return f"{ours} (random init {style.percent(initial / 100)}, {style.points((number.mean - initial) / 100)})"
+    return f"{ours} (random init {percent(initial / 100, decimals)}, {points((number.mean - initial) / 100, decimals)})"
 
 
 def _instead(number: Number) -> str:

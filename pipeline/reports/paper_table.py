@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from pipeline.core.csv_files import csv_text
 from pipeline.reports.claims import Claim, markdown_table
-from pipeline.reports.comparison import ABSENT, Style
 from pipeline.reports.paper_numbers import Number
 from pipeline.reports.paper_overview import claim_line
 from pipeline.reports.paper_results import Result
 from pipeline.reports.paper_shape import coordinate, in_shape, varying, without_empty
+from pipeline.reports.render import ABSENT
+from pipeline.reports.render import percent as as_percent
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing
 
@@ -45,9 +46,9 @@ class Table:
     command: str
 
     @property
-    def style(self) -> Style:
-        """How numbers are written."""
-        return Style(self.listing.params.report.decimals)
+    def decimals(self) -> int:
+        """Decimals of a percentage."""
+        return self.listing.params.report.decimals
 
     def counted(self) -> str:
         """One line: how many published numbers there are, and what became of them."""
@@ -92,7 +93,7 @@ def _csv_row(number: Number) -> dict[str, str | int]:
 
 def claims(table: Table) -> list[Claim]:
     """Answer every published number, with the paper's digits."""
-    return [_claim(number, table.style.decimals) for number in table.numbers if number.published]
+    return [_claim(number, table.decimals) for number in table.numbers if number.published]
 
 
 def _claim(number: Number, decimals: int) -> Claim:
@@ -112,7 +113,7 @@ def markdown(table: Table) -> str:
         table.counted(),
         READING.format(absent=ABSENT),
         _constants(table.numbers),
-        in_shape(table.numbers, table.style),
+        in_shape(table.numbers, table.decimals),
         f"![published against ours](plots/{listing.path.resolve().parent.name}.svg)",
         *_details(table),
         *_images(table.numbers),
@@ -130,10 +131,10 @@ def _constants(numbers: Sequence[Number]) -> str:
 
 
 def _details(table: Table) -> list[str]:
-    numbers, axes, style = [number for number in table.numbers if number.picked], varying(table.numbers), table.style
+    numbers, axes = [number for number in table.numbers if number.picked], varying(table.numbers)
 
     def percent(value: float | None) -> str:
-        return "" if value is None else style.percent(value / 100)
+        return "" if value is None else as_percent(value / 100, table.decimals)
 
     head = ["label", *axes, "published", "ours", "deviation", "seeds", "verdict", "random init", "raw pixels", "chosen"]
     rows = [

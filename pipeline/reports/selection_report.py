@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from pipeline.core.csv_files import csv_text, read_rows, rounded
-from pipeline.reports.claims import markdown_table
-from pipeline.reports.comparison import ABSENT
+import pandas as pd
+
+from pipeline.core.csv_files import read_rows
 from pipeline.reports.paper_table import MINIATURE
-from pipeline.reports.selection_text import STYLE, criterion_label, groups, interval_text, sentences, share, signed
+from pipeline.reports.render import (
+    ABSENT,
+    bullets,
+    csv_text,
+    figure,
+    join,
+    literal,
+    markdown_table,
+    percent,
+    points,
+    signed,
+)
+from pipeline.reports.selection_text import criterion_label, groups, interval_text, sentences, share
 from pipeline.runtime.errors import UserError
 from pipeline.selection.correlation import ALL, Entry, entry_of, hindsight, of_group
 from pipeline.selection.criteria import RULE
@@ -31,6 +43,21 @@ each run ranked within its own; correlations are weighed with runs - 1. Higher i
 isotropy and LiDAR, lower for losses, mean cosine and Epps-Pulley; alpha-ReQ is best at 1. All but the three training
 losses are taken on test images, without their labels.\
 """
+CAPTIONS = {
+    "plane": "The two terms of the loss at the last epoch, one point a run, coloured by accuracy. Ring: the run with "
+    "the lowest training loss / λ^a, selected without labels; square: the best run by test labels.",
+    "correlation": "Spearman correlation of training loss / λ^a with accuracy, against a; positive where a lower loss "
+    "means higher accuracy. Band: 95 % bootstrap interval over runs. Crosses: the paper's runs.",
+    "criteria": "The same for every label-free criterion, with its interval. Hollow: the best a in hindsight, which no "
+    "one knows without labels.",
+}
+HEALTH_CAPTIONS = {
+    "spectra": "Eigenvalues of the covariance on test images, as multiples of their mean: 1 everywhere is an isotropic "
+    "cloud.",
+    "epps-pulley": "Epps-Pulley statistic of slices on test images; shaded: where 95 % of normal samples lie; in "
+    "percent: slices beyond it.",
+    "health": "What was watched on held-out images after every epoch.",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +69,7 @@ class Diagnosis:
         entries: of `correlation.select`.
         exponent: a of the rule.
         score: name of the accuracy that runs are judged by.
-        paper: rows of `read_paper`.
+        paper: of `read_paper`.
         incomparable: axes of the grid that change what the loss measures.
         trained_on: hardware and commits of the pretrainings.
         missing: one line per cell without results.
@@ -54,7 +81,7 @@ class Diagnosis:
     entries: Sequence[Entry]
     exponent: float
     score: str
-    paper: Sequence[Mapping[str, str]]
+    paper: pd.DataFrame
     incomparable: Sequence[str]
     trained_on: Sequence[str]
     missing: Sequence[str]
@@ -63,8 +90,9 @@ class Diagnosis:
 
 
 def table_csv(entries: Iterable[Entry]) -> str:
-    """Write the entries as CSV, measured numbers with six significant digits."""
-    return csv_text(COLUMNS, ({**rounded(asdict(entry)), "a": entry.a} for entry in entries))
+    """Write the entries as CSV, measured numbers with six significant digits the setting `a` with all of its own."""
+    table = pd.DataFrame(map(asdict, entries), columns=COLUMNS)
+    return csv_text(table.assign(a=table["a"].map(lambda a: "" if pd.isna(a) else repr(float(a)))))
 
 
 def read_table(path: Path) -> list[Entry]:
@@ -88,26 +116,34 @@ def _parsed(text: str, kind: str) -> str | int | float | None:
     return int(text) if kind == "int" else float(text) if text else None
 
 
-def read_paper(path: Path) -> list[dict[str, str]]:
+def read_paper(path: Path) -> pd.DataFrame:
     """Read the paper's own correlations: columns source, runs, a and spearman."""
-    return read_rows(path, PAPER_COLUMNS)
+    return pd.DataFrame(read_rows(path, PAPER_COLUMNS)).astype({"a": float, "spearman": float})
 
 
-def criteria_table(entries: Sequence[Entry], exponent: float) -> tuple[list[str], list[list[str]]]:
-    """Return heads and rows of the table of criteria.
+def criteria_table(entries: Sequence[Entry], exponent: float) -> pd.DataFrame:
+    """Return the table of criteria as it is shown.
 
     Args:
         entries: of one group.
         exponent: a of the rule.
     """
-    head = ["criterion", "runs", "ρ", "pick", "top-1", "regret", "held-out labels", "over random"]
-    rows = []
-    for label, entry in shown_entries(entries, exponent):
-        numbers = [STYLE.percent(entry.accuracy), STYLE.percent(entry.regret)]
-        numbers += [_points(entry.regret_to_holdout), _points(entry.gain)]
-        numbers += [share(entry.within_point), share(entry.beats_random)]
-        rows.append([label, str(entry.num_runs), interval_text(entry), _short(entry) or ABSENT, *numbers])
-    return [*head, "within a point", "above the mean"], rows
+    rows = [
+        {
+            "criterion": label,
+            "runs": str(entry.num_runs),
+            "ρ": interval_text(entry),
+            "selected run": literal(_short(entry)),
+            "top-1": percent(entry.accuracy),
+            "regret": percent(entry.regret),
+            "held-out labels": points(entry.regret_to_holdout),
+            "over random": points(entry.gain),
+            "within a point": share(entry.within_point),
+            "above the mean": share(entry.beats_random),
+        }
+        for label, entry in shown_entries(entries, exponent)
+    ]
+    return pd.DataFrame(rows)
 
 
 def shown_entries(entries: Sequence[Entry], exponent: float) -> list[tuple[str, Entry]]:
@@ -121,12 +157,8 @@ def shown_entries(entries: Sequence[Entry], exponent: float) -> list[tuple[str, 
 
 
 def _short(entry: Entry) -> str:
-    """Name the pick without its data set, which stands beside it."""
+    """Name the selected run without its data set, which stands beside it."""
     return entry.pick.partition("--")[2]
-
-
-def _points(value: float | None) -> str:
-    return ABSENT if value is None else STYLE.points(value)
 
 
 def markdown(diagnosis: Diagnosis, charts: Iterable[str]) -> str:
@@ -136,29 +168,37 @@ def markdown(diagnosis: Diagnosis, charts: Iterable[str]) -> str:
         diagnosis: what it says.
         charts: names of the SVG files beside it, without suffix.
     """
-    entries, exponent = diagnosis.entries, diagnosis.exponent
+    entries, exponent, charts = diagnosis.entries, diagnosis.exponent, list(charts)
+    said = sentences(entries, exponent, diagnosis.score).values()
     parts = [
         MINIATURE if diagnosis.grid.startswith("miniature-") else "",
-        f"# Model selection without labels: grid {diagnosis.grid}",
-        _list(sentences(entries, exponent, diagnosis.score).values()),
+        f"# Model selection without labels: grid {literal(diagnosis.grid)}",
+        bullets([literal(line) for line in said]),
+        *_pictures(charts, CAPTIONS),
         READING,
         _caution(diagnosis.incomparable),
     ]
     for name in groups(entries):
-        parts += [f"## {name}", markdown_table(*criteria_table(of_group(entries, name), exponent))]
-    parts += ["## Loss / λ^a against accuracy", _exponent_table(entries)]
+        heading = "mean over data sets" if name == ALL else literal(name)
+        parts += [f"## {heading}", markdown_table(criteria_table(of_group(entries, name), exponent))]
+    parts += ["## Loss / λ^a against accuracy", markdown_table(exponent_table(entries))]
     parts += ["The best a is chosen with labels, on the runs that it is judged on: its ρ is too good, and no rule."]
-    parts += ["## The rule by backbone", _backbone_table(entries, exponent)]
-    parts += ["## Beside the paper", _paper_table(entries, diagnosis.paper)]
-    parts += [f"![{name}]({name}.svg)" for name in charts]
-    parts += ["## Missing cells", _list(diagnosis.missing)] if diagnosis.missing else []
+    parts += ["## The rule by backbone", markdown_table(backbone_table(entries, exponent))]
+    parts += ["## Beside the paper", markdown_table(paper_table(entries, diagnosis.paper))]
+    health = list(_pictures(charts, HEALTH_CAPTIONS))
+    parts += ["## Embedding health", *health] if health else []
+    parts += ["## Missing cells", bullets([literal(line) for line in diagnosis.missing])] if diagnosis.missing else []
     parts += [f"Command: `{diagnosis.command}`. Settings: `{diagnosis.settings}`."]
-    parts += [f"Pretrained on: {where}." for where in diagnosis.trained_on]
-    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+    parts += [literal(f"Pretrained on: {where}.") for where in diagnosis.trained_on]
+    return join(*parts)
 
 
-def _list(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+def _pictures(charts: Sequence[str], captions: Mapping[str, str]) -> Iterator[str]:
+    for chart in charts:
+        kind = next((kind for kind in captions if chart == kind or chart.startswith(f"{kind}-")), None)
+        if kind:
+            name = chart.removeprefix(kind).removeprefix("-")
+            yield figure(f"{name}. {captions[kind]}" if name else captions[kind], f"{chart}.svg")
 
 
 def _caution(axes: Sequence[str]) -> str:
@@ -168,30 +208,45 @@ def _caution(axes: Sequence[str]) -> str:
     return f"These axes of the grid change what the training loss measures, so it need not order their runs: {said}."
 
 
-def _exponent_table(entries: Sequence[Entry]) -> str:
+def exponent_table(entries: Sequence[Entry]) -> pd.DataFrame:
+    """Return the agreement of loss / λ^a with accuracy for some a, a row per data set."""
     rows = []
     for name in groups(entries):
         group = of_group(entries, name)
-        found, best = [entry_of(group, RULE, a) for a in SHOWN_EXPONENTS], hindsight(group, RULE)
-        told = f"{best.a:g}: {interval_text(best)}" if best else ""
-        rows.append([name, *(signed(entry.rho) if entry and entry.rho is not None else "" for entry in found), told])
-    return markdown_table(["data set", *(f"a = {a:g}" for a in SHOWN_EXPONENTS), "best a in hindsight"], rows)
+        row = {"data set": literal(name)}
+        for a in SHOWN_EXPONENTS:
+            entry = entry_of(group, RULE, a)
+            row[f"a = {a:g}"] = signed(entry.rho) if entry and entry.rho is not None else ""
+        best = hindsight(group, RULE)
+        rows.append({**row, "best a in hindsight": f"{best.a:g}: {interval_text(best)}" if best else ""})
+    return pd.DataFrame(rows)
 
 
-def _backbone_table(entries: Sequence[Entry], exponent: float) -> str:
-    rows = []
-    for entry in entries:
-        if entry.backbone != ALL and (entry.criterion, entry.a) == (RULE, exponent):
-            numbers = [STYLE.percent(value) for value in (entry.accuracy, entry.best, entry.random)]
-            rows.append([entry.dataset, entry.backbone, entry.num_runs, interval_text(entry), _short(entry), *numbers])
-    return markdown_table(["data set", "backbone", "runs", "ρ", "pick", "top-1", "best", "random"], rows)
+def backbone_table(entries: Sequence[Entry], exponent: float) -> pd.DataFrame:
+    """Return how the rule does within each backbone of a data set."""
+    rows = [
+        {
+            "data set": literal(entry.dataset),
+            "backbone": literal(entry.backbone),
+            "runs": str(entry.num_runs),
+            "ρ": interval_text(entry),
+            "selected run": literal(_short(entry)),
+            "top-1": percent(entry.accuracy),
+            "best": percent(entry.best),
+            "random": percent(entry.random),
+        }
+        for entry in entries
+        if entry.backbone != ALL and (entry.criterion, entry.a) == (RULE, exponent)
+    ]
+    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["data set", "backbone"])
 
 
-def _paper_table(entries: Sequence[Entry], paper: Sequence[Mapping[str, str]]) -> str:
-    names, rows = groups(entries), []
-    for row in paper:
-        found = [entry_of(of_group(entries, name), RULE, float(row["a"])) for name in names]
-        ours = [interval_text(entry) if entry else ABSENT for entry in found]
-        criterion = "train loss" if float(row["a"]) == 0 else f"train loss / λ^{row['a']}"
-        rows.append([row["source"], row["runs"], criterion, row["spearman"], *ours])
-    return markdown_table(["source", "its runs", "criterion", "paper", *names], rows)
+def paper_table(entries: Sequence[Entry], paper: pd.DataFrame) -> pd.DataFrame:
+    """Return the paper's correlations beside ours, a column per data set."""
+    shown = paper[["source", "runs"]].rename(columns={"runs": "its runs"})
+    shown["criterion"] = paper["a"].map(lambda a: f"train loss / λ^{a:g}" if a else "train loss")
+    shown["paper"] = paper["spearman"].astype(str)
+    for name in groups(entries):
+        ours = [entry_of(of_group(entries, name), RULE, a) for a in paper["a"]]
+        shown[literal(name)] = [interval_text(entry) if entry else ABSENT for entry in ours]
+    return shown

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pipeline.reports.comparison import ABSENT, Style, score_label
+from pipeline.reports.comparison import score_label
+from pipeline.reports.render import ABSENT, percent, points, signed
 from pipeline.selection.correlation import ALL, MIN_RUNS, Entry, entry_of, of_group
 from pipeline.selection.criteria import RULE, Criterion
 
-STYLE = Style()
 FEW = 10  # below it the 95 % interval of a true 0.8 reaches under 0.3 (Fisher's z, standard error 1.03 / sqrt(n - 3))
 
 
@@ -40,8 +40,8 @@ def _sentence(entries: Sequence[Entry], dataset: str, exponent: float, score: st
     among += f", {100 * entry.margin:.1f} % below the next" if entry.margin else ""
     return (
         f"{dataset}: take {entry.pick} (lowest {rule} of {among}), whose {score_label(score)} accuracy of "
-        f"{STYLE.percent(entry.accuracy)} is {STYLE.percent(entry.regret)} points under the best run by test labels "
-        f"and {STYLE.points(entry.gain)} against a random pick; {'; '.join(certainty(entry))}."
+        f"{percent(entry.accuracy)} is {percent(entry.regret)} points under the best run by test labels "
+        f"and {points(entry.gain)} against a random pick; {'; '.join(certainty(entry))}."
     )
 
 
@@ -75,12 +75,6 @@ def interval_text(entry: Entry) -> str:
     if entry.rho is None:
         return ABSENT
     return signed(entry.rho) + ("" if entry.low is None else f" [{signed(entry.low)}, {signed(entry.high)}]")
-
-
-def signed(rho: float) -> str:
-    """Write a correlation with its sign and two decimals."""
-    text = f"{rho:+.2f}"
-    return text.replace("-", "−") if float(text) else "0.00"
 
 
 def share(value: float | None) -> str:

@@ -138,15 +138,14 @@ def test_a1_an_analysis_that_fails(here, analysis, monkeypatch, capsys):
 
 def test_a1_what_cannot_be_shown_is_named(here, capsys):
     """A1: files of analyses that are broken cost their own section; files that are gone too."""
-    Path("reports/diagnosis/default/summary.json").write_text("{", encoding="utf-8")
-    Path("reports/density/table.csv").write_text("a,b\n", encoding="utf-8")
+    next(Path("reports/diagnosis/default").glob("*.svg")).unlink()
+    next(Path("reports/density").glob("*.png")).write_bytes(b"no picture")
     next(Path("reports/pictures").glob("*/*-map.png")).unlink()
     Path("reports/paper.csv").write_text("a,b\n", encoding="utf-8")
     text = shown()
     assert "1 of 1 cells have results" in text
-    for place in ("reports/diagnosis/default", "reports/pictures", "reports/paper.csv"):
+    for place in ("reports/diagnosis/default", "reports/density", "reports/pictures", "reports/paper.csv"):
         assert f"{place} cannot be shown: " in text
-    assert "reports/density/table.csv" in text
 
 
 def test_a1_a_mistyped_encoder_is_refused(here):

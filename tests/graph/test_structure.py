@@ -20,6 +20,8 @@ OWNERS = {
     "mlflow": {"tracking"},
     "pandas": {"reports", "experiments", "zoo"},
     "matplotlib": {"reports", "experiments"},
+    "jinja2": {"reports"},
+    "markdown_it": {"reports"},
     "ray": {"launch"},
     "submitit": {"launch"},
     "pydantic": {"catalogue", "settings", "experiments"},

@@ -27,7 +27,7 @@ from pipeline.pictures.embedding_map import COLOURS, OTHERS, Map, agreement, den
 from pipeline.pictures.image_set import shown_images
 from pipeline.pictures.neighbours import NEIGHBOUR_PX, QUERY_PX, RIGHT, WRONG, Labelled, nearest
 from pipeline.pictures.sheet import CELL_PX, GAP_PX, HEAD_PX, fitted, font, sheet, text_width
-from pipeline.reports import pictures_html
+from pipeline.reports.page_sections import picture_sections
 from pipeline.runtime.files import write_json
 
 
@@ -319,7 +319,7 @@ def test_page_names_every_picture_with_its_size(tmp_path):
         {"test_vit": {**RUN, **SEEN, "layer": "last layer", "fine_grid": [4, 4], "class_token": True}},
     )
     write_folder(folder / "a<b", {"net": {**RUN, **SEEN}})
-    sections = dict(pictures_html.section(folder))
+    sections = {section.heading: section.body for section in picture_sections(folder)}
     assert list(sections) == ["Pictures: a<b", "Pictures: digits"]
     for source in re.findall(r'src="([^"]+)"', sections["Pictures: digits"]):
         assert (tmp_path / "reports" / source).is_file()
@@ -335,7 +335,7 @@ def test_page_names_every_picture_with_its_size(tmp_path):
 
 
 def test_page_names_gaps(tmp_path):
-    assert "make them with <code>dvc repro pictures</code>" in pictures_html.section(tmp_path / "pictures")[0][1]
+    assert "make them with <code>dvc repro pictures</code>" in picture_sections(tmp_path / "pictures")[0].body
     write_folder(tmp_path / "pictures/digits", {"net": {**RUN, "no_features": "tokens <8> are no square"}})
-    html = pictures_html.section(tmp_path / "pictures")[0][1]
+    html = picture_sections(tmp_path / "pictures")[0].body
     assert html.count("<img") == 2 and "net: no picture of features: tokens &lt;8&gt; are no square." in html

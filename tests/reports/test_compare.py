@@ -19,11 +19,8 @@ import pytest
 import yaml
 from grid_results import pretrain_metrics, probe_metrics, write_cell, write_grid
 
-from pipeline.reports.selection_report import table_csv
-from pipeline.reports.selection_text import sentences
-from pipeline.runtime.files import write_json, write_text
-from pipeline.selection.correlation import select
-from pipeline.selection.criteria import Run
+from pipeline.reports.render import figure
+from pipeline.runtime.files import write_text
 from pipeline.settings.cells import grid_cells
 from pipeline.settings.params import load_params
 from stages import compare, page
@@ -67,7 +64,7 @@ def test_all_reports_are_written(cells, tmp_path, capsys):
     assert "http://127.0.0.1:5000/#/experiments/7/runs/run-of-test_vit" in shown
     assert "http://127.0.0.1:5000/#/experiments/7/runs/run-of-test_vit" in Path("reports/comparison.md").read_text()
     said = capsys.readouterr()
-    assert "digits: learned minus random init, mean over 2 cells: linear" in said.out and said.err == ""
+    assert "| digits | 2 | " in said.out and said.err == ""
 
 
 def test_repeats_to_the_byte_and_removes_old_figures(cells, tmp_path):
@@ -91,7 +88,7 @@ def test_partial_results(cells, tmp_path, monkeypatch, capsys):
     assert [(row["backbone"], row["mlflow_run_id"]) for row in rows()] == [("test_vit", "")]
     said = capsys.readouterr().err
     assert "no run ids, the MLflow store is unavailable: OSError: database is locked" in said
-    reason = f"{cells[1].key}: no pretrain/metrics.json; run: dvc repro"
+    reason = f"{cells[1].key}: no {cells[1].folder}/pretrain/metrics.json; make it with: dvc repro"
     assert f"missing: {reason}\n" in said
     assert reason in Path("reports/index.html").read_text() and reason in Path("reports/comparison.md").read_text()
 
@@ -106,7 +103,7 @@ def test_a_collapsed_cell(cells, tmp_path, capsys):
     for name in ("index.html", "comparison.md"):
         assert "collapsed (epoch 3)" in (Path("reports") / name).read_text(encoding="utf-8")
     said = capsys.readouterr().out
-    assert "mean over 1 cell (1 collapsed cell left out)" in said
+    assert "| digits | 1 (1 collapsed, left out) |" in said
     assert "2 of 2 cells have results, 1 of them collapsed." in said
 
 
@@ -123,14 +120,12 @@ def test_further_sections(cells, tmp_path):
     shown = Path("reports/index.html").read_text(encoding="utf-8")
     assert "reports/diagnosis/default is not there; run <code>python -m stages.diagnose</code>" in shown
     assert "python -m stages.density" in shown and "dvc repro pictures" in shown
-    run = Run("digits--a", "digits", "a", 0.1, 0.9, None, {"train_loss": 1.0})
-    entries, out = select([run], exponent=0.4, num_draws=100), Path("reports/diagnosis/default")
-    write_text(out / "table.csv", table_csv(entries))
-    write_json(out / "summary.json", {"exponent": 0.4, "sentences": sentences(entries, 0.4, "linear_top1")})
+    out = Path("reports/diagnosis/default")
+    write_text(out / "report.md", f"# Diagnosis\n\nA sentence.\n\n{figure('criteria', 'criteria.svg')}\n")
     write_text(out / "criteria.svg", "<svg/>")
     tables_and_page()
     shown = Path("reports/index.html").read_text(encoding="utf-8")
-    assert "digits: take digits--a (lowest train_loss/lambda^0.4 of 1 run)" in shown and shown.count("<svg") == 3
+    assert "<p>A sentence.</p>" in shown and shown.count("<svg") == 3
     assert "diagnosis/default is not there" not in shown
 
 

@@ -1,4 +1,4 @@
-"""Claims about pipeline.reports.figures.
+"""Claims about pipeline.reports.figures and figures_comparison.
 
 1. The same rows give the same bytes, without a date.
 2. Every figure is well-formed XML, refers to nothing outside itself, and names its backbones and data sets as text.
@@ -14,10 +14,11 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from grid_results import make_cells, pretrain_metrics, probe_metrics, write_cell, write_grid
 
-from pipeline.reports import figures, tables
+from pipeline.reports import figures, figures_comparison, tables
 
 LABELS = {"linear_top1": "linear", "knn_top1": "k-NN", "linear_top1_1shot": "1-shot", "linear_top1_10shot": "10-shot"}
 
@@ -26,7 +27,7 @@ def draw(root, cells, labels=LABELS):
     write_grid(root, cells)
     frame, _ = tables.collect(cells, root)
     curves, _ = tables.histories(cells, root)
-    return figures.comparison(tables.summarise(frame), curves, labels)
+    return figures_comparison.comparison(tables.summarise(frame), curves, labels)
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +88,16 @@ def test_one_cell_draws(tmp_path, lambdas):
 
 
 def test_no_histories_and_no_baselines():
-    row = {"dataset": "d", "backbone": "b", "lambda": 0.1, "linear_top1": 0.5, "linear_top1_10shot": None}
+    row = {
+        "dataset": "d",
+        "backbone": "b",
+        "lambda": 0.1,
+        "linear_top1": 0.5,
+        **dict.fromkeys(set(LABELS) - {"linear_top1"}),
+    }
     row |= {"num_collapsed": 0}
-    assert list(figures.comparison([row], [], LABELS)) == ["accuracy-d"]
+    none = pd.DataFrame(columns=["dataset", "collapsed"])
+    assert list(figures_comparison.comparison(pd.DataFrame([row]), none, LABELS)) == ["accuracy-d"]
 
 
 def test_more_backbones_than_colours():
@@ -104,7 +112,7 @@ def test_collapsed_cells_are_counted_not_drawn(tmp_path, num_collapsed, told):
         alarms = {"collapse": 3} if i < num_collapsed else {}
         write_cell(tmp_path, cell, pretrain_metrics(alarms=alarms), probe_metrics())
     rows = tables.summarise(tables.collect(cells, tmp_path)[0])
-    charts = figures.comparison(rows, tables.histories(cells, tmp_path)[0], {"linear_top1": "linear"})
+    charts = figures_comparison.comparison(rows, tables.histories(cells, tmp_path)[0], {"linear_top1": "linear"})
     for svg in charts.values():
         said = [text for text in texts(svg) if text.endswith("left out")]
         assert said == ([f"{told} left out"] if told else [])
@@ -117,5 +125,5 @@ def test_when_all_collapsed_only_baselines_are_drawn(tmp_path):
     for cell in cells:
         write_cell(tmp_path, cell, pretrain_metrics(alarms={"collapse": 1}), probe_metrics())
     rows = tables.summarise(tables.collect(cells, tmp_path)[0])
-    charts = figures.comparison(rows, tables.histories(cells, tmp_path)[0], {"linear_top1": "linear"})
+    charts = figures_comparison.comparison(rows, tables.histories(cells, tmp_path)[0], {"linear_top1": "linear"})
     assert list(charts) == ["accuracy-digits"] and "2 collapsed cells left out" in texts(charts["accuracy-digits"])

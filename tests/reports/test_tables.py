@@ -6,7 +6,7 @@
 4. Metrics that are no scores (timings, learning rates) never reach the table.
 5. Seeds are averaged, with the n - 1 standard deviation; one seed keeps the spread of the few-shot draws.
 6. Gains over random initialisation equal their closed form on hand-made numbers.
-7. Histories come back as lists; a damaged one is named, an unfinished cell is left to `collect`.
+7. Histories come back as rows by epoch; a damaged one is named, an unfinished cell is left to `collect`.
 8. A cell that collapsed has empty learned scores and its baselines; other alarms are named and change no number. It is
    in no gain, and in no mean of seeds of which others are sound; how many were left out is told.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 
 import pytest
@@ -88,9 +89,10 @@ def test_unfinished_cells_are_named(tmp_path):
     write_cell(tmp_path, cells[1], pretrain_metrics(), None)
     frame, missing = tables.collect(cells, tmp_path, command="dvc repro paper/x/dvc.yaml")
     assert list(frame["backbone"]) == ["a"]
+    places = [tmp_path / cell.folder for cell in cells]
     assert missing == [
-        "digits--b--lambda0.05--seed0: no probe/metrics.json; run: dvc repro paper/x/dvc.yaml",
-        "digits--c--lambda0.05--seed0: no pretrain/metrics.json; run: dvc repro paper/x/dvc.yaml",
+        f"{cells[1].key}: no {places[1]}/probe/metrics.json; make it with: dvc repro paper/x/dvc.yaml",
+        f"{cells[2].key}: no {places[2]}/pretrain/metrics.json; make it with: dvc repro paper/x/dvc.yaml",
     ]
 
 
@@ -101,10 +103,10 @@ def test_unfinished_cells_are_named(tmp_path):
         ({"epochs": 2.5}, {}, "epochs must be a whole number >= 0, got 2.5"),
         ({"alarms": ["collapse"]}, {}, r"alarms must be an object of epochs >= 1 by name, got \['collapse'\]"),
         ({"alarms": {"collapse": 0}}, {}, "alarms must be an object of epochs >= 1 by name, got {'collapse': 0}"),
-        ({}, {"knn_top1": "0.9"}, "probe/metrics.json: knn_top1 must be a finite number, got '0.9'"),
-        ({}, {"knn_top1": True}, "knn_top1 must be a finite number, got True"),
+        ({}, {"knn_top1": "0.9"}, r"probe/metrics.json: knn_top1 must be a fraction in \[0, 1\], got '0.9'"),
+        ({}, {"knn_top1": True}, r"knn_top1 must be a fraction in \[0, 1\], got True"),
         ({}, {"linear_top1": 82.0}, r"linear_top1 must be a fraction in \[0, 1\], got 82.0"),
-        ({}, {"raw_pixels_knn_top1": None}, "raw_pixels_knn_top1 must be a finite number, got None"),
+        ({}, {"raw_pixels_knn_top1": None}, r"raw_pixels_knn_top1 must be a fraction in \[0, 1\], got None"),
     ],
 )
 def test_impossible_metrics_are_named(tmp_path, pretrain, probe, reason):
@@ -116,9 +118,9 @@ def test_impossible_metrics_are_named(tmp_path, pretrain, probe, reason):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"linear_top1": 0.8', "is not readable as JSON"),
-        ("[1]", "must be an object, got list"),
-        ('{"linear_top1": 0.8}', "lacks knn_top1"),
+        ('{"linear_top1": 0.8', "is broken"),
+        ("[1]", "must hold a JSON object, got list"),
+        ('{"linear_top1": 0.8}', "knn_top1 must be a fraction in [0, 1], got 'none'"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, text, reason):
@@ -135,11 +137,23 @@ def test_only_scores_are_shown(tmp_path):
     assert not {"wall_s", "linear_lr", "embed_dim"} & set(frame.columns)
 
 
+def summary(frame):
+    return tables.summarise(frame).to_dict("records")
+
+
+def gains(frame):
+    """{score: (mean, how many gain, of how many)} of the only data set, and how many cells count and were left out."""
+    (found,) = tables.improvements(frame).to_dict("records")
+    scores = {name: found[name] for name in found if f"{name}_n" in found}
+    told = {name: (pytest.approx(mean), found[f"{name}_better"], found[f"{name}_n"]) for name, mean in scores.items()}
+    return told, (found["num_cells"], found["num_collapsed"])
+
+
 def test_seeds_are_averaged(tmp_path):
     cells = make_cells(datasets=("digits",), backbones=("a",), lambdas=(0.05,), seeds=(0, 1))
     for cell, linear in zip(cells, (0.8, 0.9), strict=True):
         write_cell(tmp_path, cell, pretrain_metrics(train_loss=linear), probe_metrics(linear_top1=linear))
-    (row,) = tables.summarise(tables.collect(cells, tmp_path, run_ids={cells[0].key: "r0"})[0])
+    (row,) = summary(tables.collect(cells, tmp_path, run_ids={cells[0].key: "r0"})[0])
     assert row["num_seeds"] == 2 and row["run_ids"] == ["r0"]
     assert row["linear_top1"] == pytest.approx(0.85) and row["train_loss"] == pytest.approx(0.85)
     assert row["linear_top1_std"] == pytest.approx(0.1 / 2**0.5)  # n - 1: 0.05 would be the biased one
@@ -147,27 +161,25 @@ def test_seeds_are_averaged(tmp_path):
 
 def test_one_seed_keeps_the_spread_of_the_draws(tmp_path):
     probe = probe_metrics(linear_top1_1shot=0.5, linear_top1_1shot_std=0.03)
-    (row,) = tables.summarise(collected(tmp_path, one_cell(), probe=probe)[0])
+    (row,) = summary(collected(tmp_path, one_cell(), probe=probe)[0])
     assert row["linear_top1_1shot_std"] == 0.03
-    assert "linear_top1_std" not in row
+    assert math.isnan(row.get("linear_top1_std", math.nan))
 
 
 def test_score_that_a_cell_lacks_is_none(tmp_path):
     cells = make_cells(datasets=("digits",), backbones=("a", "b"), lambdas=(0.05,))
     write_cell(tmp_path, cells[0], pretrain_metrics(), probe_metrics(linear_top1_5shot=0.5))
     write_cell(tmp_path, cells[1], pretrain_metrics(), probe_metrics())
-    first, second = tables.summarise(tables.collect(cells, tmp_path)[0])
-    assert (first["linear_top1_5shot"], second["linear_top1_5shot"]) == (0.5, None)
+    first, second = summary(tables.collect(cells, tmp_path)[0])
+    assert first["linear_top1_5shot"] == 0.5 and math.isnan(second["linear_top1_5shot"])
 
 
 def test_gains_over_random_initialisation(tmp_path):
     cells = make_cells(datasets=("digits",), backbones=("a", "b"), lambdas=(0.05,))
     for cell, linear in zip(cells, (0.80, 0.74), strict=True):
         write_cell(tmp_path, cell, pretrain_metrics(), probe_metrics(linear_top1=linear, random_init_linear_top1=0.75))
-    (found,) = tables.improvements(tables.collect(cells, tmp_path)[0])
-    assert (found["dataset"], found["num_cells"]) == ("digits", 2)
-    assert found["gains"]["linear_top1"] == {"mean": pytest.approx(0.02), "num_better": 1, "n": 2}
-    assert found["gains"]["knn_top1"]["mean"] == pytest.approx(0.10)
+    found = gains(tables.collect(cells, tmp_path)[0])
+    assert found == ({"linear_top1": (0.02, 1, 2), "knn_top1": (0.10, 2, 2)}, (2, 0))
 
 
 def test_histories(tmp_path):
@@ -177,10 +189,13 @@ def test_histories(tmp_path):
     (tmp_path / cells[1].folder / "pretrain" / "history.csv").write_text("epoch,loss\n1,0.5\n")
     (tmp_path / cells[2].folder / "pretrain" / "history.csv").unlink()
     curves, missing = tables.histories(cells, tmp_path)
-    assert [curve["backbone"] for curve in curves] == ["a"]
-    assert curves[0]["epoch"] == [1, 2, 3] and len(curves[0]["sigreg_loss"]) == 3
+    assert curves["backbone"].tolist() == ["a"] * 3
+    assert curves["epoch"].tolist() == [1, 2, 3] and curves["sigreg_loss"].notna().all()
     assert [line.split(":")[0] for line in missing] == [cells[1].key, cells[2].key]
-    assert all("pretrain/history.csv is absent or damaged" in line and "run: dvc repro" in line for line in missing)
+    assert (
+        "history.csv must have the columns epoch, loss" in missing[0] and "remove it and run: dvc repro" in missing[0]
+    )
+    assert "history.csv; make it with: dvc repro" in missing[1]
 
 
 def csv_rows(frame):
@@ -203,7 +218,7 @@ def test_other_alarms_change_no_number(tmp_path, alarms):
     frame, _ = collected(tmp_path, one_cell(), pretrain)
     (row,) = csv_rows(frame)
     assert row["alarms"] == ("explosion@5, starvation@2" if alarms else "") and row["linear_top1"] == "0.82"
-    (found,) = tables.summarise(frame)
+    (found,) = summary(frame)
     assert found["alarms"] == ({0: alarms} if alarms else {}) and found["num_collapsed"] == 0
 
 
@@ -222,36 +237,34 @@ def three_seeds(root, collapsed):
 def test_a_collapse_that_passed_hides_no_number(tmp_path):
     frame, _ = collected(tmp_path, one_cell(), pretrain_metrics(alarms={"collapse": 1}, collapsed=False))
     assert frame["linear_top1"].tolist() == [0.82] and frame["alarms"].tolist() == [{"passing collapse": 1}]
-    assert tables.summarise(frame)[0]["num_collapsed"] == 0
+    assert summary(frame)[0]["num_collapsed"] == 0
 
 
 def test_collapsed_seeds_are_in_no_mean(tmp_path):
-    (row,) = tables.summarise(three_seeds(tmp_path, {2}))
+    (row,) = summary(three_seeds(tmp_path, {2}))
     assert (row["num_seeds"], row["num_collapsed"], row["alarms"]) == (2, 1, {2: {"collapse": 5}})
     assert row["linear_top1"] == pytest.approx(0.85) == row["train_loss"]
     assert row["linear_top1_std"] == pytest.approx(0.1 / 2**0.5)
 
 
 def test_one_sound_seed_keeps_the_spread_of_the_draws(tmp_path):
-    (row,) = tables.summarise(three_seeds(tmp_path, {1, 2}))
+    (row,) = summary(three_seeds(tmp_path, {1, 2}))
     assert (row["num_seeds"], row["num_collapsed"]) == (1, 2)
     assert (row["linear_top1"], row["linear_top1_1shot_std"]) == (0.8, pytest.approx(0.08))
-    assert "linear_top1_std" not in row
+    assert math.isnan(row.get("linear_top1_std", math.nan))
 
 
 def test_when_all_seeds_collapsed_the_baselines_stay(tmp_path):
-    (row,) = tables.summarise(three_seeds(tmp_path, {0, 1, 2}))
+    (row,) = summary(three_seeds(tmp_path, {0, 1, 2}))
     assert (row["num_seeds"], row["num_collapsed"]) == (0, 3)
-    assert (row["linear_top1"], row["linear_top1_1shot"], row["linear_top1_1shot_std"]) == (None, None, None)
+    assert all(math.isnan(row[name]) for name in ("linear_top1", "linear_top1_1shot", "linear_top1_1shot_std"))
     assert row["random_init_linear_top1"] == pytest.approx(0.7) and row["train_loss"] == pytest.approx(0.6)
 
 
 def test_gains_leave_out_what_collapsed(tmp_path):
-    (found,) = tables.improvements(three_seeds(tmp_path, {2}))
-    assert (found["num_cells"], found["num_collapsed"]) == (2, 1)
-    assert found["gains"]["linear_top1"] == {"mean": pytest.approx(0.15), "num_better": 2, "n": 2}
-    (found,) = tables.improvements(three_seeds(tmp_path, {0, 1, 2}))
-    assert (found["num_cells"], found["num_collapsed"], found["gains"]) == (0, 3, {})
+    found, counts = gains(three_seeds(tmp_path, {2}))
+    assert found["linear_top1"] == (0.15, 2, 2) and counts == (2, 1)
+    assert gains(three_seeds(tmp_path, {0, 1, 2})) == ({}, (0, 3))
 
 
 def test_histories_tell_what_collapsed(tmp_path):
@@ -259,5 +272,5 @@ def test_histories_tell_what_collapsed(tmp_path):
     for cell, alarms in zip(cells, ({"collapse": 2}, {"explosion": 2}, "broken"), strict=True):
         write_cell(tmp_path, cell, pretrain_metrics(alarms=alarms), None)
     curves, missing = tables.histories(cells, tmp_path)
-    assert [(curve["backbone"], curve["collapsed"]) for curve in curves] == [("a", True), ("b", False)]
+    assert dict(zip(curves["backbone"], curves["collapsed"], strict=True)) == {"a": True, "b": False}
     assert missing == []

@@ -28,6 +28,7 @@ from pipeline.data.packed import ImageBatch
 from pipeline.losses.lejepa import LeJEPALoss
 from pipeline.probing import health
 from pipeline.reports import selection_report, selection_text
+from pipeline.reports.render import literal
 from pipeline.runtime.absent import reason
 from pipeline.runtime.errors import UserError
 from pipeline.selection import picks
@@ -139,7 +140,7 @@ def test_the_report_stands_beside_the_paper():
     assert re.search(r"\| figure 11 \|.*\| train loss / λ\^0.4 \| 0.99 \| \+1.00 ", text)
     assert "Command: `dvc repro`. Settings: `params.yaml`." in text
     assert "Pretrained on: cpu, Abacus, commit c0ffee." in text
-    assert "![criteria](criteria.svg)" in text and "Missing cells" not in text
+    assert "](<criteria.svg>)" in text and "Missing cells" not in text
 
 
 # 2. Repeatable
@@ -172,7 +173,7 @@ def test_the_sentence_says_which_and_how_sure(capsys):
         "random pick; loss and accuracy agree with ρ = +0.71 ["
     )
     assert line.endswith("8 runs are few.") and "such a pick is within a point of the best in" in line
-    assert line in (OUT / "report.md").read_text(encoding="utf-8")
+    assert literal(line) in (OUT / "report.md").read_text(encoding="utf-8")
     assert json.loads((OUT / "summary.json").read_text(encoding="utf-8"))["sentences"] == {"digits": line}
 
 
