@@ -88,7 +88,7 @@ def claims_table(claims: Sequence[Claim]) -> str:
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Write a Markdown table of rows; `render.markdown_table` takes a DataFrame."""
-    return render.markdown_table(pd.DataFrame(list(rows), columns=list(head)))
+    return render.markdown_table(pd.DataFrame(list(rows), columns=list(head), dtype=object))
 
 
 def origin_line(told: Mapping[str, Any]) -> str:
