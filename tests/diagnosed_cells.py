@@ -8,7 +8,6 @@ from pathlib import Path
 import yaml
 from params_file import BASE
 
-from pipeline.core.results import CURVES
 from pipeline.reports import selection_report
 from pipeline.selection.correlation import entry_of, of_group
 from pipeline.settings.cells import merge
@@ -61,7 +60,7 @@ def write_cell(listing, cell, loss, accuracy, **criteria):
         put(out / "metrics.json", {"train_loss": loss, "pred_loss": loss / 2, "sigreg_loss": 3 * loss})
         put(out / "provenance.json", {"commit": "c0ffee", "hardware": {"device": "cpu", "cpu": "Abacus"}})
         put(out / "backbone.safetensors", f"weights of {cell.key}")
-        columns = ("epoch", *CURVES, "projection_rank")
+        columns = ("epoch", "loss", "pred_loss", "sigreg_loss", "lr", "projection_rank")
         put(out / "history.csv", f"{','.join(columns)}\n{','.join('1' for _ in columns)}\n")
     put(cell.folder / "probe/metrics.json", {"linear_top1": accuracy, "linear_holdout_top1": accuracy - 0.01})
     put(

@@ -23,7 +23,7 @@ from pipeline.reports.figures import (
 )
 
 CELL = ["backbone", "lambda", "seed"]
-TITLES = {"loss": "total", "pred_loss": "prediction", "sigreg_loss": "SIGReg"}
+TITLES = {"loss": "total", "pred_loss": "prediction", "sigreg_loss": "SIGReg"}  # others are named as the column is
 
 
 def comparison(rows: pd.DataFrame, curves: pd.DataFrame, scores: Mapping[str, str]) -> dict[str, str]:
@@ -96,7 +96,7 @@ def _lambda_axis(axes: Any, lambdas: Sequence[float]) -> None:
 
 
 def loss_curves(curves: pd.DataFrame) -> str:
-    """Draw the loss of one data set's cells by epoch: total, prediction and SIGReg.
+    """Draw the loss of one data set's cells by epoch: a panel for the total and for each of its parts.
 
     Args:
         curves: of `tables.histories` for one data set.
@@ -108,16 +108,17 @@ def loss_curves(curves: pd.DataFrame) -> str:
     dashes = {value: DASHES[i % len(DASHES)] for i, value in enumerate(lambdas)}
     looks = backbone_looks(curves["backbone"])
     cells, sound = (dict(list(found.groupby(CELL, sort=False))) for found in (curves, curves[~curves["collapsed"]]))
+    columns = [name for name in curves.dropna(axis="columns", how="all") if name == "loss" or name.endswith("_loss")]
     with drawing():
-        figure, panels = make_panels(len(TITLES), height=2.7)
+        figure, panels = make_panels(len(columns), height=2.7)
         width = 1.5 if len(cells) <= 24 else 0.7
-        for axes, (column, title) in zip(panels, TITLES.items(), strict=True):
+        for axes, column in zip(panels, columns, strict=True):
             for (backbone, lamb, _), curve in sound.items():
                 look = {"color": looks[backbone]["color"], "linestyle": dashes[lamb], "linewidth": width}
                 axes.plot(curve["epoch"], curve[column], **look)
-            if spans_decades(pd.concat(sound.values())[column]):
+            if spans_decades(curves.loc[~curves["collapsed"], column].dropna()):
                 log_y_axis(axes)
-            axes.set_title(title)
+            axes.set_title(TITLES.get(column, column.removesuffix("_loss").replace("_", " ")))
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         panels[0].set_ylabel("loss")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipeline.core.results import CURVES, ResultError, read_history, read_json, shown_alarms
+from pipeline.core.results import ResultError, curves, read_history, read_json, shown_alarms
 from pipeline.reports.render import csv_text
 from pipeline.tracking.record import alarm_tag
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 GROUP = ["dataset", "backbone", "lambda"]  # what seeds are averaged within
 CELL_COLUMNS = ["grid", *GROUP, "seed"]
+HISTORY_COLUMNS = [*GROUP, "seed", "collapsed", "epoch", "loss"]  # and the parts of the loss
 COUNT_COLUMNS = ["num_params", "epochs"]
 LOSS_COLUMNS = ["train_loss", "pred_loss", "sigreg_loss"]
 LEARNED_SCORES = ["linear_top1", "knn_top1"]
@@ -194,11 +195,11 @@ def histories(cells: Iterable[Cell], root: Path, *, command: str = "dvc repro") 
     """Read the loss curves of every cell whose pretraining has finished.
 
     Returns:
-        A row per cell and epoch: dataset, backbone, lambda, seed, `collapsed` (True or False) and the columns of
-        history.csv; and one line per cell whose history is absent or damaged. Cells that are unfinished or whose
-        metrics are damaged are for `collect` to name.
+        A row per cell and epoch: dataset, backbone, lambda, seed, `collapsed` (True or False), epoch, loss and its
+        parts (nan in the rows of an objective that lacks one); and one line per cell whose history is absent or
+        damaged. Cells that are unfinished or whose metrics are damaged are for `collect` to name.
     """
-    curves, missing = [], []
+    found, missing = [], []
     for cell in cells:
         path = root / cell.folder / "pretrain/metrics.json"
         try:
@@ -206,12 +207,11 @@ def histories(cells: Iterable[Cell], root: Path, *, command: str = "dvc repro") 
         except ResultError:
             continue
         try:
-            curve = pd.DataFrame(read_history(path.with_name("history.csv")))
+            history = read_history(path.with_name("history.csv"))
         except ResultError as error:
             missing.append(f"{cell.key}: {error}".replace("dvc repro", command))
             continue
         names = {"dataset": cell.dataset, "backbone": cell.backbone, "lambda": cell.lamb, "seed": cell.seed}
-        curves.append(curve.assign(**names, collapsed="collapse" in alarms))
-    return pd.concat(curves) if curves else pd.DataFrame(
-        columns=[*GROUP, "seed", "collapsed", "epoch", *CURVES]
-    ), missing
+        curve = pd.DataFrame(history)[["epoch", *curves(history[0])]].drop(columns="lr")
+        found.append(curve.assign(**names, collapsed="collapse" in alarms))
+    return pd.concat(found) if found else pd.DataFrame(columns=HISTORY_COLUMNS), missing

@@ -36,7 +36,8 @@ def cells(tmp_path, monkeypatch):
     found = grid_cells(load_params("params.yaml"), "default")
     ids = {cell.key: f"run-of-{cell.backbone}" for cell in found}
     store = SimpleNamespace(experiment_id="7", finished_runs=lambda grid: ids)
-    monkeypatch.setattr(compare.store, "Store", lambda: store)
+    monkeypatch.setattr(compare, "open_store", lambda: store)
+    monkeypatch.setattr(compare, "cell_record", lambda configs: None)
     return found
 
 
@@ -83,7 +84,7 @@ def test_partial_results(cells, tmp_path, monkeypatch, capsys):
     def unreachable():
         raise OSError("database is locked")
 
-    monkeypatch.setattr(compare.store, "Store", unreachable)
+    monkeypatch.setattr(compare, "open_store", unreachable)
     tables_and_page()
     assert [(row["backbone"], row["mlflow_run_id"]) for row in rows()] == [("test_vit", "")]
     said = capsys.readouterr().err

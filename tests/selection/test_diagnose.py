@@ -265,7 +265,7 @@ def test_the_criteria_of_health_json_have_directions():
     images = ImageBatch(torch.arange(40 * 64).reshape(40, 1, 8, 8).byte(), torch.ones(40), torch.zeros(40).long())
     shown = {"mean": [0.5] * 3, "std": [0.5] * 3}
     views = Multicrop(num_global=2, num_local=0, global_px=8, local_px=8, **shown)
-    trained = health.Trained(nn.Linear(4, 3), lambda projections, step: LeJEPALoss(*torch.ones(3)), 16, views)
+    trained = health.Trained(nn.Linear(4, 3), lambda projections, step: LeJEPALoss(*torch.ones(3))._asdict(), 16, views)
     reading = {"size_px": 8, "batch_size": 20, "num_workers": 0, "device": torch.device("cpu"), **shown}
     sizes = {"num_images": 40, "num_slices": 8, "lidar_images": 20, "lidar_views": 2}
     reading["autocast"] = nullcontext()
