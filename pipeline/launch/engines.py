@@ -195,7 +195,7 @@ def open_engine(options: Options) -> Local | OnRay | OnSlurm:
         return OnRay(options)
     if options.engine == "slurm":
         return OnSlurm(options)
-    return Local(max(1, num_cpus() // options.cpus_per_cell), options.environment)
+    return Local(max(1, num_cpus() // options.cpus_per_cell), {**options.environment, "CUDA_VISIBLE_DEVICES": ""})
 
 
 def _ray() -> ModuleType:
