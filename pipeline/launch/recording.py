@@ -13,7 +13,8 @@ from pipeline.launch.stage_program import forget, is_made
 from pipeline.launch.task_graph import PRETRAIN, PROBE, Graph, Task, address
 from pipeline.runtime.errors import UserError
 
-DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+DVC = (sys.executable, "-m", "dvc")
+PATIENT_DVC = (*DVC, "--wait-for-lock")
 # Words of `dvc status --json`: of an output that is in the cache alone, of what dvc.lock lacks.
 DELETED = "deleted"
 NEW = "new"
@@ -43,7 +44,7 @@ def dvc(*arguments: str, patient: bool = True) -> None:
     Raises:
         UserError: it fails.
     """
-    if code := subprocess.run([*(DVC if patient else DVC[:3]), *arguments], check=False).returncode:
+    if code := subprocess.run([*(PATIENT_DVC if patient else DVC), *arguments], check=False).returncode:
         told = f"`dvc {arguments[0]}` failed with exit status {code}; its message stands above"
         remedy = "; on a disk without file locks run: dvc config --local core.hardlink_lock true"
         raise UserError(told if patient else told + remedy)
@@ -55,7 +56,7 @@ def changed(targets: Iterable[str]) -> dict[str, list]:
     Raises:
         UserError: DVC cannot tell.
     """
-    done = subprocess.run([*DVC, "status", "--json", *targets], check=False, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([*PATIENT_DVC, "status", "--json", *targets], check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise UserError(f"`dvc status` failed with exit status {done.returncode}; its message stands above")
     return json.loads(done.stdout)
@@ -63,9 +64,10 @@ def changed(targets: Iterable[str]) -> dict[str, list]:
 
 def make_plan(graph: Graph) -> Plan:
     """Compare all tasks with dvc.lock; results that lie in DVC's cache alone are brought back."""
+    print(f"dvc status: compares {len(graph.tasks)} stages with dvc.lock", file=sys.stderr, flush=True)
     status = changed(graph.files)
     if lost := [stage for stage in status if stage in graph.tasks and _is_deleted(status[stage])]:
-        print(f"dvc checkout: results of {len(lost)} stages are in the cache", flush=True)
+        print(f"dvc checkout: results of {len(lost)} stages are in the cache", file=sys.stderr, flush=True)
         dvc("checkout", "--allow-missing", *lost)
         status = changed(graph.files)
     plan, affected = Plan([], [], []), set()

@@ -140,7 +140,11 @@ def run_task(task: Task, project: str, env: Mapping[str, str]) -> Outcome:
     """
     os.chdir(project)
     with deferred_signals() as request:
-        while not request.signum and _others(re.escape(" ".join(task.command))):
+        told = set()
+        while not request.signum and (orphans := _others(re.escape(" ".join(task.command)))):
+            if news := {pid for pid, _ in orphans} - told:
+                print(f"waits for processes {news} of an earlier attempt at {task.stage}", file=sys.stderr, flush=True)
+            told |= news
             time.sleep(POLL_S)
         if request.signum:
             return Outcome(128 + request.signum)

@@ -250,7 +250,7 @@ def test_sigterm_ends_a_program_as_ctrl_c_does(project):
     assert Path("state").exists()
 
 
-def test_a_program_waits_for_an_orphan_of_itself_and_a_launch_refuses_it(project):
+def test_a_program_waits_for_an_orphan_of_itself_and_a_launch_refuses_it(project, capsys):
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)  # stages.pretrain"])
     with pytest.raises(UserError, match=f"process {orphan.pid}, .*stages.pretrain`; wait for its end or end it"):
         refuse_company()
@@ -258,6 +258,7 @@ def test_a_program_waits_for_an_orphan_of_itself_and_a_launch_refuses_it(project
     again = Task("probe@a", ("-c", "import time; time.sleep(1.5)  # stages.pretrain"))
     assert run_task(again, str(project), {}) == Outcome(0) and orphan.wait() == 0
     assert time.monotonic() - began > 2.5, "one after the other"
+    assert f"waits for processes {{{orphan.pid}}} of an earlier attempt at probe@a" in capsys.readouterr().err
     refuse_company()
 
 
