@@ -35,6 +35,7 @@ from pipeline.data.packed import ImageBatch
 from pipeline.distributed.devices import choose_autocast
 from pipeline.models import backbones
 from pipeline.probing import probes
+from pipeline.schema.probe import Linear
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "bundled" / "fashion-mnist-8k.npz"
 MODELS = ("resnet18", "test_convnext")
@@ -66,10 +67,10 @@ def pictures(split: str) -> ImageBatch:
 def extract(name: str, splits: list[ImageBatch], device: torch.device) -> list[probes.Split]:
     arguments = backbones.backbone_arguments(name, img_size=SIZE_PX)
     backbone = backbones.initial_backbone(name, arguments, seed=0)
-    reading = {"size_px": SIZE_PX, "mean": [0.5] * 3, "std": [0.5] * 3, "batch_size": 256, "num_workers": 0}
-    reading |= {"device": device, "autocast": choose_autocast("float32", device)}
+    grey, autocast = [0.5] * 3, choose_autocast("float32", device)
+    reader = features.Reader(SIZE_PX, grey, grey, batch_size=256, num_workers=0, device=device, autocast=autocast)
     return [
-        probes.Split(features.embeddings(backbone, images, **reading).to(device), images.labels.to(device))
+        probes.Split(features.embeddings(backbone, images, reader).to(device), images.labels.to(device))
         for images in splits
     ]
 
@@ -81,10 +82,7 @@ def our_probes(train: probes.Split, test: probes.Split) -> dict[str, Callable[[]
             probes.linear_probe(
                 train,
                 test,
-                learning_rates=RATES,
-                weight_decays=[WEIGHT_DECAY],
-                epochs=EPOCHS,
-                batch_size=BATCH,
+                Linear(learning_rates=RATES, weight_decays=[WEIGHT_DECAY], epochs=EPOCHS, batch_size=BATCH),
                 holdout_frac=HELD,
                 **fit,
             ).top1

@@ -32,6 +32,7 @@ from pipeline.data.packed import ImageBatch
 from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models import backbones
 from pipeline.models.projector import make_projector, project_views
+from pipeline.schema.pretrain import Optimizer, Pretrain, Schedule
 from pipeline.training import learner
 from pipeline.views.multicrop import Multicrop
 
@@ -89,8 +90,10 @@ def make_learner(name: str, device: torch.device, **settings: bool) -> learner.L
     arguments = backbones.backbone_arguments(name, img_size=32, patch_size=MODELS[name])
     backbone = backbones.initial_backbone(name, arguments, seed=0)
     projector = make_projector(backbone.num_features, hidden_dims=[2048, 2048], proj_dim=PROJ_DIM)
-    optimizer = {"lr": 1e-4, "weight_decay": 0.05, "betas": [0.9, 0.999]}
-    return learner.make_learner(backbone, projector, device, optimizer, **settings)
+    chosen = {"channels_last": False, **settings}
+    optimizer, schedule = Optimizer(lr=1e-4, weight_decay=0.05), Schedule(warmup_epochs=0)
+    pretrain = Pretrain(epochs=1, batch_size=BATCH, optimizer=optimizer, schedule=schedule, **chosen)
+    return learner.make_learner(backbone, projector, pretrain, device)
 
 
 def make_objective() -> RunObjective:

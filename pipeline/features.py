@@ -5,6 +5,9 @@ Legend: B images of a batch, N images of a split, D features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -18,18 +21,34 @@ from pipeline.views.multicrop import evaluation_view
 RAW_PIXELS_PX = 32
 
 
+@dataclass(frozen=True)
+class Reader:
+    """How a frozen backbone is shown images.
+
+    Attributes:
+        size_px: side of the centre crop that it sees, px.
+        mean, std: of the pixels in [0, 1], per channel.
+        batch_size: images a forward pass; part of the result's last bits.
+        num_workers: decoding processes for images that are not in memory.
+        device: where it runs.
+        autocast: precision context.
+    """
+
+    size_px: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    batch_size: int
+    num_workers: int
+    device: torch.device
+    autocast: torch.autocast
+
+
 @torch.inference_mode()
 def embeddings(
     backbone: nn.Module,
     images: ImageBatch | PackedSplit,
+    reader: Reader,
     *,
-    size_px: int,
-    mean: list[float],
-    std: list[float],
-    batch_size: int,
-    num_workers: int,
-    device: torch.device,
-    autocast: torch.autocast,
     site: str = "pooled",
     members: Tensor | None = None,
 ) -> Tensor:
@@ -38,13 +57,7 @@ def embeddings(
     Args:
         backbone: (B, 3, size_px, size_px) -> (B, D).
         images: a split.
-        size_px: side of the centre crop that the backbone sees, px.
-        mean: of the pixels in [0, 1], per channel.
-        std: of the pixels in [0, 1], per channel.
-        batch_size: images a forward pass; part of the result's last bits.
-        num_workers: decoding processes for images that are not in memory.
-        device: where the backbone runs.
-        autocast: precision context.
+        reader: what it is shown, and where it runs.
         site: as for `site_extractor`.
         members: (M,) int64 indices, to take these images alone.
 
@@ -52,37 +65,35 @@ def embeddings(
         (N, D) or (M, D) float32 on the CPU.
     """
     was_training = backbone.training
-    backbone.to(device).eval()
+    backbone.to(reader.device).eval()
     extract = site_extractor(backbone, site)
     order = torch.arange(len(images.labels)) if members is None else members
     out = []
     with bar("features", len(order), delay_s=DELAY_S) as told:
-        for batch in batches(images, order, batch_size, num_workers=num_workers, device=device):
-            view = evaluation_view(batch.pixels, batch.aspect, size_px=size_px, mean=mean, std=std)
-            with autocast:
+        for batch in batches(images, order, reader.batch_size, num_workers=reader.num_workers, device=reader.device):
+            view = evaluation_view(batch.pixels, batch.aspect, size_px=reader.size_px, mean=reader.mean, std=reader.std)
+            with reader.autocast:
                 out.append(extract(view).float())
             told.update(len(view))
     backbone.train(was_training)
     return torch.cat(out).cpu()
 
 
-def raw_pixels(images: ImageBatch | PackedSplit, *, size_px: int, batch_size: int, num_workers: int) -> Tensor:
+def raw_pixels(images: ImageBatch | PackedSplit, reader: Reader) -> Tensor:
     """Return the pixels of the same centre crop as features.
 
     Args:
         images: a split with C channels.
-        size_px: side of the crop, px; at most RAW_PIXELS_PX is used.
-        batch_size: images at a time.
-        num_workers: decoding processes for images that are not in memory.
+        reader: its size_px, of which at most RAW_PIXELS_PX are used, batch_size and num_workers.
 
     Returns:
         (N, C * side * side) float32 in [0, 1].
     """
-    side = min(size_px, RAW_PIXELS_PX)
+    side = min(reader.size_px, RAW_PIXELS_PX)
     everything = torch.arange(len(images.labels))
     out = []
     with bar("raw pixels", len(everything), delay_s=DELAY_S) as told:
-        for batch in batches(images, everything, batch_size, num_workers=num_workers, device="cpu"):
+        for batch in batches(images, everything, reader.batch_size, num_workers=reader.num_workers, device="cpu"):
             view = evaluation_view(batch.pixels, batch.aspect, size_px=side, mean=[0.0] * 3, std=[1.0] * 3)
             out.append(view[:, : batch.pixels.shape[1]].flatten(1))
             told.update(len(view))

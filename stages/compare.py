@@ -10,9 +10,9 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.core.results import ResultError
 from pipeline.reports import comparison, figures_comparison, tables
 from pipeline.reports.render import markdown_table
+from pipeline.runtime.errors import ResultError
 from pipeline.runtime.files import write_text
 from pipeline.runtime.project import reports_folder, repro_command
 from pipeline.settings.cells import Cell

@@ -22,7 +22,7 @@ def main(params_path: str = "params.yaml") -> None:
     if problems := problems + absent_inputs(own):
         raise ParamsError(params_path, problems)
     for cell, config in bar("write settings", len(configs), unit="cell", delay_s=2.0, iterable=configs.items()):
-        write_settings(cell.configs, config._asdict())
+        write_settings(cell.configs, config.files())
     if listing.grid == "default":
         write_sections(listing)
     print(f"{params_path}: {len(configs)} cells of grid {listing.grid!r} are valid")
@@ -32,9 +32,8 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Write a file for each kind, without fsync, which costs a large grid half a minute: a crash repeats all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in settings.items():
-        if value is not None:
-            text = json.dumps(value, indent=2, ensure_ascii=False)
-            (folder / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+        (folder / name).write_text(f"{text}\n", encoding="utf-8")
 
 
 def write_sections(listing: Listing) -> None:

@@ -23,8 +23,8 @@ from pipeline.runtime.absent import again, attempt
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_atomically, write_text
 from pipeline.runtime.project import grid_name, reports_folder
+from pipeline.schema.parameters import Params
 from pipeline.settings.params import load_params
-from pipeline.settings.schema import Params
 from pipeline.tracking.live_run import attach_or_warn
 from stages import run
 

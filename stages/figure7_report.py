@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.core.results import read_json
 from pipeline.experiments.resampling_report import report
 from pipeline.experiments.synthetic_report import write_report
+from pipeline.runtime.files import read_json
 from pipeline.runtime.project import REPORTS
 from stages import run
 

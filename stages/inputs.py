@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.catalogue.datasets import load_catalogue
 from pipeline.runtime.files import write_json
-from pipeline.settings.schema import Model
+from pipeline.schema.parameters import Model
 from pipeline.sources.inputs import link_if_there, link_model
 from stages import run
 

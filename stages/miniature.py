@@ -61,7 +61,7 @@ def write(folder: Path, home: Path) -> None:
         small = open_listing(Path(folder.name) / "params.yaml", whole=True)
         cells = miniature.chosen_cells(small.cells)
         owners = {cell: small.owners[cell] for cell in cells if not cell.frozen}
-        listing = Listing(small.path, small.params, small.grid, cells, owners)
+        listing = Listing(small.path, small.settings, small.grid, cells, owners)
         write_text(target / LISTING, cells_text(listing))
         write_text(target / "dvc.yaml", graph_text(listing))
     command = repro_command(target / "params.yaml")

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.catalogue.validation import did_you_mean
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.project import root_params, stage_key
-from pipeline.settings.schema import Model
+from pipeline.schema.parameters import Model
 from pipeline.sources.inputs import MODELS, link_model
 from pipeline.sources.transfer import TIMEOUT_S
 from pipeline.zoo.pretrained import make_model

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from pipeline.core.checkpoints import Checkpoints, checkpoints_folder
-from pipeline.core.results import read_json, write_pretraining
+from pipeline.core.results import write_pretraining
 from pipeline.data import preflight
 from pipeline.data.loader import open_split
 from pipeline.data.packed import read_meta
@@ -17,7 +17,9 @@ from pipeline.distributed import devices
 from pipeline.distributed.collectives import process_group, rank, world_size
 from pipeline.distributed.torchrun import relaunch_under_torchrun
 from pipeline.losses.objective import build_objective
+from pipeline.models import backbones
 from pipeline.runtime import provenance, rooms
+from pipeline.schema.resolved import PretrainRun
 from pipeline.tracking.live_run import LiveRun
 from pipeline.tracking.record import opening_record
 from pipeline.training import loop
@@ -29,50 +31,42 @@ from stages import run
 
 
 def main(config_path: str) -> int | None:
-    path = Path(config_path)
-    config, execution = read_json(path), read_json(path.with_name("execution.json"))
-    probe = read_json(path.with_name("probe.json"))  # read so that nothing it would refuse shows after the training
-    status = relaunch_under_torchrun("stages.pretrain", config_path, execution["layout"]["processes"])
+    cell = PretrainRun.read(Path(config_path))
+    status = relaunch_under_torchrun("stages.pretrain", config_path, cell.pretrain.layout.processes)
     if status is None:
-        with process_group(devices.choose_device(config["pretrain"]["device"])) as device:
-            train(config, execution, probe, device)
+        with process_group(devices.choose_device(cell.pretrain.device)) as device:
+            train(cell, device)
     return status
 
 
-def train(config: dict, execution: dict, probe: dict, device: torch.device) -> None:
-    started = time.monotonic()
-    settings, out, loader = config["pretrain"], Path(config["out"]), execution["loader"]
-    autocast, meta = devices.announced(settings["precision"], device), read_meta(config["data"])
-    preflight.check(config, probe, meta, meta if probe["data"] == config["data"] else None)
-    images = open_split(config["data"], "train", load_px=settings["load_px"], memory_gb=loader["memory_gb"])
-    learner = build_learner(config, device, micro_batch_size=execution["layout"]["micro_batch_size"])
-    identity = [{**config, "pretrain": {**settings, "health": None}}, meta]
-    checkpoints = Checkpoints(checkpoints_folder(config), identity, rooms.sources("pretrain"))
-    epochs = loop.pretrain(
-        learner,
-        images,
-        make_views=Multicrop(**settings["views"]),
-        objective=build_objective(config),
-        seed=config["seed"],
-        **loop.schedule_arguments(settings),
-        device=device,
-        autocast=autocast,
-        num_workers=loader["num_workers"],
-        checkpoints=checkpoints,
-        checkpoint_minutes=execution["checkpoint"]["minutes"],
-        watch=build_monitor(config, device, autocast),
-        shuffle=build_shuffle(config),
+def train(cell: PretrainRun, device: torch.device) -> None:
+    started, settings, views = time.monotonic(), cell.pretrain, cell.pretrain.views
+    autocast, meta = devices.announced(settings.precision, device), read_meta(cell.data)
+    preflight.check(cell, meta)
+    images = open_split(cell.data, "train", load_px=settings.load_px, memory_gb=settings.loader.memory_gb)
+    backbone = backbones.initial_backbone(cell.backbone, cell.backbone_kwargs, seed=cell.seed)
+    learner = build_learner(backbone, cell.embed_dim, settings, device)
+    recipe = loop.Recipe(
+        Multicrop(**views.model_dump()),
+        build_objective(settings.sigreg, lamb=cell.lamb, num_global=views.num_global, seed=cell.seed),
+        cell.seed,
+        build_shuffle(cell.data, window_gb=settings.shuffle_window_gb),
     )
-    record = opening_record(config, provenance.commit())
+    checkpoints = Checkpoints(checkpoints_folder(cell), [cell.result_key(), meta], rooms.sources("pretrain"))
+    watch = build_monitor(cell.data, settings, device, autocast)
+    how = {"device": device, "autocast": autocast, "checkpoints": checkpoints, "watch": watch}
+    epochs = loop.pretrain(learner, images, settings, recipe, **how)
+    record = opening_record(cell, provenance.commit())
     with NullTracker() if rank() else LiveRun(record, afresh=not checkpoints.exist()) as tracked:
-        steps_per_epoch = len(images.labels) // settings["batch_size"]
+        steps_per_epoch = len(images.labels) // settings.batch_size
         history, story, times = run_epochs(epochs, tracked, settings, steps_per_epoch=steps_per_epoch)
     if rank():
         return
-    save_networks(out, learner, config)
-    numbers = loop.summary(learner.backbone, config["embed_dim"], len(images.labels), settings, history)
+    out = Path(cell.out)
+    save_networks(out, learner, cell)
+    numbers = loop.summary(learner.backbone, cell.embed_dim, len(images.labels), settings.batch_size, history)
     where = provenance.describe(str(device), world_size(), **devices.found(device, autocast))
-    where |= {"wall_s": round(time.monotonic() - started, 1), **times, "config": config}
+    where |= {"wall_s": round(time.monotonic() - started, 1), **times, "config": cell.result_key()}
     write_pretraining(out, history, numbers | story, where)
 
 

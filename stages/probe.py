@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pipeline import features
 from pipeline.core.checkpoints import Checkpoints, checkpoints_folder
-from pipeline.core.results import read_json
 from pipeline.data import preflight
 from pipeline.data.loader import open_split
 from pipeline.data.packed import read_meta
@@ -17,7 +16,8 @@ from pipeline.models import backbones
 from pipeline.models.weights import load_weights
 from pipeline.probing import finetune, health, probes
 from pipeline.runtime import rooms
-from pipeline.runtime.files import write_json
+from pipeline.runtime.files import read_json, write_json
+from pipeline.schema.resolved import ProbeRun
 from pipeline.tracking.live_run import publish_or_warn
 from pipeline.tracking.record import cell_record
 from pipeline.views.multicrop import Multicrop
@@ -25,53 +25,50 @@ from stages import run
 
 
 def main(config_path: str) -> None:
-    config = read_json(Path(config_path))
-    execution = read_json(Path(config_path).with_name("execution.json"))
-    settings, files, seed = config["probe"], config["reading"] | execution["loader"], config["seed"]
-    if "model" in config:  # a frozen public model says itself how it is built and what it was shown
-        model = read_json(Path(config["model"]))
+    cell = ProbeRun.read(Path(config_path))
+    architecture, views = (cell.backbone, cell.backbone_kwargs), cell.views
+    if cell.model:  # a frozen public model says itself how it is built and what it was shown
+        model = read_json(Path(cell.model))
         architecture = model["backbone"], model["kwargs"]
-        files |= {name: model[name] for name in ("size_px", "mean", "std")}
-    else:
-        architecture = config["backbone"], config["backbone_kwargs"]
-    device, meta = choose_device(config["device"]), read_meta(config["data"])
-    preflight.check_probe(config, meta)
-    loading = {name: files[name] for name in ("size_px", "batch_size", "num_workers")}
-    autocast = announced(config["precision"], device)
-    reading = {**loading, "mean": files["mean"], "std": files["std"], "device": device, "autocast": autocast}
-    task = {"num_classes": len(meta["classes"]), "settings": settings, "seed": seed}
-    opening = {name: files[name] for name in ("load_px", "memory_gb")}
-    splits = [open_split(config["data"], name, **opening) for name in ("train", "test")]
+        seen = {"global_px": model["size_px"], "mean": model["mean"], "std": model["std"]}
+        views = views.model_copy(update=seen)
+    device, meta = choose_device(cell.device), read_meta(cell.data)
+    preflight.check_probe(cell, meta)
+    settings, num_workers = cell.probe, cell.loader.num_workers
+    shown = (views.global_px, views.mean, views.std, settings.batch_size)
+    reader = features.Reader(*shown, num_workers, device, announced(cell.precision, device))
+    task = probes.Task(len(meta["classes"]), settings, cell.seed)
+    opening = {"load_px": cell.load_px, "memory_gb": cell.loader.memory_gb}
+    splits = [open_split(cell.data, name, **opening) for name in ("train", "test")]
     networks = {"": backbones.create_backbone(*architecture)}
-    load_weights(Path(config["weights"]), networks[""])
-    if "random_init" in settings["baselines"]:
-        networks["random_init_"] = backbones.initial_backbone(*architecture, seed=seed)
-    sources = [Path(config["weights"]), *rooms.sources("probe")]
-    checkpoints = Checkpoints(Path(".scratch/checkpoints"), [config, meta], sources)
+    load_weights(Path(cell.weights), networks[""])
+    if "random_init" in settings.baselines:
+        networks["random_init_"] = backbones.initial_backbone(*architecture, seed=cell.seed)
+    sources = [Path(cell.weights), *rooms.sources("probe")]
+    checkpoints = Checkpoints(Path(".scratch/checkpoints"), [cell.result_key(), meta], sources)
 
     def measure(extract):
         return (probes.Split(extract(images).to(device), images.labels.to(device)) for images in splits)
 
-    views = Multicrop(**config["views"] | {"global_px": files["size_px"], "mean": files["mean"], "std": files["std"]})
-    trained = None
-    if "model" not in config:
-        shutil.rmtree(checkpoints_folder(config), ignore_errors=True)  # DVC has recorded what pretraining wrote
-        trained = health.load_trained(Path(config["beside"]), views, lamb=config["lambda"], **config["training"])
-    facts = health.report(networks[""], splits[1], views=views, reading=reading, trained=trained, **settings["health"])
-    write_json(Path(config["out"]) / "health.json", facts)
+    make_views, trained = Multicrop(**views.model_dump()), None
+    if not cell.model:
+        shutil.rmtree(checkpoints_folder(cell), ignore_errors=True)  # DVC has recorded what pretraining wrote
+        trained = health.load_trained(Path(cell.beside), make_views, cell.trained, lamb=cell.lamb)
+    how = {"views": make_views, "reader": reader, "trained": trained}
+    write_json(Path(cell.out) / "health.json", health.report(networks[""], splits[1], settings.health, **how))
     metrics: dict[str, float] = {}
     for prefix, network in networks.items():
-        train, test = measure(partial(features.embeddings, network, site=settings["site"], **reading))
-        if settings["mode"] == "finetune":
-            found = finetune.evaluate(network, *splits, reading=reading, checkpoints=checkpoints, label=prefix, **task)
-            found["knn_top1"] = probes.knn_probe(train, test, num_classes=task["num_classes"], **settings["knn"])
+        train, test = measure(partial(features.embeddings, network, reader=reader, site=settings.site))
+        if settings.mode == "finetune":
+            found = finetune.evaluate(network, *splits, task, reader, checkpoints, label=prefix)
+            found["knn_top1"] = probes.knn_probe(train, test, num_classes=task.num_classes, **settings.knn.model_dump())
         else:
-            found = probes.evaluate(train, test, **task)
+            found = probes.evaluate(train, test, task)
         metrics |= {f"{prefix}{name}": value for name, value in found.items()}
-    if "raw_pixels" in settings["baselines"]:
-        found = probes.evaluate(*measure(partial(features.raw_pixels, **loading)), **task)
+    if "raw_pixels" in settings.baselines:
+        found = probes.evaluate(*measure(partial(features.raw_pixels, reader=reader)), task)
         metrics |= {f"raw_pixels_{name}": value for name, value in found.items()}
-    write_json(Path(config["out"]) / "metrics.json", metrics)
+    write_json(Path(cell.out) / "metrics.json", metrics)
     checkpoints.remove()
     publish_or_warn(cell_record(Path(config_path).parent))
 

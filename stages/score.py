@@ -24,8 +24,8 @@ from pipeline.density.methods import scores_text
 from pipeline.runtime.absent import NOTE, NotAskedFor, attempt
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_text
+from pipeline.schema.parameters import Params
 from pipeline.settings.params import load_params
-from pipeline.settings.schema import Params
 from stages import run
 
 

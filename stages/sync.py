@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.core.results import ResultError
 from pipeline.runtime.bars import DELAY_S, bar
+from pipeline.runtime.errors import ResultError
 from pipeline.runtime.project import reports_folder
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import open_listing

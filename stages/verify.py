@@ -9,8 +9,8 @@ import csv
 import sys
 from pathlib import Path
 
-from pipeline.core.results import ResultError
 from pipeline.runtime.bars import DELAY_S, bar
+from pipeline.runtime.errors import ResultError
 from pipeline.runtime.project import reports_folder, repro_command, shown
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing, open_listing

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
-from pipeline.tracking.record import Record, epoch_metrics, opening_record
+from pipeline.schema.pretrain import Pretrain, Schedule, Views
+from pipeline.schema.probe import Knn, Probe
+from pipeline.schema.resolved import PretrainRun, ProbeRun, TrainedWith
+from pipeline.tracking.record import Record, epoch_metrics, flatten, opening_record
 
-CONFIG = {
+VIEWS = Views(num_global=2, global_px=32, local_px=16)
+AXES = {
     "grid": "default",
     "cell": "digits--vit--lambda0.1--seed0",
     "dataset": "digits",
     "backbone": "vit",
-    "lambda": 0.1,
+    "lamb": 0.1,
     "seed": 0,
     "target": "digits",
     "choices": {},
-    "pretrain": {"epochs": 2, "views": {"num_global": 2}},
     "backbone_kwargs": {"img_size": 32},
-    "out": "out/pretrain",
+    "data": "data/digits",
+    "probe": Probe(knn=Knn(k=5)),
 }
-PROBE = {**CONFIG, "probe": {"knn": {"k": 5}}, "out": "out/probe"}
+PRETRAIN = Pretrain(epochs=2, batch_size=16, views=VIEWS, schedule=Schedule(warmup_epochs=1))
+RUN = PretrainRun(**AXES, embed_dim=64, out="out/pretrain", pretrain=PRETRAIN)
+PROBE = ProbeRun(
+    **AXES, weights="out/pretrain/backbone.safetensors", beside="out/pretrain/projector.safetensors", out="out/probe",
+    device="cpu", precision="auto", load_px=256, views=VIEWS, loader=PRETRAIN.loader,
+    trained=TrainedWith(batch_size=16, sigreg=PRETRAIN.sigreg),
+)  # fmt: skip
+CONFIG = RUN.result_key()
 LOSSES = ("loss", "pred_loss", "sigreg_loss", "lr")
 ROWS = [{"epoch": float(epoch), **{name: 1 / (epoch + 2 * len(name)) for name in LOSSES}} for epoch in (1, 2)]
-OPENING = opening_record(CONFIG, "abc-dirty")
+OPENING = opening_record(RUN, "abc-dirty")
 
 
 def finished() -> Record:
-    record = opening_record(CONFIG, "abc-dirty")
-    record.params.update({"probe.knn.k": "5"})
+    record = opening_record(RUN, "abc-dirty")
+    record.params.update(flatten({"probe": PROBE.result_key()["probe"]}))
     for row in ROWS:
         record.metrics.update(epoch_metrics(row))
     record.metrics.update({("probe/linear_top1", 0): 0.9, ("probe/knn_top1", 0): 0.1 + 0.2})

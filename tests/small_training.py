@@ -15,11 +15,13 @@ from pipeline.distributed.devices import choose_autocast
 from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.backbones import initial_backbone
 from pipeline.models.projector import make_projector
+from pipeline.schema.pretrain import Pretrain
+from pipeline.settings.cells import merge
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
 from pipeline.training.epochs import Epoch
 from pipeline.training.learner import Learner, make_learner
-from pipeline.training.loop import pretrain
+from pipeline.training.loop import Recipe, pretrain
 from pipeline.views.multicrop import Multicrop
 
 CPU = torch.device("cpu")
@@ -29,16 +31,18 @@ VIEWS = Multicrop(
 )
 VIT = {"img_size": 16, "patch_size": 8, "dynamic_img_size": True}
 SETTINGS = {
-    "make_views": VIEWS,
-    "seed": 0,
     "epochs": 3,
     "batch_size": 16,
-    "lr": 3e-3,
-    "warmup_epochs": 0.5,
-    "final_lr_frac": 1e-3,
-    "device": CPU,
-    "num_workers": 0,
+    "channels_last": False,
+    "optimizer": {"lr": 3e-3, "weight_decay": 0.05},
+    "schedule": {"warmup_epochs": 0.5, "final_lr_frac": 1e-3},
+    "loader": {"num_workers": 0},
 }
+
+
+def settings(**changes) -> Pretrain:
+    """The section `pretrain` of the small training, with changes of its sections."""
+    return Pretrain.model_validate(merge(SETTINGS, changes))
 
 
 def digits(num: int = 40) -> np.ndarray:
@@ -61,16 +65,20 @@ def new_learner(seed: int = 0, backbone: str = "test_vit", arguments: dict | Non
     with torch.no_grad():
         dim = model.eval()(torch.zeros(1, 3, 16, 16)).shape[1]
     projector = make_projector(dim, hidden_dims=[16], proj_dim=PROJ_DIM)
-    return make_learner(model, projector, CPU, {"lr": 1e-3, "weight_decay": 0.05, "betas": [0.9, 0.999]})
+    return make_learner(model, projector, settings(), CPU)
 
 
 def objective(seed: int = 0, lamb: float = LAMB, statistic: str = "epps_pulley"):
     return RunObjective(LeJEPA(statistic=statistic, num_slices=16), lamb, NUM_GLOBAL, seed)
 
 
-def start(learner: Learner, images, folder, **changes) -> Iterator[Epoch]:
-    changes = {"objective": objective(changes.get("seed", 0)), "autocast": choose_autocast("auto", CPU), **changes}
-    return pretrain(learner, images, checkpoints=Checkpoints(folder, "run"), **{**SETTINGS, **changes})
+def start(learner: Learner, images, folder, *, watch=None, seed=0, **changes) -> Iterator[Epoch]:
+    """Start a training; `make_views`, `objective`, `shuffle` are of its recipe, further changes of its settings."""
+    recipe = {"make_views": VIEWS, "objective": objective(seed), "seed": seed}
+    recipe |= {name: changes.pop(name) for name in ("make_views", "objective", "shuffle") if name in changes}
+    how = {"device": CPU, "autocast": choose_autocast("auto", CPU), "watch": watch}
+    checkpoints = Checkpoints(folder, "run")
+    return pretrain(learner, images, settings(**changes), Recipe(**recipe), checkpoints=checkpoints, **how)
 
 
 def bits(value) -> object:

@@ -13,16 +13,17 @@ from typing import Any
 import torch
 
 from pipeline.runtime.files import sha256_file, sync_folder, write_atomically
+from pipeline.schema.resolved import CellRun
 
 NUM_KEPT = 2
 
 
-def checkpoints_folder(config: dict[str, Any]) -> Path:
-    """Return where the states of a cell's pretraining lie, from its pretrain.json or its probe.json.
+def checkpoints_folder(run: CellRun) -> Path:
+    """Return where the states of a cell's pretraining lie.
 
     They outlive the stage: DVC has recorded its outputs for certain only when the probe of the cell starts.
     """
-    return Path(".scratch/checkpoints", config["grid"], config["cell"])
+    return Path(".scratch/checkpoints", run.grid, run.cell)
 
 
 class Checkpoints:

@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import ResultError
 from pipeline.runtime.files import write_json, write_text
 
 # history.csv has the columns epoch, loss, the parts of the objective's loss, lr: each but the epoch is logged as
 # train/<name> with the epoch as step. Further columns are what was watched (pipeline/training/held_out.py), logged as
 # health/<name>.
 FIXED = ("epoch", "loss", "lr")
-
-
-class ResultError(UserError):
-    """A result file is missing or broken; the message names it and the command that makes it."""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        ResultError: if it is missing or broken.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ResultError(f"no {path}; make it with: dvc repro") from None
-    except ValueError as error:
-        raise ResultError(f"{path} is broken ({error}); remove it and run: dvc repro") from None
-    if not isinstance(value, dict):
-        raise ResultError(f"{path} must hold a JSON object, got {type(value).__name__}; remove it and run: dvc repro")
-    return value
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.results import read_json
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.files import sha256_file
+from pipeline.runtime.files import read_json, sha256_file
 from pipeline.runtime.project import REPORTS, grid_name
 
 

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.runtime.errors import UserError
+from pipeline.schema.pretrain import Pretrain
+from pipeline.schema.probe import Probe
+from pipeline.schema.resolved import PretrainRun, ProbeRun
 
 Meta = dict[str, Any]
 
@@ -18,31 +21,32 @@ class PreflightError(UserError):
     """Settings ask for more than a data set has; the message lists every one with path, rule, value and remedy."""
 
 
-def check(config: dict[str, Any], probe: dict[str, Any], meta: Meta, target: Meta | None) -> None:
+def check(run: PretrainRun, meta: Meta) -> None:
     """Stop a cell whose training or probe cannot succeed, before it is trained; warn of what is likely not meant.
 
     Args:
-        config: the cell's pretrain.json.
-        probe: its probe.json.
+        run: settings of the cell; a probe on another data set looks at that one itself.
         meta: meta.json of the data set that is trained on.
-        target: meta.json of the one that is probed; None while it is not there, the probe then looks itself.
 
     Raises:
         PreflightError: listing every problem at once.
     """
-    later = [probe_problems(probe, target), shot_warnings(probe, target)] if target else [(), ()]
-    _tell(config["cell"], [*training_problems(config, meta), *later[0]])
-    for line in [*crop_notes(config, meta), *later[1]]:
+    problems, notes = [*training_problems(run.pretrain, meta)], [*crop_notes(run.pretrain, meta)]
+    if run.target == run.dataset:
+        problems += probe_problems(run.probe, meta)
+        notes += shot_warnings(run.probe, meta)
+    _tell(run.cell, problems)
+    for line in notes:
         print(line, file=sys.stderr)
 
 
-def check_probe(probe: dict[str, Any], target: Meta) -> None:
+def check_probe(run: ProbeRun, target: Meta) -> None:
     """Stop a probe that cannot succeed before features are extracted: `check` for a cell that is not trained here.
 
     Raises:
         PreflightError: listing every problem at once.
     """
-    _tell(probe["cell"], list(probe_problems(probe, target)))
+    _tell(run.cell, list(probe_problems(run.probe, target)))
 
 
 def _tell(cell: str, problems: list[str]) -> None:
@@ -51,9 +55,9 @@ def _tell(cell: str, problems: list[str]) -> None:
         raise PreflightError(f"cell {cell} cannot be run, {len(problems)} problem{'s' * (len(problems) > 1)}:\n{lines}")
 
 
-def training_problems(config: dict[str, Any], meta: Meta) -> Iterator[str]:
+def training_problems(settings: Pretrain, meta: Meta) -> Iterator[str]:
     """Yield what pretraining would refuse."""
-    num_images, batch_size = _num_train(meta), config["pretrain"]["batch_size"]
+    num_images, batch_size = _num_train(meta), settings.batch_size
     if batch_size > num_images:
         yield (
             f"pretrain.batch_size must be <= the {num_images} training images of {meta['name']!r}, got {batch_size}; "
@@ -61,13 +65,13 @@ def training_problems(config: dict[str, Any], meta: Meta) -> Iterator[str]:
         )
 
 
-def probe_problems(probe: dict[str, Any], meta: Meta) -> Iterator[str]:
+def probe_problems(settings: Probe, meta: Meta) -> Iterator[str]:
     """Yield what the probes would refuse."""
-    settings, per_class, name = probe["probe"], _per_class(meta), meta["name"]
-    if (k := settings["knn"]["k"]) > _num_train(meta):
+    per_class, name = _per_class(meta), meta["name"]
+    if (k := settings.knn.k) > _num_train(meta):
         yield f"probe.knn.k must be <= the {_num_train(meta)} training images of {name!r}, got {k}; lower it"
     largest = max(per_class.values())
-    for shots in settings["few_shot"]["shots"]:
+    for shots in settings.few_shot.shots:
         if shots > largest:
             yield (
                 f"probe.few_shot.shots must be <= the {largest} training images of the largest class of {name!r}, got "
@@ -81,10 +85,10 @@ def probe_problems(probe: dict[str, Any], meta: Meta) -> Iterator[str]:
         )
 
 
-def shot_warnings(probe: dict[str, Any], meta: Meta) -> Iterator[str]:
+def shot_warnings(settings: Probe, meta: Meta) -> Iterator[str]:
     """Yield where classes have fewer images than shots: they give all that they have, which is fair but uneven."""
     per_class = _per_class(meta)
-    for shots in probe["probe"]["few_shot"]["shots"]:
+    for shots in settings.few_shot.shots:
         small = [label for label, count in per_class.items() if count < shots]
         if small and len(small) < len(per_class):
             yield (
@@ -93,13 +97,13 @@ def shot_warnings(probe: dict[str, Any], meta: Meta) -> Iterator[str]:
             )
 
 
-def crop_notes(config: dict[str, Any], meta: Meta) -> Iterator[str]:
+def crop_notes(settings: Pretrain, meta: Meta) -> Iterator[str]:
     """Yield where every image is smaller than the crops that are made of it: crops then hold no more than it does."""
-    views = config["pretrain"]["views"]
+    views = settings.views
     side = max(meta["width_px"][1], meta["height_px"][1])
-    if side < views["global_px"]:
+    if side < views.global_px:
         yield (
-            f"note: pretrain.views.global_px {views['global_px']}: the images of {meta['name']!r} have at most {side} "
+            f"note: pretrain.views.global_px {views.global_px}: the images of {meta['name']!r} have at most {side} "
             "px and are enlarged to it; a smaller value is faster"
         )
 
@@ -112,10 +116,10 @@ def _per_class(meta: Meta) -> dict[str, int]:
     return dict(zip(meta["classes"], meta["splits"]["train"]["per_class"], strict=True))
 
 
-def _holds_out(settings: dict[str, Any]) -> bool:
+def _holds_out(settings: Probe) -> bool:
     """Whether labels are held out: the linear probe always does, fine-tuning only to choose a learning rate."""
-    frozen = settings["mode"] == "frozen" or "raw_pixels" in settings["baselines"]
-    return frozen or len(settings["finetune"]["learning_rates"]) > 1
+    frozen = settings.mode == "frozen" or "raw_pixels" in settings.baselines
+    return frozen or len(settings.finetune.learning_rates) > 1
 
 
 def _listed(labels: list[str]) -> str:

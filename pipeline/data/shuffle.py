@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -44,7 +43,6 @@ def shuffled(num_images: int, *, blocks: Blocks, window_gb: float, generator: to
     return (starts.repeat_interleave(blocks.num_images) + forward).argsort(stable=True)
 
 
-def build_shuffle(config: dict[str, Any]) -> Callable[..., torch.Tensor]:
-    """Return (number of images, generator=) -> order of an epoch, for what a cell's pretrain.json describes."""
-    blocks = read_blocks(config["data"], "train")
-    return partial(shuffled, blocks=blocks, window_gb=config["pretrain"]["shuffle_window_gb"])
+def build_shuffle(folder: str, *, window_gb: float) -> Callable[..., torch.Tensor]:
+    """Return (number of images, generator=) -> order of an epoch, for the training split of a packed data set."""
+    return partial(shuffled, blocks=read_blocks(folder, "train"), window_gb=window_gb)

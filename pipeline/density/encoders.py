@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.catalogue.validation import did_you_mean
-from pipeline.core.results import read_json
 from pipeline.core.selected_run import picked_weights, read_pick, stale
 from pipeline.runtime.absent import NotAskedFor, again
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import read_json
 from pipeline.runtime.project import grid_name, remake, reports_folder
-from pipeline.settings.cells import grid_cells, resolve
-from pipeline.settings.schema import Params
+from pipeline.schema.parameters import Params
+from pipeline.settings.cells import Resolver, grid_cells
 
 ABSENT = Path("data/foreign/absent.json")
 
@@ -107,7 +107,7 @@ def find_encoder(name: str, params: Params, params_path: str) -> Encoder:
         cells = (cell for cell in grid_cells(params, grid_name(params_path)) if cell.key == pick["cell"])
         if (cell := next(cells, None)) is None:
             raise UserError(f"the grid has no cell {pick['cell']}; {stale(name, params_path)}")
-        load_px = resolve(params, cell)[0].load_px
+        load_px = Resolver(params)(cell).pretrain.load_px
         return Encoder(name, name, weights, seed=pick["seed"], cell=pick["cell"], load_px=load_px)
     if name not in params.models:
         known = [*params.grid.datasets, *params.models]

@@ -23,12 +23,12 @@ from pipeline.density import baselines
 from pipeline.density.encoders import Encoder
 from pipeline.density.jepa_score import jepa_score, jepa_score_sketch
 from pipeline.distributed.devices import choose_autocast, choose_device
-from pipeline.features import RAW_PIXELS_PX, embeddings
+from pipeline.features import RAW_PIXELS_PX, Reader, embeddings
 from pipeline.models.backbones import create_backbone, initial_backbone
 from pipeline.models.weights import load_weights, read_description
 from pipeline.runtime.bars import bar
-from pipeline.settings.schema import Params
-from pipeline.settings.schema_analysis import Density
+from pipeline.schema.analysis import Density
+from pipeline.schema.parameters import Params
 from pipeline.views.multicrop import evaluation_view
 
 FEWEST = 10  # images that are scored however much they cost: an area under a curve needs some
@@ -209,14 +209,10 @@ def embedding_scores(
     k: int,
 ) -> dict[str, Tensor]:
     """Return what the embeddings (N, D) say beside the training embeddings (R, D); one column alone uses labels."""
-    how = {
-        **view,
-        "batch_size": reading.batch_size,
-        "num_workers": reading.num_workers,
-        "device": reading.device,
-        "autocast": choose_autocast("float32", reading.device),
-    }
-    known, seen = embeddings(network, reference, **how), embeddings(network, images, members=chosen, **how)
+    how = {"num_workers": reading.num_workers, "device": reading.device}
+    autocast = choose_autocast("float32", reading.device)
+    reader = Reader(**view, batch_size=reading.batch_size, autocast=autocast, **how)
+    known, seen = embeddings(network, reference, reader), embeddings(network, images, reader, members=chosen)
     return {
         "knn_distance": baselines.knn_distance(seen, known, k),
         "mahalanobis": baselines.fit_gaussian(known).distance(seen),

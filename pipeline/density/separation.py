@@ -14,7 +14,7 @@ from pipeline.density.encoders import encoder_names, home_of, scored_sets, score
 from pipeline.density.methods import CORRELATIONS, METHODS, Scores, read_scores
 from pipeline.runtime.absent import reason
 from pipeline.runtime.errors import UserError
-from pipeline.settings.schema import Params
+from pipeline.schema.parameters import Params
 
 Found = Mapping[tuple[str, str], Scores]
 OTHERS = (*(name for name in METHODS if name != "jepa_score"), "pixel_mean")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from pipeline.losses.univariate import statistic_by_name
 from pipeline.losses.vicreg import VICReg
 from pipeline.losses.visreg import VISReg
 from pipeline.losses.weak_sigreg import WeakSIGReg
+from pipeline.schema.pretrain import Sigreg
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,6 @@ class RunObjective:
             return self.objective(projected.over_ranks())
 
 
-def build_objective(config: dict[str, Any]) -> RunObjective:
-    """Build the objective that a cell's pretrain.json describes."""
-    settings = config["pretrain"]
-    return RunObjective(LeJEPA(**settings["sigreg"]), config["lambda"], settings["views"]["num_global"], config["seed"])
+def build_objective(settings: Sigreg, *, lamb: float, num_global: int, seed: int) -> RunObjective:
+    """Build the objective of a run from its section of params.yaml, `pretrain.sigreg`."""
+    return RunObjective(LeJEPA(**settings.model_dump()), lamb, num_global, seed)

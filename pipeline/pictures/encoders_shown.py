@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from pipeline.core.selected_run import picked_weights, read_pick, stale
 from pipeline.models.weights import read_description
 from pipeline.runtime.errors import UserError
-from pipeline.settings.cells import Cell, resolve
+from pipeline.schema.parameters import Pretrain, Probe
+from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing
-from pipeline.settings.schema import Pretrain, Probe
 
 
 class Run(NamedTuple):
@@ -42,4 +42,4 @@ def _run(listing: Listing, cells: dict[str, Cell], pick: dict[str, Any], remedy:
     if pick["cell"] not in cells:
         raise UserError(f"the grid has no cell {pick['cell']}; {remedy}")
     weights, cell = picked_weights(pick, remedy), cells[pick["cell"]]
-    return Run(cell, *resolve(listing.params, cell), weights, read_description(weights, remedy=remedy))
+    return Run(cell, *listing.settings(cell)[:2], weights, read_description(weights, remedy=remedy))

@@ -12,18 +12,17 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from pipeline import features
-from pipeline.distributed.devices import choose_autocast, choose_device
 from pipeline.models.backbones import create_backbone, initial_backbone
 from pipeline.models.weights import load_weights
 from pipeline.pictures import embedding_map, neighbours
 from pipeline.pictures.colours import heat, pca_rgb
 from pipeline.pictures.encoders_shown import Run
-from pipeline.pictures.image_set import EmbeddingSpace, ImageSet
+from pipeline.pictures.image_set import EmbeddingSpace, ImageSet, reader_of
 from pipeline.pictures.last_layer import cls_attention, deepest_features, has_class_token, mean_activation, stitched
 from pipeline.pictures.sheet import sheet, thumbnails
 from pipeline.runtime.bars import DELAY_S, bar
 from pipeline.runtime.errors import UserError
-from pipeline.settings.schema_analysis import Pictures
+from pipeline.schema.analysis import Pictures
 from pipeline.views.multicrop import evaluation_view
 
 LEAST_SIDE, FINE_SIDE = 4, 16  # positions a side: of the layer that is shown, and of the picture made of it
@@ -71,10 +70,8 @@ def exhibits(runs: Mapping[str, Run], settings: Pictures) -> dict[str, Exhibit]:
 
 
 def _exhibit(name: str, run: Run, room: ImageSet) -> Exhibit:
-    device, networks = choose_device(run.pretrain.device, exact=True), _networks(run)
-    colours = {"mean": run.model["mean"], "std": run.model["std"]}
-    how = {"device": device, "site": run.probe.site, "autocast": choose_autocast(run.pretrain.precision, device)}
-    embed = partial(features.embeddings, **room.reading, **colours, **how)
+    networks, reader = _networks(run), reader_of(run)
+    embed = partial(features.embeddings, reader=reader, site=run.probe.site)
     spaces = room.explore({title: partial(embed, network) for title, network in networks.items()}) | room.raw_pixels
     files = {
         f"{name}-neighbours.png": _draw_neighbours(spaces, room),
@@ -90,9 +87,10 @@ def _exhibit(name: str, run: Run, room: ImageSet) -> Exhibit:
         "spaces": {title: _numbers(space) for title, space in spaces.items()},
     }
     images = room.queries
-    views = evaluation_view(images.pixels, images.aspect, room.size_px, **colours).to(device)
+    views = evaluation_view(images.pixels, images.aspect, room.size_px, mean=reader.mean, std=reader.std)
+    views = views.to(reader.device)
     try:
-        seen = {title: see(network.to(device).eval(), views) for title, network in networks.items()}
+        seen = {title: see(network.to(reader.device).eval(), views) for title, network in networks.items()}
     except UserError as error:
         return Exhibit(files, {**facts, "no_features": str(error)})
     token = has_class_token(networks["learned"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +17,12 @@ from pipeline.core.seeds import generator
 from pipeline.data.loader import batches, open_split
 from pipeline.data.packed import ImageBatch, PackedSplit, read_meta
 from pipeline.data.strata import members_by_class
+from pipeline.distributed.devices import choose_autocast, choose_device
 from pipeline.pictures.embedding_map import Map, make_maps
 from pipeline.pictures.encoders_shown import Run
 from pipeline.pictures.neighbours import Labelled, nearest
 from pipeline.pictures.sheet import thumbnails
-from pipeline.settings.schema_analysis import Pictures
+from pipeline.schema.analysis import Pictures
 
 Split = ImageBatch | PackedSplit
 
@@ -38,6 +39,14 @@ class EmbeddingSpace(NamedTuple):
     map: Map
 
 
+def reader_of(run: Run) -> features.Reader:
+    """Return how the backbone of a run is shown images."""
+    device = choose_device(run.pretrain.device, exact=True)
+    model, loader = run.model, run.pretrain.loader
+    shown = (model["img_size_px"], model["mean"], model["std"], run.probe.batch_size, loader.num_workers)
+    return features.Reader(*shown, device, choose_autocast(run.pretrain.precision, device))
+
+
 class ImageSet:
     """One data set as it is shown to backbones: runs that see it alike share it, and with it raw pixels.
 
@@ -47,7 +56,7 @@ class ImageSet:
         train, test: the splits.
         shown: (Q,) int64, test images on the sheets.
         mapped: int64, test images on the map.
-        reading: how images are read: size_px, batch_size, num_workers.
+        reader: of the first of these runs; raw pixels are those of all.
     """
 
     def __init__(self, run: Run, settings: Pictures) -> None:
@@ -60,8 +69,7 @@ class ImageSet:
         self.shown = shown_images(self.test.labels, settings.num_images, seed=settings.seed)
         order = torch.randperm(len(self.test.labels), generator=generator(settings.seed, "mapped"))
         self.mapped = order[: settings.num_mapped]
-        self.reading: dict[str, Any] = {"size_px": self.size_px, "batch_size": run.probe.batch_size}
-        self.reading["num_workers"] = loader.num_workers
+        self.reader = reader_of(run)
 
     def explore(self, describe: Mapping[str, Callable[[Split], Tensor]]) -> dict[str, EmbeddingSpace]:
         """Find neighbours and draw up maps under descriptions: functions from a split to vectors, one an image."""
@@ -78,7 +86,7 @@ class ImageSet:
     @cached_property
     def raw_pixels(self) -> dict[str, EmbeddingSpace]:
         """The space of raw pixels, which no backbone has a part in."""
-        return self.explore({"raw pixels": lambda split: features.raw_pixels(split, **self.reading)})
+        return self.explore({"raw pixels": lambda split: features.raw_pixels(split, self.reader)})
 
     @cached_property
     def queries(self) -> ImageBatch:

@@ -14,7 +14,7 @@ from pipeline.features import RAW_PIXELS_PX
 from pipeline.planning.inventory import Pipeline, SetFacts, Task
 from pipeline.planning.step_time import Measured, Speed, an_image
 from pipeline.runtime.bars import num_cpus
-from pipeline.settings.schema import Probe
+from pipeline.schema.parameters import Probe
 
 MAPPED_POINT_S = 0.003  # of t-SNE for a point, on two cores: reports/LOG.md, 2026-11-22
 AROUND = {True: ("configure", "compare", "diagnose", "density", "page"), False: ("configure", "diagnose", "table")}

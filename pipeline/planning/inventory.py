@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from pipeline.catalogue.datasets import Dataset
-from pipeline.core.results import read_json
 from pipeline.data.packed import PackedSplit, read_meta
 from pipeline.models import backbones
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import read_json
 from pipeline.runtime.project import grid_name
-from pipeline.settings.cells import Cell, Resolver
+from pipeline.schema.parameters import Model, Params, Pretrain, Probe
+from pipeline.schema.pretrain import Backbone
+from pipeline.settings.cells import Cell
 from pipeline.settings.grid import open_listing
 from pipeline.settings.params import read_sections
-from pipeline.settings.schema import Model, Params, Pretrain, Probe
-from pipeline.settings.schema_pretrain import Backbone
 from pipeline.sources.images import Picture, prepare
 from pipeline.sources.inputs import local_inputs
 from pipeline.sources.open import open_source
@@ -144,7 +144,7 @@ def read_pipeline(path: Path) -> Pipeline:
     if "grid" not in read_sections(path):
         return Pipeline(path, grid_name(path))
     listing = open_listing(path)
-    found, resolver = Pipeline(path, listing.grid, listing.params), Resolver(listing.params)
+    found = Pipeline(path, listing.grid, listing.params)
     read = {name for cell in listing.cells for name in (cell.dataset, cell.probed_on)}
     read.update(name for scored in found.scored.values() for name in scored)
     for name, entry in listing.params.datasets.items():
@@ -157,7 +157,7 @@ def read_pipeline(path: Path) -> Pipeline:
             found.facts[name] = None
             found.problems.append(str(error))
     for cell in listing.cells:
-        (pretrain, probe, _), weights = resolver(cell), Path(listing.weights(cell))
+        (pretrain, probe, _), weights = listing.settings(cell), Path(listing.weights(cell))
         model = listing.params.models[cell.backbone] if cell.frozen else None
         provenance = weights.with_name("provenance.json")
         task = Task(

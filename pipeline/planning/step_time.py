@@ -33,8 +33,8 @@ from pipeline.planning.inventory import Pipeline, SetFacts, Task
 from pipeline.probing import probes
 from pipeline.runtime.bars import bar
 from pipeline.runtime.errors import UserError
-from pipeline.settings.schema import Pretrain
-from pipeline.settings.schema_pretrain import Views
+from pipeline.schema.parameters import Pretrain
+from pipeline.schema.pretrain import Views
 from pipeline.training.learner import build_learner
 from pipeline.views.multicrop import Multicrop
 
@@ -130,16 +130,14 @@ def time_shape(task: Task, found: Speed, budget_s: float) -> Speed | None:
     autocast, free = choose_autocast(settings.precision, device), FREE_FRAC * free_bytes(device)
     if BYTES_A_PARAM / 2 * found.num_params > free:
         return None
-    config = {"backbone": task.backbone, "backbone_kwargs": found.arguments, "embed_dim": found.embed_dim, "seed": 0}
-    config |= {"lambda": 0.05, "pretrain": settings.model_copy(update={"compile": False}).model_dump()}
-    learner = build_learner(config, device, micro_batch_size=settings.layout.micro_batch_size)
+    backbone = backbones.initial_backbone(task.backbone, found.arguments, seed=0)
+    learner = build_learner(backbone, found.embed_dim, settings.model_copy(update={"compile": False}), device)
+    objective = build_objective(settings.sigreg, lamb=0.05, num_global=views.num_global, seed=0)
 
     def embed(num_images: int) -> None:
-        reading = {"size_px": views.global_px, "mean": views.mean, "std": views.std, "device": device}
-        images = _noise(num_images, task.canvas, torch.device("cpu"))
-        features.embeddings(
-            learner.backbone, images, batch_size=num_images, num_workers=0, autocast=autocast, **reading
-        )
+        shown = (views.global_px, views.mean, views.std, num_images)
+        reader = features.Reader(*shown, num_workers=0, device=device, autocast=autocast)
+        features.embeddings(learner.backbone, _noise(num_images, task.canvas, torch.device("cpu")), reader)
 
     def step(num_images: int) -> None:
         draws, images = generator(0, "views", device=device), _noise(num_images, task.canvas, device)
@@ -148,7 +146,7 @@ def time_shape(task: Task, found: Speed, budget_s: float) -> Speed | None:
         with autocast:
             projections = learner.project(groups)
             parts = {"predictions": learner.predictions(projections), "targets": learner.targets(groups[0])}
-        learner.step(build_objective(config)(projections, 0, **parts)["loss"], 1e-6)
+        learner.step(objective(projections, 0, **parts)["loss"], 1e-6)
 
     num_images, embedded_s = largest_call(embed, EMBEDDED, budget_s / 5, device)
     found = found._replace(embed_s=embedded_s / (num_images * found.operations[views.global_px]))
@@ -273,9 +271,10 @@ def fit_seconds(task: Task, facts: SetFacts, dim: int) -> float:
     num_images = min(facts.num_train, max(PROBED, 2 * facts.num_classes))
     labels = torch.arange(num_images, device=device) % facts.num_classes
     split = probes.Split(torch.randn(num_images, dim, device=device), labels)
-    settings = {**linear.model_dump(), "epochs": 1, "holdout_frac": task.probe.holdout_frac, "seed": 0}
+    once = linear.model_copy(update={"epochs": 1})
+    how = {"num_classes": facts.num_classes, "holdout_frac": task.probe.holdout_frac, "seed": 0}
 
     def epoch(_: int) -> None:
-        probes.linear_probe(split, split, num_classes=facts.num_classes, **settings)
+        probes.linear_probe(split, split, once, **how)
 
     return 4 / 3 * seconds(epoch, 0, device) * linear.epochs * facts.num_train / num_images / dim

@@ -6,7 +6,6 @@ Legend: B images, D features, C classes. Accuracies are fractions in [0, 1].
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +16,10 @@ from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import derive_seed, generator
 from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch, PackedSplit
-from pipeline.features import embeddings
+from pipeline.features import Reader, embeddings
 from pipeline.models.backbones import weight_decay_groups
 from pipeline.models.sites import check_site, site_extractor
-from pipeline.probing.probes import few_shot_members, stratified_holdout
+from pipeline.probing.probes import Task, few_shot_members, stratified_holdout
 from pipeline.runtime.bars import DELAY_S, bar
 from pipeline.views.multicrop import Multicrop
 
@@ -47,12 +46,10 @@ def evaluate(
     backbone: nn.Module,
     train: Images,
     test: Images,
-    *,
-    num_classes: int,
-    settings: dict[str, Any],
-    seed: int,
-    reading: dict[str, Any],
+    task: Task,
+    reader: Reader,
     checkpoints: Checkpoints,
+    *,
     label: str = "",
 ) -> dict[str, float]:
     """Fine-tune on all training images and on a few a class; every run starts from the given weights.
@@ -66,10 +63,8 @@ def evaluate(
         backbone: a timm model with the weights to start from; left as it is.
         train: training split.
         test: test split.
-        num_classes: C.
-        settings: the `probe` section of params.yaml.
-        seed: of held-out part, draws, batches and views.
-        reading: size_px, mean, std, batch_size, num_workers, device, autocast as for `features.embeddings`.
+        task: C classes, the section `probe`, seed of held-out part, draws, batches and views.
+        reader: as for `features.embeddings`.
         checkpoints: keeps the accuracy of every finished run, so that an interrupted evaluation goes on.
         label: what is fine-tuned, where several evaluations share the checkpoints.
 
@@ -77,33 +72,33 @@ def evaluate(
         linear_top1, linear_lr, linear_holdout_top1 (if there was a choice) and, for each k, linear_top1_<k>shot, its
         _std (if there are several draws) and its _images. The names are those of the frozen probes.
     """
-    tuning = dict(settings["finetune"])
-    rates, few_shot_lr, num_draws = (tuning.pop(name) for name in ("learning_rates", "few_shot_lr", "num_draws"))
-    how = {"site": settings["site"], "num_classes": num_classes, "seed": seed, "reading": reading, **tuning}
+    tuning, seed = task.settings.finetune, task.seed
+    rates, num_draws = tuning.learning_rates, tuning.num_draws
     finished: dict[str, float] = checkpoints.load() or {}
 
     def top1(run: str, members: Tensor, images: Images, scored: Tensor, lr: float) -> float:
         run = f"{label}{run}"
         if run not in finished:
-            classifier = finetuned(backbone, train, members, lr=lr, **how)
-            finished[run] = accuracy(classifier, images, scored, reading)
+            classifier = finetuned(backbone, train, members, task, reader, lr=lr)
+            finished[run] = accuracy(classifier, images, scored, reader)
             checkpoints.save(finished, step=len(finished))
         return finished[run]
 
     few_shot = {  # drawn first: a class that is too small should show before the long runs
         shots: [few_shot_members(train.labels, shots, seed=seed, draw=draw) for draw in range(num_draws)]
-        for shots in settings["few_shot"]["shots"]
+        for shots in task.settings.few_shot.shots
     }
     out: dict[str, float] = {"linear_lr": rates[0]}
     if len(rates) > 1:
-        fit, held = stratified_holdout(train.labels, settings["holdout_frac"], seed=seed)
+        fit, held = stratified_holdout(train.labels, task.settings.holdout_frac, seed=seed)
         tried = {lr: top1(f"held out, {lr}", fit, train, held, lr) for lr in rates}
         best = max(rates, key=tried.__getitem__)
         out = {"linear_lr": best, "linear_holdout_top1": tried[best]}
     everything, tests = torch.arange(len(train.labels)), torch.arange(len(test.labels))
     out["linear_top1"] = top1("all", everything, test, tests, out["linear_lr"])
     for shots, draws in few_shot.items():
-        scores = [top1(f"{shots} shots, {draw}", some, test, tests, few_shot_lr) for draw, some in enumerate(draws)]
+        runs = {f"{shots} shots, {draw}": some for draw, some in enumerate(draws)}
+        scores = [top1(run, some, test, tests, tuning.few_shot_lr) for run, some in runs.items()]
         spread = torch.tensor(scores, dtype=torch.float64)
         name = f"linear_top1_{shots}shot"
         out |= {name: float(spread.mean()), f"{name}_images": len(draws[0])}
@@ -113,68 +108,46 @@ def evaluate(
 
 
 def finetuned(
-    backbone: nn.Module,
-    images: Images,
-    members: Tensor,
-    *,
-    site: str,
-    num_classes: int,
-    lr: float,
-    weight_decay: float,
-    epochs: int,
-    min_steps: int,
-    batch_size: int,
-    warmup_frac: float,
-    crop_scale: list[float],
-    flip_prob: float,
-    seed: int,
-    reading: dict[str, Any],
+    backbone: nn.Module, images: Images, members: Tensor, task: Task, reader: Reader, *, lr: float
 ) -> Classifier:
-    """Return a copy of the backbone with a head, trained on some images; the settings are those of `probe.finetune`.
+    """Return a copy of the backbone with a head, trained on some images as `probe.finetune` says.
+
+    There are as many whole passes as `min_steps` takes; the warm-up is linear, then follows a cosine to 0.
 
     Args:
         backbone: a timm model.
         images: a split.
-        members: (M,) int64 indices of the images to train on.
-        site: of the features that the head sees.
-        num_classes: C.
+        members: (M,) int64 indices of the images to train on; a batch has at most M.
+        task: C classes, the section `probe`, seed of order, views and dropout.
+        reader: as for `evaluate`.
         lr: peak learning rate, of backbone and head alike.
-        weight_decay: of AdamW, for weights with at least two dimensions that timm does not exempt.
-        epochs: passes over the M images, without the last partial batch of each.
-        min_steps: least number of steps; there are as many whole passes as that takes.
-        batch_size: B, or M where that is less.
-        warmup_frac: part of the steps in which the learning rate rises linearly; afterwards it is a cosine to 0.
-        crop_scale: range of a crop's area as a fraction of the image.
-        flip_prob: of a left-right flip.
-        seed: of order, views and dropout.
-        reading: as for `evaluate`.
     """
-    size_px, device = reading["size_px"], reading["device"]
-    num_features = check_site(backbone, site, size_px)
-    classifier = Classifier(deepcopy(backbone), site, num_features, num_classes).to(device).train()
-    groups = weight_decay_groups([classifier.backbone, classifier.head], weight_decay)
+    settings, device = task.settings.finetune, reader.device
+    classifier = new_classifier(backbone, task, reader)
+    groups = weight_decay_groups([classifier.backbone, classifier.head], settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, fused=True)
     augment = Multicrop(
-        num_global=1, num_local=0, global_px=size_px, global_scale=crop_scale, flip_prob=flip_prob,
-        jitter_prob=0, grey_prob=0, blur_prob=0, solarize_prob=0, mean=reading["mean"], std=reading["std"],
+        num_global=1, num_local=0, global_px=reader.size_px, global_scale=settings.crop_scale,
+        flip_prob=settings.flip_prob, jitter_prob=0, grey_prob=0, blur_prob=0, solarize_prob=0, mean=reader.mean,
+        std=reader.std,
     )  # fmt: skip
-    batch_size = min(batch_size, len(members))
+    batch_size = min(settings.batch_size, len(members))
     steps_per_epoch = len(members) // batch_size
-    epochs = max(epochs, -(-min_steps // steps_per_epoch))
+    epochs = max(settings.epochs, -(-settings.min_steps // steps_per_epoch))
     num_steps = epochs * steps_per_epoch
-    loading = {"num_workers": reading["num_workers"], "device": device, "drop_last": True}
+    shape = {"num_steps": num_steps, "num_warmup_steps": int(settings.warmup_frac * num_steps), "final_frac": 0.0}
+    loading = {"num_workers": reader.num_workers, "device": device, "drop_last": True}
     step = 0
     for epoch in bar(f"fine-tuning at {lr:g}", epochs, unit="epoch", delay_s=DELAY_S, iterable=range(epochs)):
-        order = members[torch.randperm(len(members), generator=generator(seed, "finetune order", epoch))]
+        order = members[torch.randperm(len(members), generator=generator(task.seed, "finetune order", epoch))]
         for batch in batches(images, order, batch_size, **loading):
-            draws = generator(seed, "finetune views", step, device=device)
+            draws = generator(task.seed, "finetune views", step, device=device)
             views, _ = augment(batch.pixels, batch.aspect, generator=draws)
-            torch.manual_seed(derive_seed(seed, "finetune dropout", step))
-            with reading["autocast"]:
+            torch.manual_seed(derive_seed(task.seed, "finetune dropout", step))
+            with reader.autocast:
                 logits = classifier(views[0])
-            factor = lr_factor(step, num_steps=num_steps, num_warmup_steps=int(warmup_frac * num_steps), final_frac=0.0)
             for group in optimizer.param_groups:
-                group["lr"] = lr * factor
+                group["lr"] = lr * lr_factor(step, **shape)
             optimizer.zero_grad()
             functional.cross_entropy(logits.float(), batch.labels).backward()
             optimizer.step()
@@ -182,8 +155,15 @@ def finetuned(
     return classifier
 
 
-def accuracy(classifier: Classifier, images: Images, members: Tensor, reading: dict[str, Any]) -> float:
+def new_classifier(backbone: nn.Module, task: Task, reader: Reader) -> Classifier:
+    """Return a copy of a backbone with a head that starts at zero, on the reader's device, in training mode."""
+    site = task.settings.site
+    num_features = check_site(backbone, site, reader.size_px)
+    return Classifier(deepcopy(backbone), site, num_features, task.num_classes).to(reader.device).train()
+
+
+def accuracy(classifier: Classifier, images: Images, members: Tensor, reader: Reader) -> float:
     """Return the top-1 accuracy on the images with these indices, 0 where the logits are not finite."""
-    logits = embeddings(classifier, images, members=members, **reading)
+    logits = embeddings(classifier, images, reader, members=members)
     correct = (logits.argmax(1) == images.labels[members]) & logits.isfinite().all(1)
     return float(correct.double().mean())

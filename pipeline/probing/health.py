@@ -21,13 +21,15 @@ from pipeline.core.float64 import doubled
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch, PackedSplit
-from pipeline.features import embeddings
+from pipeline.features import Reader, embeddings
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import epps_pulley, random_directions
-from pipeline.losses.objective import LeJEPA, RunObjective
+from pipeline.losses.objective import RunObjective, build_objective
 from pipeline.models.projector import make_projector, project_views
 from pipeline.models.weights import load_weights, read_description
 from pipeline.runtime.bars import DELAY_S, bar
+from pipeline.schema.probe import Health
+from pipeline.schema.resolved import TrainedWith
 from pipeline.views.multicrop import Multicrop
 
 Images = ImageBatch | PackedSplit
@@ -50,15 +52,14 @@ class Trained(NamedTuple):
     make_views: Multicrop
 
 
-def load_trained(path: Path, make_views: Multicrop, *, lamb: float, batch_size: int, sigreg: dict[str, Any]) -> Trained:
+def load_trained(path: Path, make_views: Multicrop, settings: TrainedWith, *, lamb: float) -> Trained:
     """Load a projector that pretraining wrote, with the objective it was trained by.
 
     Args:
         path: projector.safetensors, which says itself how it is built.
         make_views: the views of training.
+        settings: batch size and objective of training.
         lamb: lambda.
-        batch_size: B of training.
-        sigreg: the section `pretrain.sigreg` of params.yaml.
 
     Raises:
         UserError: if there is no such file, or pretraining did not write it.
@@ -66,8 +67,8 @@ def load_trained(path: Path, make_views: Multicrop, *, lamb: float, batch_size: 
     description = read_description(path, remedy="run: dvc repro")
     projector = make_projector(**description)
     load_weights(path, projector)
-    objective = RunObjective(LeJEPA(**sigreg), lamb, make_views.num_global, DRAWS_SEED)
-    return Trained(projector, objective, batch_size, make_views)
+    objective = build_objective(settings.sigreg, lamb=lamb, num_global=make_views.num_global, seed=DRAWS_SEED)
+    return Trained(projector, objective, settings.batch_size, make_views)
 
 
 class Null(NamedTuple):
@@ -80,13 +81,10 @@ class Null(NamedTuple):
 def report(
     backbone: nn.Module,
     images: Images,
+    settings: Health,
     *,
     views: Multicrop,
-    reading: dict[str, Any],
-    num_images: int,
-    num_slices: int,
-    lidar_images: int,
-    lidar_views: int,
+    reader: Reader,
     trained: Trained | None,
 ) -> dict[str, Any]:
     """Return the contents of health.json.
@@ -94,21 +92,18 @@ def report(
     Args:
         backbone: (B, 3, H, W) -> (B, D).
         images: test split.
+        settings: the section `probe.health`: N, S, n and q; a smaller split gives all of its images.
         views: those of training; the global ones are LiDAR's.
-        reading: size_px, mean, std, batch_size, num_workers, device, autocast as for `features.embeddings`.
-        num_images: N, drawn at random; a smaller split gives all.
-        num_slices: S.
-        lidar_images: n; a smaller split gives all.
-        lidar_views: q.
+        reader: as for `features.embeddings`.
         trained: projector and objective; None for a frozen model.
 
     Returns:
         num_images, embedding, projection (of a trained cell) as `describe` has them, and criteria: {name: number}.
         A number that is not finite is None. A test split smaller than a batch of training has no heldout_* criteria.
     """
-    members = some_images(images, num_images)
-    embedding = embeddings(backbone, images, members=members, **reading)
-    augmented = augmented_embeddings(backbone, images, views, lidar_images, lidar_views, reading)
+    members, num_slices = some_images(images, settings.num_images), settings.num_slices
+    embedding = embeddings(backbone, images, reader, members=members)
+    augmented = augmented_embeddings(backbone, images, views, settings, reader)
     null = epps_pulley_null(len(members))
     of_embedding = describe(embedding, num_slices, null)
     eigenvalues = torch.tensor(of_embedding["spectrum"], dtype=torch.float64)
@@ -122,7 +117,7 @@ def report(
         "lidar": spectrum.lidar(augmented),
     }
     if trained:
-        project = _projection(trained.projector, reading["device"])
+        project = _projection(trained.projector, reader.device)
         of_projection = describe(project(embedding), num_slices, null)
         found["projection"] = of_projection
         criteria |= {
@@ -131,7 +126,7 @@ def report(
             "projection_lidar": spectrum.lidar(project(augmented)),
             "projection_epps_pulley": of_projection["epps_pulley"]["raw"]["mean"],
         }
-        losses = heldout_losses(backbone, images, trained, members, reading)
+        losses = heldout_losses(backbone, images, trained, members, reader)
         criteria |= {f"heldout_{name}": value for name, value in losses.items()}
     return plain({**found, "criteria": criteria})
 
@@ -209,7 +204,7 @@ def some_images(images: Images, num_images: int) -> Tensor:
 
 @torch.inference_mode()
 def augmented_embeddings(
-    backbone: nn.Module, images: Images, views: Multicrop, num_images: int, num_views: int, reading: dict[str, Any]
+    backbone: nn.Module, images: Images, views: Multicrop, settings: Health, reader: Reader
 ) -> Tensor:
     """Embed augmented global views of some images.
 
@@ -217,25 +212,24 @@ def augmented_embeddings(
         backbone: (B, 3, H, W) -> (B, D).
         images: test split.
         views: tells what a global view is.
-        num_images: n.
-        num_views: q.
-        reading: as for `report`; a forward pass takes about batch_size views.
+        settings: n images, q views.
+        reader: as for `report`; a forward pass takes about batch_size views.
 
     Returns:
         (n, q, D) float32 on the CPU.
     """
-    device, members = reading["device"], some_images(images, num_images)
+    members, num_views = some_images(images, settings.lidar_images), settings.lidar_views
     make_views = replace(views, num_global=num_views, num_local=0)
-    size = max(1, reading["batch_size"] // num_views)
-    backbone.to(device).eval()
+    size = max(1, reader.batch_size // num_views)
+    backbone.to(reader.device).eval()
     out = []
-    parts = batches(images, members, size, num_workers=reading["num_workers"], device=device)
+    parts = batches(images, members, size, num_workers=reader.num_workers, device=reader.device)
     num_parts = -(-len(members) // size)
     shown = bar("views for LiDAR", num_parts, unit="batch", delay_s=DELAY_S, iterable=parts)
     for index, batch in enumerate(shown):
-        draws = generator(DRAWS_SEED, "health views", index, device=device)
+        draws = generator(DRAWS_SEED, "health views", index, device=reader.device)
         seen, _ = make_views(batch.pixels, batch.aspect, generator=draws)
-        with reading["autocast"]:
+        with reader.autocast:
             embedding = backbone(seen.flatten(0, 1))
         out.append(embedding.float().unflatten(0, seen.shape[:2]).transpose(0, 1).cpu())
     return torch.cat(out)
@@ -243,7 +237,7 @@ def augmented_embeddings(
 
 @torch.inference_mode()
 def heldout_losses(
-    backbone: nn.Module, images: Images, trained: Trained, members: Tensor, reading: dict[str, Any]
+    backbone: nn.Module, images: Images, trained: Trained, members: Tensor, reader: Reader
 ) -> dict[str, float]:
     """Return the LeJEPA loss and its parts on test images: the run's own objective and views, in evaluation mode.
 
@@ -252,23 +246,23 @@ def heldout_losses(
         images: test split.
         trained: projector, objective, views and batch size; only losses at equal batch sizes compare.
         members: (N,) indices of the images; where they are fewer than a batch, others fill one up.
-        reading: device, autocast and num_workers as for `report`.
+        reader: as for `report`.
 
     Returns:
         loss, pred_loss and sigreg_loss, means over whole batches; nothing if the split is smaller than a batch.
     """
     if len(members) < trained.batch_size:
         members = some_images(images, trained.batch_size)
-    device, modules = reading["device"], (backbone, trained.projector)
+    device, modules = reader.device, (backbone, trained.projector)
     for module in modules:
         module.to(device).eval()
     order = members[torch.randperm(len(members), generator=generator(DRAWS_SEED, "health order"))]
-    how = {"num_workers": reading["num_workers"], "device": device, "drop_last": True}
+    how = {"num_workers": reader.num_workers, "device": device, "drop_last": True}
     names, losses = list[str](), []
     for index, batch in enumerate(batches(images, order, trained.batch_size, **how)):
         draws = generator(DRAWS_SEED, "health losses", index, device=device)
         views = trained.make_views(batch.pixels, batch.aspect, generator=draws)
-        with reading["autocast"]:
+        with reader.autocast:
             projections = project_views(*modules, [group for group in views if group is not None])
         found = trained.objective(projections, index)
         names = list(found)

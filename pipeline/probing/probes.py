@@ -6,6 +6,7 @@ Features and labels may be on any device, all on the same one.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from pipeline.core.seeds import generator
 from pipeline.data.strata import members_by_class
 from pipeline.runtime.bars import DELAY_S, bar
 from pipeline.runtime.errors import UserError
+from pipeline.schema.probe import Linear, Probe
 
 # A feature that is constant on the training set must not be divided by zero.
 MIN_STD = 1e-6
@@ -90,12 +92,9 @@ def stratified_holdout(labels: Tensor, frac: float, *, seed: int) -> tuple[Tenso
 def linear_probe(
     train: Split,
     test: Split,
+    settings: Linear,
     *,
     num_classes: int,
-    learning_rates: list[float],
-    weight_decays: list[float],
-    epochs: int,
-    batch_size: int,
     holdout_frac: float,
     seed: int,
 ) -> LinearResult:
@@ -106,8 +105,8 @@ def linear_probe(
     first is taken. After the choice the classifier is trained again on the whole training set.
     """
     fit, held = stratified_holdout(train.labels, holdout_frac, seed=seed)
-    grid = list(product(learning_rates, weight_decays))
-    how = {"num_classes": num_classes, "epochs": epochs, "batch_size": batch_size, "seed": seed}
+    grid = list(product(settings.learning_rates, settings.weight_decays))
+    how = {"num_classes": num_classes, "epochs": settings.epochs, "batch_size": settings.batch_size, "seed": seed}
     tuning = _fit_and_score(train.part(fit), train.part(held), grid=grid, **how)
     best = int(tuning.argmax())
     final = _fit_and_score(train, test, grid=[grid[best]], **how)
@@ -250,28 +249,35 @@ def ridge_weights(x: Tensor, targets: Tensor, penalty: float) -> Tensor:
     return torch.linalg.solve(x.T @ x + penalty * identity, x.T @ targets)
 
 
-def evaluate(train: Split, test: Split, *, num_classes: int, settings: dict, seed: int) -> dict[str, float]:
+@dataclass(frozen=True)
+class Task:
+    """What a probe has to learn and how: C classes, the section `probe`, seed of held-out part, batches and draws."""
+
+    num_classes: int
+    settings: Probe
+    seed: int
+
+
+def evaluate(train: Split, test: Split, task: Task) -> dict[str, float]:
     """Run every probe on one kind of features.
 
     Args:
         train: training split.
         test: test split; looked at once, after everything is chosen.
-        num_classes: C.
-        settings: the `probe` section of params.yaml.
-        seed: of held-out part, batches and draws.
+        task: classes, settings, seed.
 
     Returns:
         linear_top1, linear_lr, linear_weight_decay, linear_holdout_top1, knn_top1 and, for each k, linear_top1_<k>shot,
         its _std and its _images, the number of labelled images used (less than k * C where a class has fewer than k).
     """
-    linear = linear_probe(
-        train, test, num_classes=num_classes, holdout_frac=settings["holdout_frac"], seed=seed, **settings["linear"]
-    )
+    settings, common = task.settings, {"num_classes": task.num_classes, "seed": task.seed}
+    linear = linear_probe(train, test, settings.linear, holdout_frac=settings.holdout_frac, **common)
     out = {f"linear_{name}": value for name, value in linear._asdict().items()}
-    out["knn_top1"] = knn_probe(train, test, num_classes=num_classes, **settings["knn"])
-    few_shot = dict(settings["few_shot"])
-    for shots in few_shot.pop("shots"):
-        found = few_shot_probe(train, test, num_classes=num_classes, shots=shots, seed=seed, **few_shot)
+    out["knn_top1"] = knn_probe(train, test, num_classes=task.num_classes, **settings.knn.model_dump())
+    few_shot = settings.few_shot
+    for shots in few_shot.shots:
+        how = {"shots": shots, "num_draws": few_shot.num_draws, "ridge": few_shot.ridge}
+        found = few_shot_probe(train, test, **how, **common)
         name = f"linear_top1_{shots}shot"
         out |= {name: found.top1, f"{name}_std": found.std, f"{name}_images": found.num_images}
     return out

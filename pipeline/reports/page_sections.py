@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.results import read_json
 from pipeline.pictures.captions import FACTS, shares
 from pipeline.reports.comparison import CAPTIONS
 from pipeline.reports.paper_overview import overview_table
 from pipeline.reports.render import Section, bullets, figure, fold, join, literal, markdown_table, to_html
 from pipeline.runtime.absent import reason
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.files import read_json
 
 LEAD = (
     "What a frozen backbone sees: for each architecture the run that diagnose selected without labels, beside the same "

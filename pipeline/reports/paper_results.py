@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.results import ResultError, collapsed_at, read_json
+from pipeline.core.results import collapsed_at
+from pipeline.runtime.errors import ResultError
+from pipeline.runtime.files import read_json
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pipeline.core.results import ResultError, curves, read_history, read_json, shown_alarms
+from pipeline.core.results import curves, read_history, shown_alarms
 from pipeline.reports.render import csv_text
+from pipeline.runtime.errors import ResultError
+from pipeline.runtime.files import read_json
 from pipeline.tracking.record import alarm_tag
 
 if TYPE_CHECKING:

@@ -34,3 +34,7 @@ class Interrupted(KeyboardInterrupt):
         """Take the signal and what to tell."""
         super().__init__(message)
         self.signum = signum
+
+
+class ResultError(UserError):
+    """A result file is missing or broken; the message names it and the command that makes it."""

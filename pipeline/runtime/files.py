@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.runtime.bars import bar
+from pipeline.runtime.errors import ResultError
 
 # What file systems answer that lack an operation: exFAT, SMB, FUSE and network mounts have no hard links, no modes, no
 # fsync of a folder.
@@ -95,3 +96,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, indented, ending in a newline."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ResultError: if it is missing or broken.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultError(f"no {path}; make it with: dvc repro") from None
+    except ValueError as error:
+        raise ResultError(f"{path} is broken ({error}); remove it and run: dvc repro") from None
+    if not isinstance(value, dict):
+        raise ResultError(f"{path} must hold a JSON object, got {type(value).__name__}; remove it and run: dvc repro")
+    return value

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 LIBRARY = Path(__file__).parents[1]
-NO_RESULT = frozenset({"runtime", "tracking", "catalogue", "settings"})
+NO_RESULT = frozenset({"runtime", "tracking", "catalogue", "schema", "settings"})
 """Outside: what they decide reaches a stage as a file that it depends on (resolved settings), or changes no number."""
 ALL_ROOMS = frozenset({"configure"})
 """Programs whose results are the resolved settings."""

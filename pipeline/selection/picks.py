@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.results import ResultError
+from pipeline.runtime.errors import ResultError
 from pipeline.runtime.files import sha256_file
 from pipeline.selection.correlation import ALL, Entry
 from pipeline.selection.criteria import RULE, Criterion, Run

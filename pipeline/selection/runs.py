@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.core.results import ResultError, collapsed_at, read_history, read_json
+from pipeline.core.results import collapsed_at, read_history
+from pipeline.runtime.errors import ResultError
+from pipeline.runtime.files import read_json
 from pipeline.selection.criteria import DIRECTIONS, Run
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing

@@ -1,1 +1,1 @@
-"""Schema of params.yaml, cells of the grid, resolved settings, dvc.yaml of a paper pipeline."""
+"""Cells of the grid, their resolved settings, dvc.yaml of a paper pipeline."""

@@ -14,7 +14,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.settings.schema import Grid, Override, Params, Pretrain, Probe
+from pipeline.schema.parameters import Grid, Override, Params
+from pipeline.schema.pretrain import Pretrain
+from pipeline.schema.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -115,22 +117,21 @@ class Settings(NamedTuple):
 
     pretrain: Pretrain
     probe: Probe
-    identity: str
-
-
-def resolve(params: Params, cell: Cell) -> tuple[Pretrain, Probe]:
-    """Settings of one cell: the sections of params.yaml, then every matching override in order, then the axes."""
-    return Resolver(params)(cell)[:2]
+    key: str
 
 
 class Resolver:
-    """The settings of every cell of a grid, worked out once for all cells that have the same overrides and choices."""
+    """The settings of every cell of a grid: sections of params.yaml, matching overrides in order, then the axes.
+
+    They are worked out once for all cells that have the same overrides and choices.
+    """
 
     def __init__(self, params: Params) -> None:
         """Take the validated parameter file."""
         self.params = params
         self._base = {"pretrain": params.pretrain.model_dump(), "probe": params.probe.model_dump()}
-        self._found: dict[tuple, Settings] = {}
+        self._by_pattern: dict[tuple, Settings] = {}
+        self._by_cell: dict[Cell, Settings] = {}
 
     def pattern(self, cell: Cell) -> tuple:
         """Return what tells a cell's settings from those of others: its overrides and its choices."""
@@ -144,10 +145,12 @@ class Resolver:
         Raises:
             ValidationError: overrides and choices that do not fit together.
         """
-        pattern = self.pattern(cell)
-        if pattern not in self._found:
-            self._found[pattern] = self._settings(cell)
-        return self._found[pattern]
+        if cell not in self._by_cell:
+            pattern = self.pattern(cell)
+            if pattern not in self._by_pattern:
+                self._by_pattern[pattern] = self._settings(cell)
+            self._by_cell[cell] = self._by_pattern[pattern]
+        return self._by_cell[cell]
 
     def _settings(self, cell: Cell) -> Settings:
         settings = self._base
@@ -158,8 +161,7 @@ class Resolver:
             for path in self.params.grid.axes[name].sets:
                 settings = merge(settings, _nested(path.split("."), value))
         pretrain, probe = Pretrain.model_validate(settings["pretrain"]), Probe.model_validate(settings["probe"])
-        decisive = pretrain.model_dump(mode="json", exclude={"loader", "health", "checkpoint", "layout"})
-        return Settings(pretrain, probe, json.dumps(decisive, sort_keys=True))
+        return Settings(pretrain, probe, json.dumps(pretrain.result_key(), sort_keys=True))
 
 
 def selects(override: Override, cell: Cell) -> bool:
@@ -174,8 +176,5 @@ def _nested(path: list[str], value: Any) -> dict:
 
 
 def identity(resolver: Resolver, cell: Cell) -> str:
-    """Return what determines a cell's pretraining, as text: equal text, equal weights.
-
-    Where images are kept, how many processes decode them and what is watched meanwhile is no part of it.
-    """
-    return json.dumps([cell.dataset, cell.backbone, cell.lamb, cell.seed, resolver(cell).identity])
+    """Return what determines a cell's pretraining, as text: equal text, equal weights."""
+    return json.dumps([cell.dataset, cell.backbone, cell.lamb, cell.seed, resolver(cell).key])

@@ -13,9 +13,9 @@ from typing import Any
 
 from pipeline.catalogue.validation import ParamsError, read_yaml
 from pipeline.runtime.project import grid_name, shown
+from pipeline.schema.parameters import Params
 from pipeline.settings.cells import Cell, Resolver, grid_cells, identity
-from pipeline.settings.params import load_params
-from pipeline.settings.schema import Params
+from pipeline.settings.params import open_params
 
 LISTING = "cells.yaml"
 PARAMS = "params.yaml"
@@ -28,6 +28,7 @@ class Listing:
 
     Attributes:
         path: the parameter file.
+        settings: gives the settings of a cell.
         grid: name of the grid.
         cells: what is run, in order.
         owners: per trained cell the one that trains its weights: itself, an earlier cell of this grid, or one of a
@@ -35,10 +36,15 @@ class Listing:
     """
 
     path: Path
-    params: Params
+    settings: Resolver
     grid: str
     cells: list[Cell]
     owners: dict[Cell, Cell]
+
+    @property
+    def params(self) -> Params:
+        """The validated parameter file."""
+        return self.settings.params
 
     @property
     def trained(self) -> list[Cell]:
@@ -68,8 +74,8 @@ def open_listing(path: str | Path = "params.yaml", *, whole: bool = False) -> Li
     Raises:
         ParamsError: for broken parameters, or a cells.yaml that does not fit them.
     """
-    path, params, grid = Path(path), load_params(path), grid_name(path)
-    cells = possible_cells(path, params, grid)
+    path, settings, grid = Path(path), open_params(path), grid_name(path)
+    cells = possible_cells(path, settings.params, grid)
     listing = path.with_name(LISTING)
     if not listing.exists() and (grid != "default" and not whole):
         remedy = f"run: python -m stages.expand {shown(path.parent)}"
@@ -77,10 +83,10 @@ def open_listing(path: str | Path = "params.yaml", *, whole: bool = False) -> Li
             remedy = f"a pipeline's file is called {PARAMS}; a copy for trying belongs into the clone's top folder"
         raise ParamsError(str(path), [f"there is no {listing} beside it; {remedy}"])
     if whole or not listing.exists():
-        return Listing(path, params, grid, cells, _owners(path, params, cells))
+        return Listing(path, settings, grid, cells, _owners(path, settings, cells))
     listed = (read_yaml(listing).get("cells") or {}).get("probe") or {}
     cells = [cell for cell in cells if cell.key in listed]
-    found = Listing(path, params, grid, cells, _owners(path, params, cells))
+    found = Listing(path, settings, grid, cells, _owners(path, settings, cells))
     expected = {
         cell.key: {"dataset": cell.probed_on, "weights": found.weights(cell), "beside": found.beside(cell)}
         for cell in cells
@@ -134,12 +140,11 @@ def _same(text: str, value: Any) -> bool:
     return text == str(value)
 
 
-def _owners(path: Path, params: Params, cells: list[Cell]) -> dict[Cell, Cell]:
+def _owners(path: Path, settings: Resolver, cells: list[Cell]) -> dict[Cell, Cell]:
     trainers: dict[str, Cell] = {}
-    for name in params.shares:
+    for name in settings.params.shares:
         other = open_listing(path.parent.parent / name / path.name)
-        resolver = Resolver(other.params)
         for cell in other.trained:
-            trainers.setdefault(identity(resolver, cell), cell)
-    trained, resolver = [cell for cell in cells if not cell.frozen], Resolver(params)
-    return {cell: trainers.setdefault(identity(resolver, cell), cell) for cell in trained}
+            trainers.setdefault(identity(other.settings, cell), cell)
+    trained = [cell for cell in cells if not cell.frozen]
+    return {cell: trainers.setdefault(identity(settings, cell), cell) for cell in trained}

@@ -1,6 +1,6 @@
 """From a parameter file to validated settings; all errors are reported at once.
 
-Settings are checked here once, at the door. What leaves is plain data: `load_params` gives the validated file.
+Settings are checked here once, at the door; what leaves is typed.
 """
 
 from __future__ import annotations
@@ -14,15 +14,22 @@ from pydantic import ValidationError
 
 from pipeline.catalogue.validation import ParamsError, Strict, did_you_mean, explain, read_yaml
 from pipeline.runtime.project import root_params, shown
-from pipeline.settings.cells import Resolver, grid_cells, merge
+from pipeline.schema.parameters import BackboneRule, Params
+from pipeline.schema.pretrain import Pretrain
+from pipeline.schema.probe import Probe
+from pipeline.settings.cells import Cell, Resolver, grid_cells, merge
 from pipeline.settings.relations import broken_relations
-from pipeline.settings.schema import BackboneRule, Params, Pretrain, Probe
 
 BACKBONE_LIST = "backbones.txt"
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
-    """Read and validate a parameter file.
+    """Read and validate a parameter file: `open_params` where the settings of cells are not asked for."""
+    return open_params(path).params
+
+
+def open_params(path: str | Path = "params.yaml") -> Resolver:
+    """Read and validate a parameter file; return it with the settings of its cells.
 
     A file without `datasets` or `models` takes these catalogues from the root's params.yaml.
 
@@ -40,13 +47,14 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     except ValidationError as error:
         problems += explain(error, Params)
     problems += [*_unknown_names(raw), *_bad_overrides(raw), *_idle_axes(raw)]
-    if not problems:
-        problems += _bad_combinations(params)
-    if not problems:
-        problems += broken_relations(params, root=Path(path).resolve().parent == Path.cwd())
     if problems:
         raise ParamsError(str(path), problems)
-    return params
+    resolver = Resolver(params)
+    root = Path(path).resolve().parent == Path.cwd()
+    problems += _bad_combinations(resolver) or broken_relations(resolver, root=root)
+    if problems:
+        raise ParamsError(str(path), problems)
+    return resolver
 
 
 def read_sections(path: str | Path) -> dict[str, Any]:
@@ -170,14 +178,14 @@ def _idle_axes(raw: dict) -> Iterator[str]:
             yield f"grid.axes.{name} changes nothing; give it `sets`, or an override with when.axes.{name}"
 
 
-def _bad_combinations(params: Params) -> list[str]:
+def _bad_combinations(resolver: Resolver) -> list[str]:
     """Check the settings of every cell: overrides that are sound one by one may not be together."""
-    cells = grid_cells(params, "any")
+    cells = grid_cells(resolver.params, "any")
     times = Counter(cell.key for cell in cells)
     found = [
         f"grid has {num} cells of the name {key}; remove what is there twice" for key, num in times.items() if num > 1
     ]
-    resolver, first = Resolver(params), {}
+    first: dict[tuple, Cell] = {}
     for cell in cells:
         first.setdefault(resolver.pattern(cell), cell)
     for cell in first.values():

@@ -6,20 +6,21 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from pipeline.catalogue.validation import did_you_mean
+from pipeline.schema.parameters import Params
 from pipeline.settings.cells import Resolver, grid_cells
-from pipeline.settings.schema import Params
 
 WILD = "*?["
 
 
-def broken_relations(params: Params, *, root: bool) -> Iterator[str]:
+def broken_relations(resolver: Resolver, *, root: bool) -> Iterator[str]:
     """Yield a line for each broken rule: frozen models against load_px, overrides and names against each other.
 
     Args:
-        params: validated section by section.
+        resolver: of a file that is validated section by section.
         root: whether the cells are stages of dvc.yaml's matrices, which join names with "-".
     """
-    yield from _enlarged_for_models(params)
+    params = resolver.params
+    yield from _enlarged_for_models(resolver)
     yield from _unknown_in_overrides(params)
     yield from _same_but_for_case("grid.datasets and density.sets", [*params.grid.datasets, *params.density.sets])
     yield from _same_but_for_case("grid.backbones", params.grid.backbones)
@@ -30,12 +31,11 @@ def broken_relations(params: Params, *, root: bool) -> Iterator[str]:
         yield from _same_stage("pretrain", {**names, "grid.lambdas": axes.lambdas, "grid.seeds": axes.seeds})
 
 
-def _enlarged_for_models(params: Params) -> Iterator[str]:
+def _enlarged_for_models(resolver: Resolver) -> Iterator[str]:
     """Find frozen models that would be shown images enlarged from load_px."""
-    resolver = Resolver(params)
-    frozen = [cell for cell in grid_cells(params, "any") if cell.frozen]
+    frozen = [cell for cell in grid_cells(resolver.params, "any") if cell.frozen]
     for name, load_px in dict.fromkeys((cell.backbone, resolver(cell).pretrain.load_px) for cell in frozen):
-        size_px = params.models[name].img_size
+        size_px = resolver.params.models[name].img_size
         if size_px and load_px < size_px:
             yield (
                 f"pretrain.load_px must be >= models.{name}.img_size, got {load_px} for a model that sees {size_px} "

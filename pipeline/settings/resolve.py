@@ -1,4 +1,4 @@
-"""From a validated grid to files of settings: per cell and stage all that determines the result, and how it is run."""
+"""From a validated grid to the settings of every cell's stages, each backbone tried."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from pipeline.models import backbones
 from pipeline.models.sites import check_site
 from pipeline.runtime.bars import bar
 from pipeline.runtime.errors import UserError
-from pipeline.settings.cells import Cell, Resolver
+from pipeline.schema.pretrain import Pretrain
+from pipeline.schema.resolved import EXECUTION, Execution, PretrainRun, ProbeRun, TrainedWith
+from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing
-from pipeline.settings.schema import Pretrain, Probe
-
-# Sections of `pretrain` that never change a result. No stage depends on their file, so they can be changed at any time.
-EXECUTION = {"loader", "checkpoint", "layout"}
 
 
 class CellConfigs(NamedTuple):
-    """Contents of configs/<cell>/pretrain.json (None for a frozen model), probe.json and execution.json."""
+    """Settings of a cell's stages; `pretrain` is None for a frozen model."""
 
-    pretrain: dict[str, Any] | None
-    probe: dict[str, Any]
-    execution: dict[str, Any]
+    pretrain: PretrainRun | None
+    probe: ProbeRun
+    execution: Execution
+
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Return the contents of the files in configs/<cell>, by name, as JSON values."""
+        trained = {"pretrain.json": self.pretrain.result_key()} if self.pretrain else {}
+        return {**trained, "probe.json": self.probe.result_key(), EXECUTION: self.execution.model_dump(mode="json")}
 
 
 def resolve_listing(listing: Listing) -> tuple[dict[Cell, CellConfigs], list[str]]:
@@ -41,22 +44,24 @@ def resolve_listing(listing: Listing) -> tuple[dict[Cell, CellConfigs], list[str
     ]
     configs: dict[Cell, CellConfigs] = {}
     checked: dict[str, Any] = {}
-    resolver, cells = Resolver(listing.params), [] if problems else listing.cells
+    cells = [] if problems else listing.cells
     for cell in bar("try settings", len(cells), unit="cell", delay_s=2.0, iterable=cells):
-        pretrain, probe, _ = resolver(cell)
+        pretrain, probe, _ = listing.settings(cell)
+        execution = Execution.of(pretrain, probe)
         if cell.frozen:
-            configs[cell] = CellConfigs(None, _frozen_config(cell, listing, pretrain, probe), _execution(pretrain))
+            configs[cell] = CellConfigs(None, _probe_run(cell, listing, model=listing.beside(cell)), execution)
             continue
         if pretrain.sigreg.statistic not in STATISTICS:
             name = pretrain.sigreg.statistic
             problems.append(f"unknown statistic {name!r} in pretrain.sigreg.statistic{did_you_mean(name, STATISTICS)}")
             break
-        geometry = (*_geometry(cell.backbone, pretrain), probe.site)
-        if str(geometry) not in checked:
-            checked[str(geometry)] = _check(cell.backbone, pretrain, probe.site, problems)
-        if checked[str(geometry)]:
-            kwargs, info = checked[str(geometry)]
-            configs[cell] = _cell_configs(cell, listing, pretrain, probe, kwargs, info.embed_dim)
+        geometry = str((*_geometry(cell.backbone, pretrain), probe.site))
+        if geometry not in checked:
+            checked[geometry] = _check(cell.backbone, pretrain, probe.site, problems)
+        if checked[geometry]:
+            kwargs, info = checked[geometry]
+            trained = _pretrain_run(cell, listing, kwargs, info.embed_dim)
+            configs[cell] = CellConfigs(trained, _probe_run(cell, listing, backbone_kwargs=kwargs), execution)
     return configs, problems
 
 
@@ -90,53 +95,39 @@ def _check(name: str, pretrain: Pretrain, site: str, problems: list[str]) -> tup
     return kwargs, info
 
 
-def _cell_configs(
-    cell: Cell, listing: Listing, pretrain: Pretrain, probe: Probe, kwargs: dict, embed_dim: int
-) -> CellConfigs:
-    common = {**_common(cell), "backbone_kwargs": kwargs}
-    trained = {"data": f"data/{cell.dataset}", "embed_dim": embed_dim, "out": f"{listing.owners[cell].folder}/pretrain"}
-    views = pretrain.views
-    seen = {"size_px": views.global_px, "mean": views.mean, "std": views.std}
-    return CellConfigs(
-        pretrain={**common, **trained, "pretrain": pretrain.model_dump(mode="json", exclude=EXECUTION)},
-        probe={**common, **_probe_config(cell, listing, pretrain, probe, seen)},
-        execution=_execution(pretrain),
+def _pretrain_run(cell: Cell, listing: Listing, kwargs: dict[str, Any], embed_dim: int) -> PretrainRun:
+    pretrain, probe, _ = listing.settings(cell)
+    return PretrainRun(
+        **_axes(cell),
+        backbone_kwargs=kwargs,
+        data=f"data/{cell.dataset}",
+        embed_dim=embed_dim,
+        out=f"{listing.owners[cell].folder}/pretrain",
+        pretrain=pretrain,
+        probe=probe,
     )
 
 
-def _execution(pretrain: Pretrain) -> dict[str, Any]:
-    return pretrain.model_dump(mode="json", include=EXECUTION)
+def _probe_run(cell: Cell, listing: Listing, **architecture: Any) -> ProbeRun:
+    pretrain, probe, _ = listing.settings(cell)
+    return ProbeRun(
+        **_axes(cell),
+        **architecture,
+        data=f"data/{cell.probed_on}",
+        weights=listing.weights(cell),
+        beside=listing.beside(cell),
+        out=f"{cell.folder}/probe",
+        device=pretrain.device,
+        precision=pretrain.precision,
+        load_px=pretrain.load_px,
+        views=pretrain.views,
+        trained=TrainedWith(batch_size=pretrain.batch_size, sigreg=pretrain.sigreg),
+        probe=probe,
+        loader=pretrain.loader,
+    )
 
 
-def _frozen_config(cell: Cell, listing: Listing, pretrain: Pretrain, probe: Probe) -> dict[str, Any]:
-    """Settings of a frozen model's probe; what it sees stands in its own model.json, which is fetched later."""
-    return {**_common(cell), "model": listing.beside(cell), **_probe_config(cell, listing, pretrain, probe, {})}
-
-
-def _common(cell: Cell) -> dict[str, Any]:
-    return {
-        "grid": cell.grid,
-        "cell": cell.key,
-        "dataset": cell.dataset,
-        "backbone": cell.backbone,
-        "lambda": cell.lamb,
-        "seed": cell.seed,
-        "target": cell.probed_on,
-        "choices": dict(cell.choices),
-    }
-
-
-def _probe_config(cell: Cell, listing: Listing, pretrain: Pretrain, probe: Probe, seen: dict) -> dict[str, Any]:
-    reading = {"load_px": pretrain.load_px, "batch_size": probe.batch_size}
-    return {
-        "data": f"data/{cell.probed_on}",
-        "weights": listing.weights(cell),
-        "beside": listing.beside(cell),
-        "out": f"{cell.folder}/probe",
-        "device": pretrain.device,
-        "precision": pretrain.precision,
-        "reading": {**seen, **reading},
-        "views": pretrain.views.model_dump(mode="json"),
-        "training": {"batch_size": pretrain.batch_size, "sigreg": pretrain.sigreg.model_dump(mode="json")},
-        "probe": probe.model_dump(mode="json", exclude={"batch_size"}),
-    }
+def _axes(cell: Cell) -> dict[str, Any]:
+    names = {"grid": cell.grid, "cell": cell.key, "dataset": cell.dataset, "backbone": cell.backbone}
+    drawn = {"lamb": cell.lamb, "seed": cell.seed, "target": cell.probed_on, "choices": dict(cell.choices)}
+    return names | drawn

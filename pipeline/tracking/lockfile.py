@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.core.results import ResultError
+from pipeline.runtime.errors import ResultError
 
 # Inputs of a stage that are made by other stages of the pipeline.
 MADE = ("runs/", "models/")

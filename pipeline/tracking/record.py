@@ -10,8 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.results import ResultError, curves, read_history, read_json, shown_alarms
+from pipeline.core.results import curves, read_history, shown_alarms
+from pipeline.runtime.errors import ResultError
+from pipeline.runtime.files import read_json
 from pipeline.runtime.project import REPORTS, tracked_grid
+from pipeline.schema.resolved import CellRun, PretrainRun, ProbeRun
 
 AXES = ("grid", "dataset", "backbone", "lambda", "seed")
 DIAGNOSIS = REPORTS / "diagnosis"
@@ -53,20 +56,21 @@ class Record:
         }
 
 
-def opening_record(config: dict[str, Any], commit: str) -> Record:
+def opening_record(run: PretrainRun, commit: str) -> Record:
     """Return what a run holds when pretraining starts: its axes and the resolved settings."""
-    axes = _axes(config)
+    axes, config = _axes(run), run.result_key()
     settings = {name: config[name] for name in ("pretrain", "backbone_kwargs")}
     artifacts = {"pretrain.json": config}
-    return Record(axes["grid"], config["cell"], commit, axes | flatten(settings), {}, artifacts, tuple(axes))
+    return Record(axes["grid"], run.cell, commit, axes | flatten(settings), {}, artifacts, tuple(axes))
 
 
-def _axes(config: dict[str, Any]) -> dict[str, str]:
+def _axes(run: CellRun) -> dict[str, str]:
     """Return the values that tell a cell from the others of its grid."""
-    axes = {name: str(config[name]) for name in AXES} | {"grid": tracked_grid(config["grid"])}
-    if config["target"] != config["dataset"]:
-        axes["target"] = config["target"]
-    return axes | {name: json.dumps(value).strip('"') for name, value in config["choices"].items()}
+    fixed = (tracked_grid(run.grid), run.dataset, run.backbone, str(run.lamb), str(run.seed))
+    axes = dict(zip(AXES, fixed, strict=True))
+    if run.target != run.dataset:
+        axes["target"] = run.target
+    return axes | {name: json.dumps(value).strip('"') for name, value in run.choices.items()}
 
 
 def cell_record(configs: Path) -> Record:
@@ -79,10 +83,13 @@ def cell_record(configs: Path) -> Record:
     Raises:
         ResultError: naming the missing or broken file.
     """
-    probe = read_json(configs / "probe.json")
-    out = Path(probe["out"])
+    run = ProbeRun.read(configs / "probe.json")
+    out, probe = Path(run.out), run.result_key()
     try:
-        record = _frozen_record(probe) if "model" in probe else _trained_record(read_json(configs / "pretrain.json"))
+        if run.model:
+            record = _frozen_record(run, run.model)
+        else:
+            record = _trained_record(PretrainRun.read(configs / "pretrain.json"))
         params = record.params | flatten({"probe": probe["probe"]})
         metrics = record.metrics | _numbers("probe", read_json(out / "metrics.json"))
         metrics |= _numbers("criteria", read_json(out / "health.json")["criteria"])
@@ -90,27 +97,27 @@ def cell_record(configs: Path) -> Record:
         raise ResultError(
             f"the files of {configs.name} lack {error}, as another version left them; run: dvc repro"
         ) from None
-    picked_by = recorded_picks(DIAGNOSIS / probe["grid"] / "picks").get(record.cell, "")
+    picked_by = recorded_picks(DIAGNOSIS / run.grid / "picks").get(record.cell, "")
     artifacts = record.artifacts | {"probe.json": probe}
     return replace(record, params=params, metrics=metrics, artifacts=artifacts, picked_by=picked_by)
 
 
-def _frozen_record(probe: dict[str, Any]) -> Record:
+def _frozen_record(run: ProbeRun, path: str) -> Record:
     """Return what the run of a frozen model holds before its scores: no losses, and the origin of its weights."""
-    model, axes = read_json(Path(probe["model"])), _axes(probe)
+    model, axes = read_json(Path(path)), _axes(run)
     params = axes | flatten({"model": model})
-    return Record(axes["grid"], probe["cell"], "", params, {}, {"model.json": model}, tuple(axes))
+    return Record(axes["grid"], run.cell, "", params, {}, {"model.json": model}, tuple(axes))
 
 
-def _trained_record(config: dict[str, Any]) -> Record:
-    out = Path(config["out"])
+def _trained_record(run: PretrainRun) -> Record:
+    out = Path(run.out)
     provenance, summary = read_json(out / "provenance.json"), read_json(out / "metrics.json")
     starved = provenance.get("starved_at")
     alarms = summary.get("alarms", {}) | ({"starvation": starved} if starved else {})
     metrics = _numbers("pretrain", summary) | alarm_metrics(alarms)
     for row in read_history(out / "history.csv"):
         metrics |= epoch_metrics(row)
-    opening, work_s = opening_record(config, provenance["commit"]), provenance.get("wall_s", 0.0)
+    opening, work_s = opening_record(run, provenance["commit"]), provenance.get("wall_s", 0.0)
     return replace(opening, metrics=metrics, alarms=alarms, shown_alarms=shown_alarms(summary), work_s=work_s)
 
 

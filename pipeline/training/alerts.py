@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.runtime.errors import UserError
+from pipeline.schema.pretrain import Alarms
 
 # What is watched (held_out.py) and falls when representations collapse, with the setting that it must not fall
 # below.
@@ -41,14 +42,14 @@ def unsettled_epochs(warmup_epochs: float, steps_per_epoch: int) -> int:
 
 
 def raised(
-    rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any], *, num_epochs: int, num_unsettled: int = 0
+    rows: Sequence[Mapping[str, float]], settings: Alarms, *, num_epochs: int, num_unsettled: int = 0
 ) -> list[Alarm]:
     """Return the alarms that ring for the first time at the last of some epochs.
 
     Args:
         rows: one an epoch: epoch, loss, wait_frac (part of the epoch's time spent waiting for images, in [0, 1]), and
             what was watched; a run that is not watched cannot be seen to collapse.
-        settings: of pretrain.alarms.
+        settings: the section `pretrain.alarms`.
         num_epochs: of the whole run. Its first epoch, in which workers start and caches are cold, may starve unless it
             is the only one.
         num_unsettled: first epochs, in which no collapse is looked for.
@@ -65,18 +66,16 @@ def raised(
     return [alarm for alarm in found[-1] if alarm.name not in rang]
 
 
-def is_collapsed(row: Mapping[str, float], settings: Mapping[str, Any], *, num_unsettled: int = 0) -> bool:
+def is_collapsed(row: Mapping[str, float], settings: Alarms, *, num_unsettled: int = 0) -> bool:
     """Return whether an epoch shows a collapse; a run can pass through one early and recover."""
     return row["epoch"] > num_unsettled and bool(_collapse(row, settings))
 
 
-def _signs(
-    row: Mapping[str, float], lowest_before: float, settings: Mapping[str, Any], num_unsettled: int
-) -> Iterator[Alarm]:
+def _signs(row: Mapping[str, float], lowest_before: float, settings: Alarms, num_unsettled: int) -> Iterator[Alarm]:
     checks = {
         "collapse": _collapse(row, settings) if row["epoch"] > num_unsettled else "",
-        "explosion": _explosion(row["loss"], lowest_before, settings["max_loss_ratio"]),
-        "starvation": _starvation(row["wait_frac"], settings["max_wait_frac"]),
+        "explosion": _explosion(row["loss"], lowest_before, settings.max_loss_ratio),
+        "starvation": _starvation(row["wait_frac"], settings.max_wait_frac),
     }
     epoch = int(row["epoch"])
     for name, said in checks.items():
@@ -84,11 +83,11 @@ def _signs(
             yield Alarm(name, epoch, f"{name} at epoch {epoch}: {said}")
 
 
-def _collapse(row: Mapping[str, float], settings: Mapping[str, Any]) -> str:
+def _collapse(row: Mapping[str, float], settings: Alarms) -> str:
     low = [
-        f"{name} {row[name]:.3g} is below pretrain.alarms.{limit} {settings[limit]:g}"
+        f"{name} {row[name]:.3g} is below pretrain.alarms.{limit} {getattr(settings, limit):g}"
         for name, limit in LOWEST.items()
-        if row.get(name, math.inf) < settings[limit]
+        if row.get(name, math.inf) < getattr(settings, limit)
     ]
     return f"{', '.join(low)}; raise lambda (grid.lambdas) or lower pretrain.optimizer.lr" if low else ""
 

@@ -17,6 +17,7 @@ from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import random_directions
+from pipeline.schema.pretrain import Pretrain
 from pipeline.views.multicrop import evaluation_view
 
 MIN_RANKED = 16  # images: a rank is bounded by their number, and of fewer it says nothing about the network
@@ -89,18 +90,19 @@ def _describe(samples: Tensor) -> dict[str, float]:
     return found | {"isotropy": spectrum.isotropy(samples)}
 
 
-def build_monitor(config: dict[str, Any], device: torch.device, autocast: torch.autocast) -> HeldOutMonitor | None:
-    """Build what a cell's pretrain.json asks to be watched; None if it asks for nothing."""
-    settings = config["pretrain"]
-    health, views = settings["health"], settings["views"]
-    if not health["num_images"]:
+def build_monitor(
+    folder: str, settings: Pretrain, device: torch.device, autocast: torch.autocast
+) -> HeldOutMonitor | None:
+    """Build what the section `pretrain` asks to be watched on a packed data set; None if it asks for nothing."""
+    health, views = settings.health, settings.views
+    if not health.num_images:
         return None
     draws = generator(DRAWS_SEED, "watched directions")
     return HeldOutMonitor(
-        images=held_out(config["data"], health["num_images"], load_px=settings["load_px"]),
-        directions=random_directions(settings["projector"]["proj_dim"], health["num_slices"], generator=draws),
-        view={"size_px": views["global_px"], "mean": views["mean"], "std": views["std"]},
-        batch_size=settings["batch_size"] * views["num_global"],  # as many as training embeds at once
+        images=held_out(folder, health.num_images, load_px=settings.load_px),
+        directions=random_directions(settings.projector.proj_dim, health.num_slices, generator=draws),
+        view={"size_px": views.global_px, "mean": views.mean, "std": views.std},
+        batch_size=settings.batch_size * views.num_global,  # as many as training embeds at once
         device=device,
         autocast=autocast,
     )

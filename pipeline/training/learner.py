@@ -20,6 +20,8 @@ from pipeline.distributed.collectives import average_gradients
 from pipeline.models import backbones
 from pipeline.models.projector import make_projector, project_views
 from pipeline.models.weights import save_weights
+from pipeline.schema.pretrain import Pretrain
+from pipeline.schema.resolved import PretrainRun
 
 
 @dataclass
@@ -93,82 +95,67 @@ class Learner:
         return project_views(backbone, projector, [global_views], micro_batch_size=self.micro_batch_size)
 
 
+def build_learner(backbone: nn.Module, embed_dim: int, settings: Pretrain, device: torch.device) -> Learner:
+    """Build what the section `pretrain` asks for around a backbone (M, 3, H, W) -> (M, D = embed_dim).
+
+    The projector and the predictor are drawn from torch's global generator, in this order: after
+    `backbones.initial_backbone` a run's seed decides all of them.
+    """
+    projector, predictor = make_projector(embed_dim, **settings.projector.model_dump()), None
+    if settings.predictor.enabled:
+        proj_dim, hidden_dims = settings.projector.proj_dim, [settings.predictor.hidden_dim]
+        predictor = make_projector(proj_dim, hidden_dims=hidden_dims, proj_dim=proj_dim)
+    return make_learner(backbone, projector, settings, device, predictor=predictor)
+
+
 def make_learner(
     backbone: nn.Module,
     projector: nn.Module,
+    settings: Pretrain,
     device: torch.device,
-    optimizer: dict[str, Any],
     *,
     predictor: nn.Module | None = None,
-    swa_decay: float | None = None,
     target_decay: Callable[[float], float] | None = None,
-    channels_last: bool = False,
-    compile: bool = False,
-    sync_batchnorm: bool = True,
-    micro_batch_size: int | None = None,
 ) -> Learner:
     """Move the modules to the device and give them AdamW; biases, norms and what timm exempts do not decay.
 
     Args:
         backbone: (M, 3, H, W) -> (M, D).
         projector: (M, D) -> (M, K).
+        settings: the section `pretrain`. `channels_last` is the memory format of the backbone's weights; its
+            convolutions then make all maps so, from the views on: the same numbers up to rounding (faster or slower:
+            benchmarks.step). `compile` compiles the backbone in place, so that the names of its state stay, once for
+            each view size.
         device: where to train.
-        optimizer: lr, weight_decay and betas.
         predictor: (M, K) -> (M, C), applied before views are compared with the targets.
-        swa_decay: of the exponential moving average of the weights that makes the centres; None: no average.
-        target_decay: the same as a function of the part of the run that is done, of an average that starts as a copy.
-        channels_last: memory format of the backbone's weights; its convolutions then make all maps so, from the views
-            on. The same numbers up to rounding (faster or slower: benchmarks.step).
-        compile: torch.compile the backbone in place, so that the names of its state stay; once for each view size.
-        sync_batchnorm: under several processes, normalise over the images of all of them.
-        micro_batch_size: of `project_views`.
+        target_decay: of the average of the weights that makes the targets, from the part of the run that is done; that
+            average starts as a copy. None: the average of `swa`, if it is enabled.
     """
-    if channels_last:
+    if settings.channels_last:
         backbone.to(memory_format=torch.channels_last)
-    if compile:
+    if settings.compile:
         backbone.compile(dynamic=False)
     modules = [backbone, projector] if predictor is None else [backbone, projector, predictor]
-    groups = backbones.weight_decay_groups([module.to(device).train() for module in modules], optimizer["weight_decay"])
-    adamw = torch.optim.AdamW(groups, lr=optimizer["lr"], betas=tuple(optimizer["betas"]), fused=True)
-    for module in modules if sync_batchnorm else []:
+    optimizer, swa = settings.optimizer, settings.swa
+    groups = backbones.weight_decay_groups([module.to(device).train() for module in modules], optimizer.weight_decay)
+    adamw = torch.optim.AdamW(groups, lr=optimizer.lr, betas=tuple(optimizer.betas), fused=True)
+    for module in modules if settings.sync_batchnorm else []:
         synchronise(module)
     average = None
-    if swa_decay is not None:
-        average = AveragedModel(nn.ModuleList([backbone, projector]), multi_avg_fn=get_ema_multi_avg_fn(swa_decay))
+    if swa.enabled:
+        average = AveragedModel(nn.ModuleList([backbone, projector]), multi_avg_fn=get_ema_multi_avg_fn(swa.decay))
     if target_decay is not None:
         average = AveragedModel(nn.ModuleList([backbone, projector]))
         average.n_averaged.fill_(1)  # else the first update would copy the weights
+    micro_batch_size = settings.layout.micro_batch_size
     return Learner(backbone, projector, adamw, predictor, average, micro_batch_size, target_decay)
 
 
-def build_learner(config: dict[str, Any], device: torch.device, *, micro_batch_size: int | None = None) -> Learner:
-    """Build what a cell's pretrain.json describes, as its seed has it before the first step."""
-    settings = config["pretrain"]
-    backbone = backbones.initial_backbone(config["backbone"], config["backbone_kwargs"], seed=config["seed"])
-    projector = make_projector(config["embed_dim"], **settings["projector"])
-    proj_dim, predictor, swa = settings["projector"]["proj_dim"], None, settings["swa"]
-    if settings["predictor"]["enabled"]:
-        hidden_dims = [settings["predictor"]["hidden_dim"]]
-        predictor = make_projector(proj_dim, hidden_dims=hidden_dims, proj_dim=proj_dim)
-    return make_learner(
-        backbone,
-        projector,
-        device,
-        settings["optimizer"],
-        predictor=predictor,
-        swa_decay=swa["decay"] if swa["enabled"] else None,
-        channels_last=settings["channels_last"],
-        compile=settings["compile"],
-        sync_batchnorm=settings["sync_batchnorm"],
-        micro_batch_size=micro_batch_size,
-    )
-
-
-def save_networks(folder: Path, learner: Learner, config: dict[str, Any]) -> None:
+def save_networks(folder: Path, learner: Learner, run: PretrainRun) -> None:
     """Write backbone.safetensors and projector.safetensors with what is needed to build them again."""
-    views = config["pretrain"]["views"]
-    seen = {"img_size_px": views["global_px"], "mean": views["mean"], "std": views["std"]}
-    backbone = {"backbone": config["backbone"], "kwargs": config["backbone_kwargs"], **seen}
+    views = run.pretrain.views
+    seen = {"img_size_px": views.global_px, "mean": views.mean, "std": views.std}
+    backbone = {"backbone": run.backbone, "kwargs": run.backbone_kwargs, **seen}
     save_weights(folder / "backbone.safetensors", learner.backbone, backbone)
-    projector = {"width": config["embed_dim"], **config["pretrain"]["projector"]}
+    projector = {"width": run.embed_dim, **run.pretrain.projector.model_dump()}
     save_weights(folder / "projector.safetensors", learner.projector, projector)

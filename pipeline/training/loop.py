@@ -5,10 +5,10 @@ Legend: B images, V views (Vg global, Vl local), D embedding, K projection.
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,7 +23,8 @@ from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.distributed.collectives import alone, any_rank, from_first_rank, rank, share, world_size
 from pipeline.runtime.errors import Interrupted, UserError
-from pipeline.runtime.signals import deferred_signals
+from pipeline.runtime.signals import Request, deferred_signals
+from pipeline.schema.pretrain import Pretrain
 from pipeline.training.epochs import STEPS_BETWEEN_CHECKS, Epoch, NonFiniteDetector, Progress, time_batches
 from pipeline.training.learner import Learner
 
@@ -32,31 +33,34 @@ Losses = Callable[..., dict[str, Tensor]]
 Monitor = Callable[[nn.Module, nn.Module], dict[str, float]]
 
 
-def schedule_arguments(settings: dict[str, Any]) -> dict[str, float]:
-    """Return the arguments of `pretrain` that say how long and how fast, from the section pretrain."""
-    how_long = {"epochs": settings["epochs"], "batch_size": settings["batch_size"]}
-    return {**how_long, "lr": settings["optimizer"]["lr"], **settings["schedule"]}
+@dataclass(frozen=True)
+class Recipe:
+    """What training does with images.
+
+    Attributes:
+        make_views: (pixels, aspect, generator=) -> (Vg, B, 3, g, g), (Vl, B, 3, l, l) or None.
+        objective: (projections (V, B, K), step, predictions=, targets=, labels=) -> {"loss": scalar, its parts}
+            (`losses.objective.RunObjective`).
+        seed: of order, views and dropout.
+        shuffle: (number of images, generator=) -> the order of an epoch, (N,) int64.
+    """
+
+    make_views: MakeViews
+    objective: Losses
+    seed: int
+    shuffle: Callable[..., Tensor] = torch.randperm
 
 
 def pretrain(
     learner: Learner,
     images: ImageBatch | PackedSplit,
+    settings: Pretrain,
+    recipe: Recipe,
     *,
-    make_views: MakeViews,
-    objective: Losses,
-    seed: int,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    warmup_epochs: float,
-    final_lr_frac: float,
     device: torch.device,
     autocast: torch.autocast,
-    num_workers: int,
     checkpoints: Checkpoints,
-    checkpoint_minutes: float = math.inf,
     watch: Monitor | None = None,
-    shuffle: Callable[..., Tensor] = torch.randperm,
 ) -> Iterator[Epoch]:
     """Train in place; yield the means of every epoch, those of an interrupted run first.
 
@@ -69,64 +73,33 @@ def pretrain(
     Args:
         learner: backbone, projector and optimiser, on `device`.
         images: training split.
-        make_views: (pixels, aspect, generator=) -> (Vg, B, 3, g, g), (Vl, B, 3, l, l) or None.
-        objective: (projections (V, B, K), step, predictions=, targets=, labels=) -> {"loss": scalar, its parts}
-            (`losses.objective.RunObjective`).
-        seed: of order, views and dropout.
-        epochs: passes over the images; the last partial batch of each is left out.
-        batch_size: B, over all processes.
-        lr: peak learning rate.
-        warmup_epochs: epochs of linear warm-up.
-        final_lr_frac: last learning rate as a fraction of the peak.
+        settings: the section `pretrain`: how long, how fast, in what batches; the last partial batch of each epoch is
+            left out.
+        recipe: views, objective, seed, order.
         device: where to train.
         autocast: precision context.
-        num_workers: decoding processes for images that are not in memory.
         checkpoints: where the state of every epoch goes.
-        checkpoint_minutes: how often a state is kept within an epoch.
         watch: (backbone, projector) -> numbers by name, looked at after every epoch; changes neither.
-        shuffle: (number of images, generator=) -> the order of an epoch, (N,) int64.
 
     Raises:
         UserError: if there are fewer images than a batch, or a batch cannot be shared equally.
         NonFiniteLossError: naming the step and the images of the batch.
         Interrupted: after a signal, with a state kept from which the same call goes on.
     """
-    num_images = len(images.labels)
-    _check_batch(num_images, batch_size)
-    steps_per_epoch, mine = num_images // batch_size, share(batch_size)
-    num_steps, num_warmup_steps = epochs * steps_per_epoch, round(warmup_epochs * steps_per_epoch)
-
-    def rate(step: int) -> float:
-        shape = {"num_steps": num_steps, "num_warmup_steps": num_warmup_steps, "final_frac": final_lr_frac}
-        return lr * lr_factor(step, **shape)
-
+    _check_batch(len(images.labels), settings.batch_size)
+    steps_per_epoch = len(images.labels) // settings.batch_size
+    num_steps = settings.epochs * steps_per_epoch
     progress = Progress(learner, checkpoints, steps_per_epoch, device)
     yield from progress.history
 
     with deferred_signals() as request, tqdm(total=num_steps, initial=progress.step, **_bar_style()) as bar:
-        for epoch in range(len(progress.history), epochs):
-            tally, order = progress.tally, shuffle(num_images, generator=generator(seed, "order", epoch))
-            rest = order[tally.steps * batch_size : steps_per_epoch * batch_size].view(-1, batch_size)[:, mine]
-            loader = batches(images, rest.flatten(), rest.shape[1], num_workers=num_workers, device=device)
-            check = NonFiniteDetector(order, batch_size, steps_per_epoch, device)
-            kept_at = time.monotonic()
-            for batch in time_batches(loader, tally, device):
-                step = progress.step
-                losses = _losses(learner, batch, make_views, objective, seed, step, autocast, batch_size)
-                gradient_norm = learner.step(losses["loss"], rate(step), progress=step / num_steps)
-                check.note(tally.add(losses | {"gradient_norm": gradient_norm}), step)
-                bar.update()
-                asked = _agreed(request.signum, step, device)
-                if asked or time.monotonic() - kept_at > checkpoint_minutes * 60:
-                    check.stop_if_not_finite()
-                    progress.keep()
-                    _end_if_asked(asked, step + 1, num_steps)
-                    kept_at = time.monotonic()
-            check.stop_if_not_finite()
-            done = progress.end_epoch(rate(progress.step - 1), _watched(watch, learner))
+        run = _Run(learner, images, settings, recipe, device, autocast, progress, request, bar)
+        for epoch in range(len(progress.history), settings.epochs):
+            run.train_epoch(epoch)
+            done = progress.end_epoch(run.rate(progress.step - 1), _watched(watch, learner))
             bar.set_postfix(loss=f"{done.loss:.4f}")
             yield done
-            _end_if_asked(any_rank(request.signum, device), progress.step, num_steps)
+            run.end_if_asked(any_rank(request.signum, device))
 
 
 def _check_batch(num_images: int, batch_size: int) -> None:
@@ -138,26 +111,78 @@ def _check_batch(num_images: int, batch_size: int) -> None:
         )
 
 
-def _losses(
-    learner: Learner,
-    batch: ImageBatch,
-    make_views: MakeViews,
-    objective: Losses,
-    seed: int,
-    step: int,
-    autocast: torch.autocast,
-    batch_size: int,
-) -> dict[str, Tensor]:
-    draws = generator(seed, "views", step, device=batch.pixels.device)
-    part = {"first": share(batch_size).start, "of": batch_size} if world_size() > 1 else {}
-    with torch.no_grad():
-        global_views, local_views = make_views(batch.pixels, batch.aspect, generator=draws, **part)
-    groups = [global_views] if local_views is None else [global_views, local_views]
-    torch.manual_seed(derive_seed(seed, f"dropout of rank {rank()}" if rank() else "dropout", step))
-    with autocast:
-        projections = learner.project(groups)
-        predictions, targets = learner.predictions(projections), learner.targets(global_views)
-    return objective(projections, step, predictions=predictions, targets=targets, labels=batch.labels)
+@dataclass
+class _Run:
+    """A training under way."""
+
+    learner: Learner
+    images: ImageBatch | PackedSplit
+    settings: Pretrain
+    recipe: Recipe
+    device: torch.device
+    autocast: torch.autocast
+    progress: Progress
+    request: Request
+    bar: tqdm
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        steps_per_epoch, schedule = len(self.images.labels) // self.settings.batch_size, self.settings.schedule
+        shape = {
+            "num_steps": self.settings.epochs * steps_per_epoch,
+            "num_warmup_steps": round(schedule.warmup_epochs * steps_per_epoch),
+            "final_frac": schedule.final_lr_frac,
+        }
+        return self.settings.optimizer.lr * lr_factor(step, **shape)
+
+    def train_epoch(self, epoch: int) -> None:
+        """Take the steps of an epoch that are left."""
+        num_images, batch_size = len(self.images.labels), self.settings.batch_size
+        order = self.recipe.shuffle(num_images, generator=generator(self.recipe.seed, "order", epoch))
+        check = NonFiniteDetector(order, batch_size, num_images // batch_size, self.device)
+        kept_at, progress = time.monotonic(), self.progress
+        for batch in time_batches(self.batches_left(order), progress.tally, self.device):
+            step = progress.step
+            losses = self.losses(batch, step)
+            gradient_norm = self.learner.step(losses["loss"], self.rate(step), progress=step / self.bar.total)
+            check.note(progress.tally.add(losses | {"gradient_norm": gradient_norm}), step)
+            self.bar.update()
+            asked = _agreed(self.request.signum, step, self.device)
+            if asked or time.monotonic() - kept_at > self.settings.checkpoint.minutes * 60:
+                check.stop_if_not_finite()
+                progress.keep()
+                self.end_if_asked(asked)
+                kept_at = time.monotonic()
+        check.stop_if_not_finite()
+
+    def batches_left(self, order: Tensor) -> Iterator[ImageBatch]:
+        """Return this rank's part of the epoch's batches that are not done yet."""
+        batch_size = self.settings.batch_size
+        used, done = len(order) // batch_size * batch_size, self.progress.tally.steps * batch_size
+        rest = order[done:used].view(-1, batch_size)[:, share(batch_size)]
+        num_workers = self.settings.loader.num_workers
+        return batches(self.images, rest.flatten(), rest.shape[1], num_workers=num_workers, device=self.device)
+
+    def losses(self, batch: ImageBatch, step: int) -> dict[str, Tensor]:
+        """Return the loss of a batch and its parts."""
+        seed, learner, batch_size = self.recipe.seed, self.learner, self.settings.batch_size
+        draws = generator(seed, "views", step, device=batch.pixels.device)
+        part = {"first": share(batch_size).start, "of": batch_size} if world_size() > 1 else {}
+        with torch.no_grad():
+            global_views, local_views = self.recipe.make_views(batch.pixels, batch.aspect, generator=draws, **part)
+        groups = [global_views] if local_views is None else [global_views, local_views]
+        torch.manual_seed(derive_seed(seed, f"dropout of rank {rank()}" if rank() else "dropout", step))
+        with self.autocast:
+            projections = learner.project(groups)
+            predictions, targets = learner.predictions(projections), learner.targets(global_views)
+        seen = {"predictions": predictions, "targets": targets, "labels": batch.labels}
+        return self.recipe.objective(projections, step, **seen)
+
+    def end_if_asked(self, signum: int) -> None:
+        """Leave the training, if a signal asked for it."""
+        if signum:
+            done = f"{self.progress.step}/{self.bar.total}"
+            raise Interrupted(signum, f"interrupted at step {done}; checkpoint saved, rerun the same command to resume")
 
 
 def _watched(watch: Monitor | None, learner: Learner) -> dict[str, float]:
@@ -178,23 +203,16 @@ def _agreed(signum: int, step: int, device: torch.device) -> int:
     return any_rank(signum, device)
 
 
-def _end_if_asked(signum: int, step: int, num_steps: int) -> None:
-    if signum:
-        raise Interrupted(
-            signum, f"interrupted at step {step}/{num_steps}; checkpoint saved, rerun the same command to resume"
-        )
-
-
 def _bar_style() -> dict[str, Any]:
     live = sys.stderr.isatty()
     return {"unit": "step", "dynamic_ncols": live, "mininterval": 0.5 if live else 10, "disable": rank() > 0}
 
 
 def summary(
-    backbone: nn.Module, embed_dim: int, num_images: int, settings: dict[str, Any], history: list[dict[str, float]]
+    backbone: nn.Module, embed_dim: int, num_images: int, batch_size: int, history: list[dict[str, float]]
 ) -> dict[str, float]:
     """Return the numbers of a finished run: sizes, images seen, the loss of the last epoch and its parts."""
-    last, epochs, batch_size = history[-1], len(history), settings["batch_size"]
+    last, epochs = history[-1], len(history)
     parts = [name for name in curves(last) if name not in ("loss", "lr")]
     return {
         "num_params": sum(parameter.numel() for parameter in backbone.parameters()),

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
+from pipeline.schema.pretrain import Pretrain
 from pipeline.training import alerts
 from pipeline.training.epochs import Epoch
 
@@ -50,21 +51,21 @@ class TrainingOutcome(NamedTuple):
 
 
 def run_epochs(
-    epochs: Iterable[Epoch], tracked: Tracker, settings: dict[str, Any], *, steps_per_epoch: int
+    epochs: Iterable[Epoch], tracked: Tracker, settings: Pretrain, *, steps_per_epoch: int
 ) -> TrainingOutcome:
     """Take epoch after epoch until the last one or an alarm that ends the run.
 
     Args:
         epochs: of `training.pretrain`; one is trained whenever the next is asked for.
         tracked: where they are logged.
-        settings: the section `pretrain` of params.yaml.
+        settings: the section `pretrain`.
         steps_per_epoch: a collapse is looked for after the warm-up and the first 50 steps.
 
     Raises:
         AlarmError: an alarm rang and pretrain.alarms.action is fail. Starvation, which is the machine's, only warns.
     """
-    watched, rang = settings["alarms"], dict[str, int]()
-    unsettled = alerts.unsettled_epochs(settings["schedule"]["warmup_epochs"], steps_per_epoch)
+    watched, rang = settings.alarms, dict[str, int]()
+    unsettled = alerts.unsettled_epochs(settings.schedule.warmup_epochs, steps_per_epoch)
     history: list[dict[str, float]] = []
     waits: list[float] = []
     for epoch in epochs:
@@ -72,15 +73,15 @@ def run_epochs(
         waits.append(round(epoch.wait_frac, 4))
         tracked.log_epoch(history[-1])
         rows = [{**row, "wait_frac": wait} for row, wait in zip(history, waits, strict=True)]
-        new = alerts.raised(rows, watched, num_epochs=settings["epochs"], num_unsettled=unsettled)
+        new = alerts.raised(rows, watched, num_epochs=settings.epochs, num_unsettled=unsettled)
         print("".join(f"warning: {alarm.text}\n" for alarm in new), end="", file=sys.stderr)
         if new:
             rang |= {alarm.name: alarm.epoch for alarm in new}
             tracked.log_alerts(rang)
         grave = [alarm.text for alarm in new if alarm.name != "starvation"]
-        if grave and watched["action"] == "fail":
+        if grave and watched.action == "fail":
             raise alerts.AlarmError("\n".join(grave))
-        if grave and watched["action"] == "stop":
+        if grave and watched.action == "stop":
             break
     starved_at = rang.pop("starvation", None)
     story = {"alarms": rang, "collapsed": alerts.is_collapsed(history[-1], watched, num_unsettled=unsettled)}

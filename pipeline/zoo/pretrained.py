@@ -29,7 +29,7 @@ from pipeline.models.backbones import (
 from pipeline.models.weights import save_weights
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import sha256_file, write_json
-from pipeline.settings.schema import Model
+from pipeline.schema.parameters import Model
 from pipeline.sources.inputs import user_path
 from pipeline.sources.transfer import TIMEOUT_S
 

@@ -10,23 +10,25 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cell_record import CONFIG, OPENING, PROBE, ROWS, finished
+from cell_record import OPENING, PROBE, ROWS, RUN, finished
 
-from pipeline.core.results import ResultError, read_history, read_json, write_history
+from pipeline.core.results import read_history, write_history
+from pipeline.runtime.errors import ResultError
+from pipeline.runtime.files import read_json, write_json
+from pipeline.schema.resolved import Execution
 from pipeline.tracking.lockfile import lock_check
 from pipeline.tracking.record import cell_record, epoch_metrics, flatten, table_disagreements
 
 
 def write_cell(root: Path) -> Path:
-    for name, config in (("pretrain", CONFIG), ("probe", PROBE)):
-        (root / "configs").mkdir(exist_ok=True)
-        (root / "configs" / f"{name}.json").write_text(json.dumps({**config, "out": str(root / name)}))
+    write_json(root / "configs/execution.json", Execution.of(RUN.pretrain, PROBE.probe).model_dump())
+    for name, run in (("pretrain", RUN), ("probe", PROBE)):
+        write_json(root / f"configs/{name}.json", {**run.result_key(), "out": str(root / name)})
         (root / name).mkdir()
     write_history(root / "pretrain" / "history.csv", ROWS)
     (root / "pretrain" / "metrics.json").write_text('{"num_params": 5, "train_loss": 0.5}')

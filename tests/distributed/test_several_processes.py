@@ -30,8 +30,9 @@ from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.backbones import initial_backbone
 from pipeline.models.projector import make_projector
 from pipeline.runtime.errors import Interrupted, UserError
+from pipeline.schema.pretrain import Loader, Optimizer, Pretrain, Schedule
 from pipeline.training.learner import Learner, make_learner
-from pipeline.training.loop import pretrain
+from pipeline.training.loop import Recipe, pretrain
 from pipeline.views.multicrop import Multicrop
 
 pytestmark = pytest.mark.slow
@@ -63,9 +64,13 @@ def watched(backbone: nn.Module, projector: nn.Module) -> dict[str, float]:
 def new_learner(**choices) -> Learner:
     backbone = initial_backbone("test_byobnet", {}, seed=0)
     projector = make_projector(backbone.num_features, hidden_dims=[16], proj_dim=8)
-    return make_learner(
-        backbone.double(), projector.double(), CPU, {"lr": 1e-3, "weight_decay": 0.05, "betas": [0.9, 0.999]}, **choices
-    )
+    return make_learner(backbone.double(), projector.double(), settings(**choices), CPU)
+
+
+def settings(**choices) -> Pretrain:
+    sections = {"optimizer": Optimizer(lr=3e-3), "schedule": Schedule(warmup_epochs=1, final_lr_frac=1e-3)}
+    sections |= {"epochs": EPOCHS, "batch_size": BATCH, "channels_last": False, "loader": Loader(num_workers=0)}
+    return Pretrain(**sections | choices)
 
 
 def trained(folder: str, *, signal_at: int | None = None, batch_size: int = BATCH) -> dict:
@@ -79,11 +84,10 @@ def trained(folder: str, *, signal_at: int | None = None, batch_size: int = BATC
         return objective(projections, step, **target)
 
     learner = new_learner()
+    recipe = Recipe(views_in_float64, signalled, seed=0)
     epochs = pretrain(
-        learner, pictures(), make_views=views_in_float64, objective=signalled, seed=0, epochs=EPOCHS,
-        batch_size=batch_size, lr=3e-3, warmup_epochs=1, final_lr_frac=1e-3, device=CPU,
-        autocast=choose_autocast("float32", CPU), num_workers=0, checkpoints=Checkpoints(Path(folder), "run"),
-        watch=watched,
+        learner, pictures(), settings(batch_size=batch_size), recipe, device=CPU,
+        autocast=choose_autocast("float32", CPU), checkpoints=Checkpoints(Path(folder), "run"), watch=watched,
     )  # fmt: skip
     try:
         history = [epoch.row() for epoch in epochs]

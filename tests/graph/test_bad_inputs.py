@@ -28,10 +28,11 @@ from bad_place import INPUTS, Place
 from PIL import Image
 from source_helpers import png
 
-from pipeline.core.results import read_json
 from pipeline.data import preflight
 from pipeline.data.packed import PackedSplit, read_meta
 from pipeline.runtime.errors import Interrupted
+from pipeline.schema.probe import Probe
+from pipeline.schema.resolved import PretrainRun, ProbeRun
 from stages import configure, download, pretrain, run
 
 MAX_S = 60.0  # of a refusal: no minutes of work come first, and no machine is so busy
@@ -70,9 +71,9 @@ def test_all_problems_of_a_cell_are_told_at_once(place):
     change = {"pretrain": {"batch_size": 41}, "probe": {"knn": {"k": 50}, "few_shot": {"shots": [11, 12]}}}
     ended = place.run(*refused_before_training(change, per_class=(10, 1, 1))(place))
     assert "5 problems" in ended.told and ended.told.count("\n  - ") == 5
-    config = read_json(CELL / "probe.json")
+    run = ProbeRun.read(CELL / "probe.json")
     with pytest.raises(preflight.PreflightError, match="4 problems"):
-        preflight.check_probe(config, read_meta("data/digits"))
+        preflight.check_probe(run, read_meta("data/digits"))
 
 
 # ---- 2. What only looks odd
@@ -147,7 +148,7 @@ def test_small_images_and_small_classes_are_told_but_accepted(place, capsys):
     refused_before_training(change, per_class=(10, 10, 2))(place)
     meta = read_meta("data/digits")
     capsys.readouterr()
-    preflight.check(read_json(CELL / "pretrain.json"), read_json(CELL / "probe.json"), meta, meta)
+    preflight.check(PretrainRun.read(CELL / "pretrain.json"), meta)
     small, uneven = capsys.readouterr().err.splitlines()
     assert small.startswith(
         "note: pretrain.views.global_px 32: the images of 'digits' have at most 8 px and are enlarged"
@@ -214,10 +215,13 @@ def test_a_full_disk_is_told_though_a_library_hides_it(place, monkeypatch):
 def test_the_probe_of_a_frozen_model_can_be_checked_alone(place):
     meta = {"name": "x", "classes": ["a", "b"], "splits": {"train": {"num_images": 4, "per_class": [2, 2]}}}
     settings = {"mode": "finetune", "baselines": [], "knn": {"k": 3}, "few_shot": {"shots": [2]}}
-    settings["finetune"] = {"learning_rates": [0.1]}
-    preflight.check_probe({"cell": "c", "probe": settings}, meta)
+
+    def check(meta: dict, learning_rates: list[float]) -> None:
+        probe = Probe.model_validate({**settings, "finetune": {"learning_rates": learning_rates}})
+        preflight.check_probe(ProbeRun.model_construct(cell="c", probe=probe), meta)
+
+    check(meta, [0.1])
     lonely = {**meta, "splits": {"train": {"num_images": 4, "per_class": [3, 1]}}}
-    preflight.check_probe({"cell": "c", "probe": settings}, lonely)  # one learning rate: nothing is held out
-    settings["finetune"]["learning_rates"].append(0.2)
+    check(lonely, [0.1])  # one learning rate: nothing is held out
     with pytest.raises(preflight.PreflightError, match=r"cell c .*1 problem:\n  - probe.holdout_frac .*class 'b'"):
-        preflight.check_probe({"cell": "c", "probe": settings}, lonely)
+        check(lonely, [0.1, 0.2])

@@ -25,7 +25,7 @@ import yaml
 from pipeline.density import scores
 from pipeline.models.backbones import create_backbone
 from pipeline.runtime.errors import Interrupted, UserError
-from pipeline.settings.schema_analysis import Density
+from pipeline.schema.analysis import Density
 from stages import check, configure, density, diagnose, foreign, page, pictures, score
 
 # SQLAlchemy on MLflow's own models.

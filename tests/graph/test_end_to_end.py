@@ -23,8 +23,9 @@ from safetensors.torch import load_file
 from workspace import Workspace
 
 from pipeline.data.loader import open_split
-from pipeline.features import embeddings
-from pipeline.probing.probes import Split, evaluate
+from pipeline.features import Reader, embeddings
+from pipeline.probing.probes import Split, Task, evaluate
+from pipeline.schema.resolved import ProbeRun
 
 pytestmark = pytest.mark.slow
 
@@ -117,26 +118,17 @@ def test_again_does_nothing_and_status_is_clean(workspace):
 
 def test_weights_load_into_plain_timm_and_give_the_same_results(workspace):
     for cell in CELLS:
-        config = json.loads((workspace.root / "runs/default/configs" / cell / "probe.json").read_text())
-        reading = config["reading"]
-        plain = timm.create_model(config["backbone"], num_classes=0, **config["backbone_kwargs"])
-        plain.load_state_dict(load_file(workspace.root / config["weights"]), strict=True)
+        run = ProbeRun.read(workspace.root / "runs/default/configs" / cell / "probe.json")
+        plain = timm.create_model(run.backbone, num_classes=0, **run.backbone_kwargs)
+        plain.load_state_dict(load_file(workspace.root / run.weights), strict=True)
+        shown = (run.views.global_px, run.views.mean, run.views.std, run.probe.batch_size)
+        exact = torch.autocast("cpu", enabled=False)
+        reader = Reader(*shown, num_workers=0, device=torch.device("cpu"), autocast=exact)
         splits = []
         for name in ("train", "test"):
-            images = open_split(workspace.root / config["data"], name, load_px=reading["load_px"], memory_gb=1)
-            features = embeddings(
-                plain,
-                images,
-                size_px=reading["size_px"],
-                mean=reading["mean"],
-                std=reading["std"],
-                batch_size=reading["batch_size"],
-                num_workers=0,
-                device=torch.device("cpu"),
-                autocast=torch.autocast("cpu", enabled=False),
-            )
-            splits.append(Split(features, images.labels))
-        found = evaluate(*splits, num_classes=10, settings=config["probe"], seed=config["seed"])
+            images = open_split(workspace.root / run.data, name, load_px=run.load_px, memory_gb=1)
+            splits.append(Split(embeddings(plain, images, reader), images.labels))
+        found = evaluate(*splits, Task(10, run.probe, run.seed))
         reported = json.loads((workspace.root / "runs/default" / cell / "probe/metrics.json").read_text())
         assert found == {name: reported[name] for name in found}
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from pipeline.data.packed import ImageBatch
 from pipeline.distributed.devices import choose_autocast
-from pipeline.features import embeddings
+from pipeline.features import Reader, embeddings
 from pipeline.models.backbones import (
     BackboneError,
     backbone_arguments,
@@ -192,10 +192,8 @@ def test_saved_weights_give_the_features_in_plain_timm(tmp_path, name, asked):
     pixels = torch.randint(0, 256, (10, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = ImageBatch(pixels, torch.ones(10), torch.zeros(10, dtype=torch.int64))
     cpu = torch.device("cpu")
-    found = embeddings(
-        backbone, images, size_px=32, mean=MEAN, std=STD, batch_size=10, num_workers=0, device=cpu,
-        autocast=choose_autocast("auto", cpu),
-    )  # fmt: skip
+    reader = Reader(32, MEAN, STD, batch_size=10, num_workers=0, device=cpu, autocast=choose_autocast("auto", cpu))
+    found = embeddings(backbone, images, reader)
     save_weights(tmp_path / "backbone.safetensors", backbone, {"backbone": name})
 
     plain = timm.create_model(name, num_classes=0, **arguments).eval()

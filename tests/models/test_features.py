@@ -20,7 +20,7 @@ from torch import nn
 from pipeline.data.loader import in_memory
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.distributed.devices import choose_autocast
-from pipeline.features import RAW_PIXELS_PX, embeddings, raw_pixels
+from pipeline.features import RAW_PIXELS_PX, Reader, embeddings, raw_pixels
 from pipeline.models.backbones import create_backbone
 from pipeline.models.sites import check_site, site_extractor
 from pipeline.runtime.errors import UserError
@@ -40,8 +40,13 @@ def pictures(num: int = 9, channels: int = 3, px: int = 16) -> ImageBatch:
 
 
 def embed(backbone, images, precision="auto", **changes):
-    settings = {"size_px": 32, "mean": MEAN, "std": STD, "batch_size": 4, "num_workers": 0, "device": CPU}
-    return embeddings(backbone, images, autocast=choose_autocast(precision, CPU), **{**settings, **changes})
+    asked = {name: changes.pop(name) for name in ("site", "members") if name in changes}
+    return embeddings(backbone, images, reader(choose_autocast(precision, CPU), **changes), **asked)
+
+
+def reader(autocast=None, **changes) -> Reader:
+    settings = {"size_px": 32, "mean": MEAN, "std": STD, "batch_size": 4, "num_workers": 0}
+    return Reader(**{**settings, **changes}, device=CPU, autocast=autocast)
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +110,8 @@ def test_memory_and_disk_give_the_same(encoded, num_workers):
     backbone = create_backbone("test_resnet", {})
     settings = {"batch_size": 3, "num_workers": num_workers}
     assert torch.equal(embed(backbone, encoded, **settings), embed(backbone, in_memory(encoded), batch_size=3))
-    pixels = raw_pixels(in_memory(encoded), size_px=8, batch_size=3, num_workers=0)
-    assert torch.equal(raw_pixels(encoded, size_px=8, **settings), pixels)
+    pixels = raw_pixels(in_memory(encoded), reader(size_px=8, batch_size=3))
+    assert torch.equal(raw_pixels(encoded, reader(size_px=8, **settings)), pixels)
 
 
 # 4. Raw pixels
@@ -116,7 +121,7 @@ def test_memory_and_disk_give_the_same(encoded, num_workers):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_raw_pixels(size_px, side, channels):
     images = pictures(channels=channels, px=40)
-    found = raw_pixels(images, size_px=size_px, batch_size=4, num_workers=0)
+    found = raw_pixels(images, reader(size_px=size_px))
     assert found.shape == (9, channels * side * side) and found.dtype == torch.float32
     assert found.min() >= 0 and found.max() <= 1
     view = evaluation_view(images.pixels, images.aspect, side, mean=(0, 0, 0), std=(1, 1, 1))[:, :channels]

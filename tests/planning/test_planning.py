@@ -23,10 +23,10 @@ from plan_files import BY_HAND, FIT_S, RATES, START_S, fake_measurements, finish
 from pipeline.planning import costs, plan_text, step_time
 from pipeline.planning.inventory import params_files, read_pipeline, set_facts
 from pipeline.runtime.errors import UserError
+from pipeline.schema.parameters import Pretrain
 from pipeline.settings.dvc_graph import cells_text
 from pipeline.settings.grid import open_listing
 from pipeline.settings.params import load_params
-from pipeline.settings.schema import Pretrain
 from stages import plan
 
 ROOT = Path(__file__).parents[2]

@@ -23,39 +23,40 @@ import torch
 from torch import nn
 
 from pipeline.core.checkpoints import Checkpoints
-from pipeline.core.results import read_json
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch
 from pipeline.distributed.devices import choose_autocast
-from pipeline.features import embeddings
+from pipeline.features import Reader, embeddings
 from pipeline.models.backbones import create_backbone, weight_decay_groups
 from pipeline.models.projector import make_projector
 from pipeline.models.weights import save_weights
 from pipeline.probing import finetune
 from pipeline.probing.finetune import accuracy, evaluate, finetuned
-from pipeline.probing.probes import Split, few_shot_members, linear_probe, stratified_holdout
+from pipeline.probing.probes import Split, Task, few_shot_members, linear_probe, stratified_holdout
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.files import write_json
+from pipeline.runtime.files import read_json, write_json
+from pipeline.schema.pretrain import Loader, Pretrain, Schedule, Sigreg, Views
+from pipeline.schema.probe import FewShot, Finetune, Health, Knn, Linear, Probe
+from pipeline.schema.resolved import Execution, ProbeRun, TrainedWith
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
 from pipeline.views.multicrop import evaluation_view
 from stages import probe as stage
 
 CPU = torch.device("cpu")
-READING = {
-    "size_px": 8, "mean": [0.5] * 3, "std": [0.25] * 3, "batch_size": 64, "num_workers": 0, "device": CPU,
-    "autocast": choose_autocast("float32", CPU),
-}  # fmt: skip
-FINETUNE = {
-    "epochs": 6, "min_steps": 30, "batch_size": 20, "learning_rates": [1e-6, 3e-2], "few_shot_lr": 3e-2, "num_draws": 2,
-    "weight_decay": 0.05, "warmup_frac": 0.1, "crop_scale": [0.5, 1.0], "flip_prob": 0.5,
-}  # fmt: skip
-SETTINGS = {"site": "pooled", "holdout_frac": 0.25, "few_shot": {"shots": [2, 10]}, "finetune": FINETUNE}
-RUN = {
-    "site": "pooled", "num_classes": 3, "lr": 3e-2, "weight_decay": 0.05, "epochs": 6, "min_steps": 1, "batch_size": 20,
-    "warmup_frac": 0.0, "crop_scale": [0.5, 1.0], "flip_prob": 0.5, "seed": 0, "reading": READING,
-}  # fmt: skip
+READER = Reader(8, [0.5] * 3, [0.25] * 3, 64, num_workers=0, device=CPU, autocast=choose_autocast("float32", CPU))
+TUNING = Finetune(
+    epochs=6, min_steps=30, batch_size=20, learning_rates=[1e-6, 3e-2], few_shot_lr=3e-2, num_draws=2,
+    crop_scale=[0.5, 1.0],
+)  # fmt: skip
+PROBE = Probe(holdout_frac=0.25, few_shot=FewShot(shots=[2, 10]), finetune=TUNING)
+RUN = TUNING.model_copy(update={"min_steps": 1, "warmup_frac": 0.0})
+
+
+def tuned(backbone, images, members, *, lr=3e-2, site="pooled", seed=0, **changes) -> nn.Module:
+    probe = PROBE.model_copy(update={"site": site, "finetune": RUN.model_copy(update=changes)})
+    return finetuned(backbone, images, members, Task(3, probe, seed), READER, lr=lr)
 
 
 def pictures(num: int = 120, seed: int = 0) -> ImageBatch:
@@ -76,18 +77,11 @@ def blind_backbone() -> nn.Module:
     return backbone
 
 
-def found(folder: Path, backbone=None, train=None, test=None, settings=None, **changes) -> dict[str, float]:
-    settings = {**SETTINGS, **(settings or {})}
-    return evaluate(
-        backbone or blind_backbone(),
-        train or pictures(),
-        test or pictures(150, seed=1),
-        num_classes=3,
-        settings={**settings, "finetune": {**settings["finetune"], **changes}},
-        seed=0,
-        reading=READING,
-        checkpoints=Checkpoints(folder, changes),
-    )
+def found(folder: Path, backbone=None, train=None, test=None, shots=(2, 10), **changes) -> dict[str, float]:
+    few_shot, tuning = FewShot(shots=list(shots)), TUNING.model_copy(update=changes)
+    task = Task(3, PROBE.model_copy(update={"few_shot": few_shot, "finetune": tuning}), seed=0)
+    splits = train or pictures(), test or pictures(150, seed=1)
+    return evaluate(backbone or blind_backbone(), *splits, task, READER, Checkpoints(folder, changes))
 
 
 @pytest.fixture
@@ -95,9 +89,9 @@ def runs(monkeypatch) -> list[tuple[torch.Tensor, float, list[torch.Tensor]]]:
     """Members and learning rate of every run, and the images of each of its passes."""
     seen = []
 
-    def train(backbone, images, members, *, lr, **how):
+    def train(backbone, images, members, *how, lr):
         seen.append((members, lr, []))
-        return finetuned(backbone, images, members, lr=lr, **how)
+        return finetuned(backbone, images, members, *how, lr=lr)
 
     def read(images, order, batch_size, **how):
         seen[-1][2].append(order)
@@ -116,8 +110,9 @@ def test_it_learns_what_frozen_features_do_not_show(tmp_path):
     backbone, splits = blind_backbone().train(), (pictures(), pictures(150, seed=1))
     before = copy.deepcopy(backbone.state_dict())
     frozen = linear_probe(
-        *(Split(embeddings(backbone, images, **READING), images.labels) for images in splits),
-        num_classes=3, learning_rates=[0.1], weight_decays=[0.0], epochs=10, batch_size=20, holdout_frac=0.25, seed=0,
+        *(Split(embeddings(backbone, images, READER), images.labels) for images in splits),
+        Linear(learning_rates=[0.1], weight_decays=[0.0], epochs=10, batch_size=20),
+        num_classes=3, holdout_frac=0.25, seed=0,
     )  # fmt: skip
     learned = found(tmp_path, backbone, *splits)
     assert frozen.top1 < 0.45 and learned["linear_top1"] > 0.95
@@ -142,8 +137,8 @@ def test_names_are_those_of_the_frozen_probes(tmp_path):
 
 def test_it_is_a_plain_loop():
     images = pictures(30)
-    how = {**RUN, "epochs": 5, "batch_size": 30, "crop_scale": [1.0, 1.0], "flip_prob": 0.0, "warmup_frac": 0.4}
-    classifier = finetuned(blind_backbone(), images, torch.arange(30), **how)
+    how = {"epochs": 5, "batch_size": 30, "crop_scale": [1.0, 1.0], "flip_prob": 0.0, "warmup_frac": 0.4}
+    classifier = tuned(blind_backbone(), images, torch.arange(30), **how)
     backbone, head = blind_backbone(), nn.Linear(8, 3)
     nn.init.zeros_(head.weight), nn.init.zeros_(head.bias)
     view = evaluation_view(images.pixels, images.aspect, 8, mean=[0.5] * 3, std=[0.25] * 3)
@@ -182,7 +177,7 @@ def test_the_choice_ignores_the_test_images(tmp_path):
     test, rates = pictures(150, seed=1), [1e-6, 3e-2]
     shuffled = test._replace(labels=test.labels[torch.randperm(150, generator=torch.Generator().manual_seed(3))])
     first, other = (
-        found(tmp_path / name, test=images, learning_rates=rates, epochs=3, settings={"few_shot": {"shots": []}})
+        found(tmp_path / name, test=images, learning_rates=rates, epochs=3, shots=())
         for name, images in (("first", test), ("other", shuffled))
     )
     assert other["linear_lr"] == first["linear_lr"] == 3e-2
@@ -193,9 +188,9 @@ def test_the_choice_ignores_the_test_images(tmp_path):
 def test_runs_see_their_images_alone(tmp_path, runs, monkeypatch):
     train, test, scored = pictures(), pictures(150, seed=1), []
 
-    def score(classifier, images, members, reading):
+    def score(classifier, images, *how):
         scored.append("test" if images is test else "train")
-        return accuracy(classifier, images, members, reading)
+        return accuracy(classifier, images, *how)
 
     monkeypatch.setattr(finetune, "accuracy", score)
     found(tmp_path, train=train, test=test, epochs=2, min_steps=4, few_shot_lr=2e-2)
@@ -210,7 +205,7 @@ def test_runs_see_their_images_alone(tmp_path, runs, monkeypatch):
 
 def test_too_many_shots_are_refused_before_any_run(tmp_path, runs):
     with pytest.raises(UserError, match="shots asks for 41 images a class but the largest class has 40"):
-        found(tmp_path, settings={"few_shot": {"shots": [2, 41]}})
+        found(tmp_path, shots=(2, 41))
     assert runs == []
 
 
@@ -229,11 +224,11 @@ def test_a_run_costs_what_the_settings_say(tmp_path, runs):
 
 def test_the_same_seed_gives_the_same_bits():
     images, some = pictures(), torch.arange(50)
-    first = finetuned(blind_backbone(), images, some, **RUN).state_dict()
+    first = tuned(blind_backbone(), images, some).state_dict()
     again, other = blind_backbone(), blind_backbone()
     torch.manual_seed(9)
-    again = finetuned(again, images, some, **RUN).state_dict()
-    other = finetuned(other, images, some, **{**RUN, "seed": 1}).state_dict()
+    again = tuned(again, images, some).state_dict()
+    other = tuned(other, images, some, seed=1).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
@@ -261,7 +256,7 @@ def test_an_interrupted_evaluation_goes_on(tmp_path, monkeypatch):
 
 def test_the_head_stands_at_the_site():
     backbone, images = create_backbone("test_vit", {"img_size": 8, "patch_size": 4}), pictures(12)
-    classifier = finetuned(backbone, images, torch.arange(12), **{**RUN, "site": "cls_last2", "lr": 1e-3, "epochs": 2})
+    classifier = tuned(backbone, images, torch.arange(12), site="cls_last2", lr=1e-3, epochs=2)
     assert classifier.head.weight.shape == (3, 128)
     before, after = backbone.state_dict(), classifier.backbone.state_dict()
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
@@ -270,15 +265,15 @@ def test_the_head_stands_at_the_site():
 
 def test_a_run_that_diverges_scores_nothing():
     images = pictures(30)
-    classifier = finetuned(blind_backbone(), images, torch.arange(30), **{**RUN, "lr": 1e30, "epochs": 3})
-    assert accuracy(classifier, images, torch.arange(30), READING) == 0
+    classifier = tuned(blind_backbone(), images, torch.arange(30), lr=1e30, epochs=3)
+    assert accuracy(classifier, images, torch.arange(30), READER) == 0
 
 
 # 7. The stage
 
 
 @pytest.fixture
-def cell(tmp_path, monkeypatch) -> dict:
+def cell(tmp_path, monkeypatch) -> ProbeRun:
     """A folder with a small data set and weights, as the working directory; return the settings of its probe."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "cell_record", lambda configs: configs)
@@ -289,34 +284,37 @@ def cell(tmp_path, monkeypatch) -> dict:
     save_weights(Path("weights.safetensors"), create_backbone("test_byobnet", {}), {})
     projector = {"width": 256, "hidden_dims": [8], "proj_dim": 4}
     save_weights(Path("projector.safetensors"), make_projector(**projector), projector)
-    linear = {"learning_rates": [0.01, 0.1], "weight_decays": [0.0, 0.1], "epochs": 2, "batch_size": 16}
-    few_shot = {"shots": [2], "num_draws": 2, "ridge": 1.0}
-    probe = {**SETTINGS, "mode": "frozen", "baselines": [], "linear": linear, "few_shot": few_shot}
-    probe |= {"knn": {"k": 3, "temperature": 0.1}, "finetune": {**FINETUNE, "epochs": 1, "min_steps": 1}}
-    probe |= {"health": {"num_images": 24, "num_slices": 4, "lidar_images": 16, "lidar_views": 2}}
-    seen = {"size_px": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
-    views = {"num_global": 2, "num_local": 0, "global_px": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
-    sigreg = {"statistic": "epps_pulley", "num_slices": 8, "t_max": 3.0, "num_knots": 17}
-    return {
-        "grid": "g", "cell": "c", "data": "data/target", "weights": "weights.safetensors", "out": "out", "seed": 0,
-        "device": "cpu", "precision": "float32", "backbone": "test_byobnet", "backbone_kwargs": {}, "probe": probe,
-        "reading": {**seen, "load_px": 64, "batch_size": 16},
-        "beside": "projector.safetensors", "lambda": 0.1, "views": views,
-        "training": {"batch_size": 8, "sigreg": sigreg},
-    }  # fmt: skip
+    probe = Probe(
+        baselines=[],
+        holdout_frac=0.25,
+        batch_size=16,
+        linear=Linear(learning_rates=[0.01, 0.1], weight_decays=[0.0, 0.1], epochs=2, batch_size=16),
+        few_shot=FewShot(shots=[2], num_draws=2, ridge=1.0),
+        knn=Knn(k=3, temperature=0.1),
+        finetune=TUNING.model_copy(update={"epochs": 1, "min_steps": 1}),
+        health=Health(num_images=32, num_slices=4, lidar_images=16, lidar_views=2),
+    )
+    return ProbeRun(
+        grid="g", cell="c", dataset="target", target="target", choices={}, lamb=0.1, seed=0, backbone="test_byobnet",
+        data="data/target", weights="weights.safetensors", beside="projector.safetensors", out="out", device="cpu",
+        precision="float32", load_px=64, probe=probe, loader=Loader(memory_gb=1.0, num_workers=0),
+        views=Views(num_global=2, num_local=0, global_px=32, mean=[0.5] * 3, std=[0.25] * 3),
+        trained=TrainedWith(batch_size=8, sigreg=Sigreg(num_slices=8)),
+    )  # fmt: skip
 
 
-def measured(config: dict) -> dict[str, float]:
-    write_json(Path("configs/cell/probe.json"), config)
-    write_json(Path("configs/cell/execution.json"), {"loader": {"memory_gb": 1.0, "num_workers": 0}})
+def measured(cell: ProbeRun) -> dict[str, float]:
+    pretrain = Pretrain(epochs=1, batch_size=8, schedule=Schedule(warmup_epochs=0), loader=cell.loader)
+    write_json(Path("configs/cell/probe.json"), cell.result_key())
+    write_json(Path("configs/cell/execution.json"), Execution.of(pretrain, cell.probe).model_dump())
     stage.main("configs/cell/probe.json")
     return read_json(Path("out/metrics.json"))
 
 
 def test_the_stage_in_both_modes(cell):
     frozen = measured(cell)
-    cell["probe"] |= {"mode": "finetune", "baselines": ["random_init", "raw_pixels"]}
-    tuned = measured(cell)
+    both = {"mode": "finetune", "baselines": ["random_init", "raw_pixels"]}
+    tuned = measured(cell.model_copy(update={"probe": cell.probe.model_copy(update=both)}))
     shared = ["linear_top1", "linear_lr", "linear_holdout_top1", "knn_top1"]
     shared += [f"linear_top1_2shot{part}" for part in ("", "_std", "_images")]
     assert sorted(frozen) == sorted([*shared, "linear_weight_decay"])
@@ -329,9 +327,10 @@ def test_the_stage_in_both_modes(cell):
 
 def test_the_stage_reads_from_a_frozen_model_what_it_was_shown(cell):
     own = measured(cell)
-    seen = {name: cell["reading"].pop(name) for name in ("size_px", "mean", "std")}
-    architecture = {"backbone": cell.pop("backbone"), "kwargs": cell.pop("backbone_kwargs")}
-    write_json(Path("model.json"), {**architecture, **seen})
-    assert measured({**cell, "model": "model.json"}) == own
-    write_json(Path("model.json"), {**architecture, **seen, "size_px": 16})
-    assert measured({**cell, "model": "model.json"}) != own
+    model = {"backbone": "test_byobnet", "kwargs": {}, "size_px": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+    others = cell.views.model_copy(update={"global_px": 8, "mean": [0.0] * 3})
+    frozen = cell.model_copy(update={"model": "model.json", "backbone": "dino", "views": others})
+    write_json(Path("model.json"), model)
+    assert measured(frozen) == own
+    write_json(Path("model.json"), {**model, "size_px": 16})
+    assert measured(frozen) != own

@@ -23,12 +23,12 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from pipeline.core.results import read_history, read_json
+from pipeline.core.results import read_history
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch
 from pipeline.distributed.devices import choose_autocast
-from pipeline.features import embeddings
+from pipeline.features import Reader, embeddings
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import directions_for_step, epps_pulley, lejepa_loss
 from pipeline.models.backbones import create_backbone, initial_backbone
@@ -36,8 +36,10 @@ from pipeline.models.projector import make_projector
 from pipeline.models.weights import save_weights
 from pipeline.probing import health
 from pipeline.runtime.errors import UserError
-from pipeline.runtime.files import write_json
-from pipeline.settings.schema_pretrain import Alarms
+from pipeline.runtime.files import read_json, write_json
+from pipeline.schema.pretrain import Pretrain, Sigreg
+from pipeline.schema.probe import Health, Probe
+from pipeline.schema.resolved import Execution, PretrainRun, ProbeRun, TrainedWith
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
 from pipeline.tracking.record import cell_record
@@ -46,14 +48,11 @@ from stages import pretrain as pretrain_stage
 from stages import probe as probe_stage
 
 CPU = torch.device("cpu")
-READING = {
-    "size_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3, "batch_size": 32, "num_workers": 0, "device": CPU,
-    "autocast": choose_autocast("float32", CPU),
-}  # fmt: skip
+READER = Reader(16, [0.5] * 3, [0.25] * 3, 32, num_workers=0, device=CPU, autocast=choose_autocast("float32", CPU))
 VIEWS = Multicrop(num_global=2, num_local=1, global_px=16, local_px=8, flip_prob=0, mean=[0.5] * 3, std=[0.25] * 3)
-SIGREG = {"statistic": "epps_pulley", "num_slices": 16, "t_max": 3.0, "num_knots": 17}
-SETTINGS = {"num_images": 40, "num_slices": 24, "lidar_images": 20, "lidar_views": 4}
+SETTINGS = Health(num_images=40, num_slices=24, lidar_images=20, lidar_views=4)
 LAMB, PROJ_DIM, BATCH_SIZE = 0.1, 6, 16
+TRAINING = TrainedWith(batch_size=BATCH_SIZE, sigreg=Sigreg(num_slices=16))
 
 
 def digits(num: int = 50) -> ImageBatch:
@@ -71,14 +70,17 @@ def trained(backbone, tmp_path) -> health.Trained:
     shape = {"width": backbone.num_features, "hidden_dims": [16], "proj_dim": PROJ_DIM, "embed_dim": None}
     torch.manual_seed(0)
     save_weights(tmp_path / "projector.safetensors", make_projector(**shape), shape)
-    return health.load_trained(
-        tmp_path / "projector.safetensors", VIEWS, lamb=LAMB, batch_size=BATCH_SIZE, sigreg=SIGREG
-    )
+    return health.load_trained(tmp_path / "projector.safetensors", VIEWS, TRAINING, lamb=LAMB)
 
 
 def report(backbone, trained, images=None, **changes) -> dict:
     images = images or digits()
-    return health.report(backbone, images, views=VIEWS, reading=READING, trained=trained, **SETTINGS | changes)
+    settings = SETTINGS.model_copy(update=changes)
+    return health.report(backbone, images, settings, views=VIEWS, reader=READER, trained=trained)
+
+
+def lidar_of(num_images: int, num_views: int) -> Health:
+    return SETTINGS.model_copy(update={"lidar_images": num_images, "lidar_views": num_views})
 
 
 # 1. The null distribution
@@ -152,21 +154,21 @@ def test_views_of_an_image_stay_together():
     grey = torch.arange(30, dtype=torch.uint8)[:, None, None, None].expand(30, 1, 8, 8) * 8
     images = ImageBatch(grey.contiguous(), torch.ones(30), torch.zeros(30, dtype=torch.int64))
     plain = replace(VIEWS, jitter_prob=0, grey_prob=0, blur_prob=0, solarize_prob=0)
-    found = health.augmented_embeddings(MeanPixel(), images, plain, 12, 5, {**READING, "batch_size": 16})
+    found = health.augmented_embeddings(MeanPixel(), images, plain, lidar_of(12, 5), replace(READER, batch_size=16))
     members = health.some_images(images, 12)
     assert (
         found.shape == (12, 5, 2) and members.tolist() == sorted(set(members.tolist())) and (found[..., 1] == 16).all()
     )
     torch.testing.assert_close(found[..., 0], ((members * 8 / 255 - 0.5) / 0.25).float()[:, None].expand(12, 5))
     alike = images._replace(pixels=torch.full_like(images.pixels, 90))
-    shaken = health.augmented_embeddings(MeanPixel(), alike, replace(VIEWS, jitter_prob=1), 12, 5, READING)
+    shaken = health.augmented_embeddings(MeanPixel(), alike, replace(VIEWS, jitter_prob=1), lidar_of(12, 5), READER)
     assert len(shaken[..., 0].unique()) > 50  # every view of every image is drawn anew, of all batches
-    assert len(health.augmented_embeddings(MeanPixel(), images, plain, 99, 2, READING)) == 30
+    assert len(health.augmented_embeddings(MeanPixel(), images, plain, lidar_of(99, 2), READER)) == 30
 
 
 def test_heldout_losses_are_the_objective_on_test_images(backbone, trained):
     images, members = digits(), torch.arange(3, 40)
-    found = health.heldout_losses(backbone.train(), images, trained, members, READING)
+    found = health.heldout_losses(backbone.train(), images, trained, members, READER)
     order = members[torch.randperm(37, generator=generator(0, "health order"))]
     backbone.eval(), trained.projector.eval()
     losses = []
@@ -188,9 +190,9 @@ def test_few_images_fill_one_batch_or_none(backbone, trained):
         return trained.objective(projections, step)
 
     watched = trained._replace(objective=objective)
-    assert health.heldout_losses(backbone, digits(20), watched, torch.arange(5), READING) != {}
+    assert health.heldout_losses(backbone, digits(20), watched, torch.arange(5), READER) != {}
     assert seen == [(3, BATCH_SIZE, PROJ_DIM)]
-    assert health.heldout_losses(backbone, digits(15), watched, torch.arange(15), READING) == {}
+    assert health.heldout_losses(backbone, digits(15), watched, torch.arange(15), READER) == {}
     criteria = report(backbone, watched, digits(15))["criteria"]
     assert "projection_rankme" in criteria and not any(name.startswith("heldout") for name in criteria)
 
@@ -210,7 +212,7 @@ def test_the_report_of_a_trained_cell(backbone, trained):
     assert all(isinstance(value, float) for value in criteria.values())
     weighed = (1 - LAMB) * criteria["heldout_pred_loss"] + LAMB * criteria["heldout_sigreg_loss"]
     assert criteria["heldout_loss"] == pytest.approx(weighed, rel=1e-5)
-    z = embeddings(backbone, digits(), members=health.some_images(digits(), 40), **READING)
+    z = embeddings(backbone, digits(), READER, members=health.some_images(digits(), 40))
     values = spectrum.covariance_eigenvalues(z)
     assert criteria["rankme"] == spectrum.effective_rank(spectrum.singular_values(z))
     assert criteria["stable_rank"] == pytest.approx(spectrum.stable_rank(values))
@@ -218,7 +220,7 @@ def test_the_report_of_a_trained_cell(backbone, trained):
     with torch.no_grad():
         p = trained.projector.eval()(z)
     assert found["projection"]["dim"] == PROJ_DIM and criteria["projection_isotropy"] == spectrum.isotropy(p)
-    views = health.augmented_embeddings(backbone, digits(), VIEWS, 20, 4, READING)
+    views = health.augmented_embeddings(backbone, digits(), VIEWS, SETTINGS, READER)
     assert criteria["lidar"] == spectrum.lidar(views)
 
 
@@ -250,9 +252,8 @@ def test_a_broken_network_gives_a_report(backbone, trained):
 
 
 def test_a_projector_that_pretraining_did_not_write(tmp_path):
-    how = {"lamb": LAMB, "batch_size": BATCH_SIZE, "sigreg": SIGREG}
     with pytest.raises(UserError, match=r"there is no .*projector.safetensors; run: dvc repro"):
-        health.load_trained(tmp_path / "projector.safetensors", VIEWS, **how)
+        health.load_trained(tmp_path / "projector.safetensors", VIEWS, TRAINING, lamb=LAMB)
 
 
 # 5. Stages
@@ -270,37 +271,32 @@ def cell(tmp_path, monkeypatch) -> Path:
         ["a", "b"],
         {"train": pictures[:50], "test": pictures[50:]},
     )
-    views = {**vars(VIEWS), "num_local": 0}
-    common = {
-        "grid": "g", "cell": "c", "dataset": "digits", "target": "digits", "choices": {}, "backbone": "test_byobnet",
-        "backbone_kwargs": {}, "lambda": LAMB, "seed": 0, "data": "data/digits",
-    }  # fmt: skip
-    settings = {
+    pretrain = Pretrain.model_validate({
         "epochs": 2, "batch_size": 16, "load_px": 16, "precision": "float32", "device": "cpu", "channels_last": False,
-        "compile": False, "views": views, "projector": {"embed_dim": None, "hidden_dims": [8], "proj_dim": 4},
-        "sigreg": SIGREG, "predictor": {"enabled": False}, "swa": {"enabled": False},
-        "optimizer": {"lr": 1e-3, "weight_decay": 0.05, "betas": [0.9, 0.999]},
-        "schedule": {"warmup_epochs": 0, "final_lr_frac": 1e-3}, "health": {"num_images": 30, "num_slices": 8},
-        "alarms": Alarms().model_dump(), "sync_batchnorm": True, "shuffle_window_gb": 4.0,
-    }  # fmt: skip
-    width = create_backbone("test_byobnet", {}).num_features
-    pretrain = {**common, "embed_dim": width, "out": "run/pretrain", "pretrain": settings}
-    probe = {
-        "mode": "frozen", "site": "pooled", "baselines": [], "holdout_frac": 0.25, "knn": {"k": 3, "temperature": 0.1},
+        "views": {"num_local": 0, "global_px": 16, "flip_prob": 0, "mean": [0.5] * 3, "std": [0.25] * 3},
+        "projector": {"hidden_dims": [8], "proj_dim": 4}, "sigreg": {"num_slices": 16}, "optimizer": {"lr": 1e-3},
+        "schedule": {"warmup_epochs": 0}, "health": {"num_images": 30, "num_slices": 8},
+        "loader": {"memory_gb": 1.0, "num_workers": 0},
+    })  # fmt: skip
+    probe = Probe.model_validate({
+        "baselines": [], "holdout_frac": 0.25, "knn": {"k": 3, "temperature": 0.1}, "batch_size": 16,
         "linear": {"learning_rates": [0.01], "weight_decays": [0.0], "epochs": 1, "batch_size": 16},
         "few_shot": {"shots": [2], "num_draws": 1, "ridge": 1.0}, "health": SETTINGS,
-    }  # fmt: skip
-    reading = {"size_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3, "load_px": 16, "batch_size": 16}
-    write_json(Path("configs/pretrain.json"), pretrain)
-    write_json(Path("configs/probe.json"), {
-        **common, "weights": "run/pretrain/backbone.safetensors", "beside": "run/pretrain/projector.safetensors",
-        "out": "run/probe", "device": "cpu", "precision": "float32", "probe": probe, "views": views,
-        "training": {"batch_size": 16, "sigreg": SIGREG}, "reading": reading,
     })  # fmt: skip
-    loader = {"memory_gb": 1.0, "num_workers": 0}
-    layout = {"processes": 1, "micro_batch_size": None}
-    execution = {"loader": loader, "checkpoint": {"minutes": 10}, "layout": layout}
-    write_json(Path("configs/execution.json"), execution)
+    common = {
+        "grid": "g", "cell": "c", "dataset": "digits", "target": "digits", "choices": {}, "backbone": "test_byobnet",
+        "backbone_kwargs": {}, "lamb": LAMB, "seed": 0, "data": "data/digits", "probe": probe,
+    }  # fmt: skip
+    width = create_backbone("test_byobnet", {}).num_features
+    run = PretrainRun(**common, embed_dim=width, out="run/pretrain", pretrain=pretrain)
+    later = ProbeRun(
+        **common, weights="run/pretrain/backbone.safetensors", beside="run/pretrain/projector.safetensors",
+        out="run/probe", device="cpu", precision="float32", load_px=16, views=pretrain.views,
+        trained=TrainedWith(batch_size=16, sigreg=pretrain.sigreg), loader=pretrain.loader,
+    )  # fmt: skip
+    write_json(Path("configs/pretrain.json"), run.result_key())
+    write_json(Path("configs/probe.json"), later.result_key())
+    write_json(Path("configs/execution.json"), Execution.of(pretrain, probe).model_dump())
     return Path("configs")
 
 
@@ -317,9 +313,8 @@ def test_the_stages_write_and_read_it(cell):
 
     # The weights are those of the run without a watch, whose history has the losses and the gradient alone.
     weights = {name: Path(f"run/pretrain/{name}.safetensors").read_bytes() for name in ("backbone", "projector")}
-    config = read_json(cell / "pretrain.json")
-    config["pretrain"]["health"]["num_images"] = 0
-    write_json(cell / "pretrain.json", config)
+    execution = read_json(cell / "execution.json")
+    write_json(cell / "execution.json", {**execution, "health": {"num_images": 0, "num_slices": 8}})
     pretrain_stage.main("configs/pretrain.json")
     assert {name: Path(f"run/pretrain/{name}.safetensors").read_bytes() for name in weights} == weights
     plain = read_history(Path("run/pretrain/history.csv"))
@@ -327,11 +322,8 @@ def test_the_stages_write_and_read_it(cell):
     assert list(plain[0]) == ["epoch", "loss", "pred_loss", "sigreg_loss", "lr", "gradient_norm"]
 
     # A frozen model says itself what it is and what it was shown.
-    config = read_json(cell / "probe.json")
-    for name in ("beside", "training"):
-        del config[name]
-    seen = {name: config["reading"].pop(name) for name in ("size_px", "mean", "std")}
-    write_json(Path("model.json"), {"backbone": config["backbone"], "kwargs": {}, **seen, "origin": "test"})
+    config, model = read_json(cell / "probe.json"), {"backbone": "test_byobnet", "kwargs": {}, "origin": "test"}
+    write_json(Path("model.json"), {**model, "size_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3})
     config["views"] |= {"global_px": 8, "mean": [0.0] * 3, "std": [1.0] * 3}  # the grid's, which it has not seen
     write_json(cell / "probe.json", {**config, "model": "model.json", "beside": "model.json"})
     probe_stage.main("configs/probe.json")

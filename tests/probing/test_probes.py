@@ -22,6 +22,7 @@ from pipeline.probing import probes
 from pipeline.probing.probes import (
     AdamW,
     Split,
+    Task,
     evaluate,
     few_shot_members,
     few_shot_probe,
@@ -32,9 +33,10 @@ from pipeline.probing.probes import (
     stratified_holdout,
 )
 from pipeline.runtime.errors import UserError
+from pipeline.schema.probe import FewShot, Knn, Linear, Probe
 
 NUM_CLASSES = 3
-LINEAR = {"learning_rates": [1e-3, 1e-2, 0.1], "weight_decays": [1e-6], "epochs": 15, "batch_size": 32}
+LINEAR = Linear(learning_rates=[1e-3, 1e-2, 0.1], weight_decays=[1e-6], epochs=15, batch_size=32)
 
 
 def blobs(num: int, spread: float, seed: int = 0, dim: int = 6) -> Split:
@@ -46,7 +48,8 @@ def blobs(num: int, spread: float, seed: int = 0, dim: int = 6) -> Split:
 
 
 def linear(train: Split, test: Split, seed: int = 0, **changes):
-    return linear_probe(train, test, num_classes=NUM_CLASSES, holdout_frac=0.2, seed=seed, **{**LINEAR, **changes})
+    settings = LINEAR.model_copy(update=changes)
+    return linear_probe(train, test, settings, num_classes=NUM_CLASSES, holdout_frac=0.2, seed=seed)
 
 
 def fit_and_score(train: Split, test: Split, grid: list[tuple[float, float]], **changes):
@@ -107,7 +110,7 @@ def test_one_image_in_a_class():
 
 def test_linear_probe_separates_what_is_separable():
     found = linear(blobs(300, 0.5), blobs(150, 0.5, seed=1))
-    assert found.top1 == 1 and found.holdout_top1 == 1 and found.lr in LINEAR["learning_rates"]
+    assert found.top1 == 1 and found.holdout_top1 == 1 and found.lr in LINEAR.learning_rates
 
 
 def test_linear_probe_is_at_chance_on_noise():
@@ -288,17 +291,14 @@ def test_more_shots_than_images():
 
 # 6. All together
 
-SETTINGS = {
-    "holdout_frac": 0.2,
-    "linear": LINEAR,
-    "knn": {"k": 5, "temperature": 0.07},
-    "few_shot": {"shots": [1, 10], "num_draws": 2, "ridge": 1.0},
-}
+KNN = Knn(k=5, temperature=0.07)
+FEW_SHOT = FewShot(shots=[1, 10], num_draws=2, ridge=1.0)
+TASK = Task(NUM_CLASSES, Probe(holdout_frac=0.2, linear=LINEAR, knn=KNN, few_shot=FEW_SHOT), seed=0)
 
 
 def test_evaluate_gives_every_number_and_the_same_again():
     train, test = blobs(120, 3.0), blobs(200, 3.0, seed=1)
-    found = evaluate(train, test, num_classes=3, settings=SETTINGS, seed=0)
+    found = evaluate(train, test, TASK)
     assert list(found) == [
         "linear_top1", "linear_lr", "linear_weight_decay", "linear_holdout_top1", "knn_top1",
         "linear_top1_1shot", "linear_top1_1shot_std", "linear_top1_1shot_images",
@@ -307,11 +307,10 @@ def test_evaluate_gives_every_number_and_the_same_again():
     assert all(0 <= value <= 1 for name, value in found.items() if "_top1" in name and not name.endswith("_images"))
     assert (found["linear_top1_1shot_images"], found["linear_top1_10shot_images"]) == (3, 30)
     torch.manual_seed(9)
-    assert evaluate(train, test, num_classes=3, settings=SETTINGS, seed=0) == found
-    assert SETTINGS["few_shot"]["shots"] == [1, 10]
-    assert found["knn_top1"] == knn_probe(train, test, num_classes=3, **SETTINGS["knn"])
+    assert evaluate(train, test, TASK) == found
+    assert found["knn_top1"] == knn_probe(train, test, num_classes=3, **KNN.model_dump())
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
-    turned = evaluate(train, Split(test.features[order], test.labels[order]), num_classes=3, settings=SETTINGS, seed=0)
+    turned = evaluate(train, Split(test.features[order], test.labels[order]), TASK)
     assert turned == pytest.approx(found, abs=1 / 200 + 1e-9)
 
 
@@ -320,6 +319,6 @@ def test_evaluate_gives_every_number_and_the_same_again():
 def test_a_gpu_gives_the_same_numbers_and_the_same_again():
     splits = blobs(120, 3.0), blobs(200, 3.0, seed=1)
     on_gpu = [Split(features.cuda(), labels.cuda()) for features, labels in splits]
-    found, again = (evaluate(*on_gpu, num_classes=3, settings=SETTINGS, seed=0) for _ in range(2))
+    found, again = (evaluate(*on_gpu, TASK) for _ in range(2))
     assert found == again
-    assert found == pytest.approx(evaluate(*splits, num_classes=3, settings=SETTINGS, seed=0), abs=2 / 200)
+    assert found == pytest.approx(evaluate(*splits, TASK), abs=2 / 200)

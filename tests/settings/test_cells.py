@@ -16,7 +16,7 @@ from dvc.repo import Repo
 from params_file import BASE, load, problems, written
 
 from pipeline.runtime.project import grid_name, reports_folder
-from pipeline.settings.cells import Cell, grid_cells, merge, resolve
+from pipeline.settings.cells import Cell, Resolver, grid_cells, merge
 from pipeline.settings.params import load_params
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def test_overrides_apply_in_order_to_the_cells_they_match(tmp_path):
             ],
         },
     )
-    found = {(c.dataset, c.backbone): resolve(params, c) for c in grid_cells(params, "g")}
+    found = {(c.dataset, c.backbone): Resolver(params)(c)[:2] for c in grid_cells(params, "g")}
     assert {key: value[0].batch_size for key, value in found.items()} == {
         ("digits", "test_vit"): 16,
         ("digits", "test_resnet"): 64,

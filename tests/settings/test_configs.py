@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.results import read_json
+from pipeline.runtime.errors import ResultError
 from pipeline.runtime.files import write_json
-from pipeline.settings.cells import grid_cells, merge
+from pipeline.schema.parameters import Params
+from pipeline.schema.resolved import PretrainRun, ProbeRun
+from pipeline.settings.cells import Resolver, grid_cells, merge
 from pipeline.settings.grid import Listing
 from pipeline.settings.resolve import resolve_listing
-from pipeline.settings.schema import Params
 
 BASE = {
     "grid": {"datasets": ["digits"], "backbones": ["test_vit", "test_resnet"], "lambdas": [0.05, 1], "seeds": [0]},
@@ -32,16 +33,17 @@ BASE = {
 
 
 def resolved(change=None, grid="default"):
-    params = Params.model_validate(merge(BASE, change or {}))
-    cells = grid_cells(params, grid)
-    return resolve_listing(Listing(Path("params.yaml"), params, grid, cells, {cell: cell for cell in cells}))
+    settings = Resolver(Params.model_validate(merge(BASE, change or {})))
+    cells = grid_cells(settings.params, grid)
+    return resolve_listing(Listing(Path("params.yaml"), settings, grid, cells, {cell: cell for cell in cells}))
 
 
 def files_of(change=None):
     """Return {cell key: (pretrain.json, probe.json)} as text."""
     configs, problems = resolved(change)
     assert problems == []
-    return {cell.key: tuple(json.dumps(part, sort_keys=True) for part in config) for cell, config in configs.items()}
+    names = ("pretrain.json", "probe.json")
+    return {cell.key: tuple(json.dumps(config.files()[name]) for name in names) for cell, config in configs.items()}
 
 
 # 1. Problems
@@ -89,36 +91,47 @@ def test_problems_are_named_once_each(change, messages):
 # 2. Contents
 
 
-def test_files_are_complete_and_survive_json(tmp_path):
+def test_files_read_back_as_the_same_settings(tmp_path):
     configs, problems = resolved(grid="table5")
     assert problems == [] and len(configs) == 4
     for cell, config in configs.items():
-        for name, part in zip(("pretrain", "probe"), config[:2], strict=True):
-            write_json(tmp_path / f"{name}.json", part)
-            assert read_json(tmp_path / f"{name}.json") == part
-            assert part["cell"] == cell.key and part["grid"] == "table5" and part["data"] == "data/digits"
-            assert part["out"] == f"runs/table5/{cell.key}/{name}"
-            axes = (part["dataset"], part["backbone"], part["lambda"], part["seed"])
-            assert axes == (cell.dataset, cell.backbone, cell.lamb, cell.seed)
+        for name, content in config.files().items():
+            write_json(tmp_path / name, content)
+        for name, run in (("pretrain", PretrainRun), ("probe", ProbeRun)):
+            found = run.read(tmp_path / f"{name}.json")
+            assert found == getattr(config, name)
+            assert (found.cell, found.grid, found.data) == (cell.key, "table5", "data/digits")
+            assert found.out == f"runs/table5/{cell.key}/{name}"
+            assert (found.dataset, found.backbone, found.lamb, found.seed) == (
+                cell.dataset, cell.backbone, cell.lamb, cell.seed,
+            )  # fmt: skip
+            assert str(found.lamb) == str(cell.lamb)  # 1 and not 1.0, as DVC spells it
 
 
 def test_files_hold_every_setting_of_their_section():
     params = Params.model_validate(BASE)
     config = next(iter(resolved()[0].values()))
-    assert config.pretrain["pretrain"] | config.execution == params.pretrain.model_dump()
-    assert config.execution == {
-        "loader": {"memory_gb": 4.0, "num_workers": 2},
-        "checkpoint": {"minutes": 10.0},
-        "layout": {"processes": 1, "micro_batch_size": None},
-    }
-    assert config.pretrain["embed_dim"] == 64
-    assert config.pretrain["backbone_kwargs"] == config.probe["backbone_kwargs"]
-    assert config.probe["backbone_kwargs"] == {"img_size": 32, "dynamic_img_size": True}
-    assert config.probe["probe"] == params.probe.model_dump(exclude={"batch_size"})
-    assert config.probe["weights"] == f"{config.pretrain['out']}/backbone.safetensors"
-    assert config.probe["reading"] == {
-        "size_px": 32, "load_px": 256, "batch_size": 256, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
-    }  # fmt: skip
+    files = config.files()
+    runtime = {name: value for name, value in files["execution.json"].items() if name != "probe"}
+    assert files["pretrain.json"]["pretrain"] | runtime == params.pretrain.model_dump()
+    assert set(runtime) == {"loader", "health", "checkpoint", "layout"}
+    assert files["probe.json"]["probe"] == files["execution.json"]["probe"] == params.probe.model_dump()
+    assert config.pretrain.embed_dim == 64
+    assert config.pretrain.backbone_kwargs == config.probe.backbone_kwargs
+    assert config.probe.backbone_kwargs == {"img_size": 32, "dynamic_img_size": True}
+    assert config.probe.weights == f"{config.pretrain.out}/backbone.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [({"spare": 1}, "unknown key spare"), ({"seed": "0"}, "seed must be a valid integer"), ({"out": None}, "out must")],
+)
+def test_a_file_of_another_version_is_named(tmp_path, change, problem):
+    files = next(iter(resolved()[0].values())).files()
+    write_json(tmp_path / "execution.json", files["execution.json"])
+    write_json(tmp_path / "pretrain.json", {**files["pretrain.json"], **change})
+    with pytest.raises(ResultError, match=rf"pretrain.json is not as this version writes it \({problem}.*dvc repro"):
+        PretrainRun.read(tmp_path / "pretrain.json")
 
 
 # 3. What changes what
@@ -130,7 +143,8 @@ def test_files_hold_every_setting_of_their_section():
         ({"probe": {"knn": {"k": 5}}}, False, True),
         ({"probe": {"batch_size": 32}}, False, True),
         ({"pretrain": {"sigreg": {"num_slices": 32}}}, True, True),  # held-out loss
-        ({"pretrain": {"health": {"num_images": 0}}}, True, False),
+        ({"pretrain": {"health": {"num_images": 0}}}, False, False),
+        ({"pretrain": {"health": {"num_images": 0}, "alarms": {"action": "stop"}}}, True, False),
         ({"pretrain": {"optimizer": {"lr": 0.1}}}, True, False),
         ({"pretrain": {"views": {"mean": [0.5, 0.5, 0.5]}}}, True, True),
         ({"report": {"title": "another"}}, False, False),

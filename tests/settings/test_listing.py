@@ -17,10 +17,10 @@ import yaml
 
 from pipeline.catalogue.validation import ParamsError
 from pipeline.runtime.project import grid_name
-from pipeline.settings.cells import Resolver, grid_cells, identity, merge, resolve
+from pipeline.settings.cells import grid_cells, identity, merge
 from pipeline.settings.dvc_graph import cells_text
 from pipeline.settings.grid import is_about, open_listing, possible_cells
-from pipeline.settings.params import load_params
+from pipeline.settings.params import load_params, open_params
 
 CATALOGUES = {
     "datasets": {"digits": {"source": "sklearn"}, "dtd": {"source": "bundled"}},
@@ -67,7 +67,7 @@ def test_an_axis_sets_its_path_in_its_cells():
         "digits--test_vit--lambda0.05--seed0--t_max1",
         "digits--test_vit--lambda0.05--seed0--t_max3",
     ]
-    assert [resolve(listing.params, cell)[0].sigreg.t_max for cell in listing.cells] == [1, 3]
+    assert [listing.settings(cell).pretrain.sigreg.t_max for cell in listing.cells] == [1, 3]
     assert [cell.axes["t_max"] for cell in listing.cells] == [1, 3]
 
 
@@ -82,7 +82,7 @@ def test_overrides_select_by_axis():
         ],
     )
     listing = open_listing(path)
-    found = {cell.choices: resolve(listing.params, cell)[0] for cell in listing.cells}
+    found = {cell.choices: listing.settings(cell).pretrain for cell in listing.cells}
     for ((_, layers), (_, swa)), pretrain in found.items():
         assert pretrain.projector.hidden_dims == ([8] if layers == 2 else [2048, 2048])
         assert (pretrain.swa.enabled, pretrain.swa.decay) == ((True, 0.5) if swa else (False, 0.996))
@@ -151,8 +151,8 @@ def test_pipelines_share_what_is_equal_to_the_last_setting():
 
 
 def test_identity_knows_data_backbone_lambda_and_seed():
-    params = load_params(pipeline(grid={"datasets": ["digits", "dtd"], "lambdas": [0.05, 0.1], "seeds": [0, 1]}))
-    cells, resolver = grid_cells(params, "one"), Resolver(params)
+    resolver = open_params(pipeline(grid={"datasets": ["digits", "dtd"], "lambdas": [0.05, 0.1], "seeds": [0, 1]}))
+    cells = grid_cells(resolver.params, "one")
     assert len({identity(resolver, cell) for cell in cells}) == len(cells) == 8
 
 

@@ -15,9 +15,9 @@ import yaml
 from params_file import BASE, problems, written
 
 from pipeline.catalogue.validation import did_you_mean
+from pipeline.schema.pretrain import Views
 from pipeline.settings.cells import grid_cells
 from pipeline.settings.params import load_params
-from pipeline.settings.schema_pretrain import Views
 from pipeline.views.multicrop import Multicrop
 
 ROOT = Path(__file__).parents[2]

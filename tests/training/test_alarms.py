@@ -17,10 +17,10 @@ from functools import reduce
 import pytest
 
 from pipeline.runtime.errors import UserError
-from pipeline.settings.schema_pretrain import Alarms, Pretrain
+from pipeline.schema.pretrain import Alarms, Pretrain
 from pipeline.training import alerts
 
-SETTINGS = Alarms().model_dump()
+SETTINGS = Alarms()
 HEALTHY = {"embedding_rank": 20.0, "projection_rank": 12.0, "projection_std": 0.9}
 
 
@@ -36,7 +36,7 @@ def run(losses=(1.0, 0.8, 0.7), waits=None, **watched) -> list[dict[str, float]]
 
 
 def named(rows, num_epochs=9, **settings) -> list[str]:
-    return [alarm.name for alarm in alerts.raised(rows, SETTINGS | settings, num_epochs=num_epochs)]
+    return [alarm.name for alarm in alerts.raised(rows, Alarms(**settings), num_epochs=num_epochs)]
 
 
 def test_a_healthy_run_is_silent():

@@ -22,34 +22,35 @@ from pipeline.data.packed import ImageBatch
 from pipeline.distributed.devices import choose_autocast
 from pipeline.losses.lejepa import lejepa_loss, random_directions
 from pipeline.losses.objective import LeJEPA, RunObjective
+from pipeline.models.backbones import initial_backbone
+from pipeline.schema.pretrain import Pretrain
 from pipeline.training.learner import Learner, build_learner, make_learner
-from pipeline.training.loop import pretrain
+from pipeline.training.loop import Recipe, pretrain
 from pipeline.views.multicrop import Multicrop
 
 CPU = torch.device("cpu")
-ADAMW = {"lr": 1e-2, "weight_decay": 0.0, "betas": [0.9, 0.999]}
-CONFIG = {
-    "backbone": "test_vit",
-    "backbone_kwargs": {"img_size": 16, "patch_size": 8},
-    "embed_dim": 64,
-    "seed": 0,
-    "pretrain": {
-        "projector": {"embed_dim": None, "hidden_dims": [16], "proj_dim": 8},
-        "predictor": {"enabled": False, "hidden_dim": 12},
-        "swa": {"enabled": False, "decay": 0.9},
-        "optimizer": ADAMW,
-        "channels_last": False,
-        "sync_batchnorm": True,
-        "compile": False,
-    },
+SETTINGS = {
+    "epochs": 3,
+    "batch_size": 8,
+    "channels_last": False,
+    "optimizer": {"lr": 1e-2, "weight_decay": 0.0},
+    "schedule": {"warmup_epochs": 0, "final_lr_frac": 0.1},
+    "projector": {"hidden_dims": [16], "proj_dim": 8},
+    "loader": {"num_workers": 0},
 }
 
 
-def tiny(**heuristics) -> Learner:
+def changed(**sections) -> Pretrain:
+    return Pretrain.model_validate({**SETTINGS, **sections})
+
+
+def tiny(*, predictor: bool = False, swa_decay: float | None = None, micro_batch_size: int | None = None) -> Learner:
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 6))
-    predictor = nn.Linear(4, 4) if heuristics.pop("predictor", False) else None
-    return make_learner(backbone, nn.Linear(6, 4), CPU, ADAMW, predictor=predictor, **heuristics)
+    head = nn.Linear(4, 4) if predictor else None
+    swa = {"enabled": True, "decay": swa_decay} if swa_decay else {}
+    settings = changed(swa=swa, layout={"micro_batch_size": micro_batch_size})
+    return make_learner(backbone, nn.Linear(6, 4), settings, CPU, predictor=head)
 
 
 def run(learner: Learner, folder):
@@ -60,11 +61,8 @@ def run(learner: Learner, folder):
     )
     objective = RunObjective(LeJEPA(num_slices=8, num_knots=5), lamb=0.1, num_global=2, seed=0)
     views = Multicrop(num_global=2, num_local=0, global_px=8, local_px=8, mean=[0.5] * 3, std=[0.5] * 3)
-    return pretrain(
-        learner, images, make_views=views, objective=objective, seed=0, epochs=3, batch_size=8, lr=1e-2,
-        warmup_epochs=0, final_lr_frac=0.1, device=CPU, autocast=choose_autocast("float32", CPU), num_workers=0,
-        checkpoints=Checkpoints(folder, "run"),
-    )  # fmt: skip
+    how = {"device": CPU, "autocast": choose_autocast("float32", CPU), "checkpoints": Checkpoints(folder, "run")}
+    return pretrain(learner, images, changed(), Recipe(views, objective, seed=0), **how)
 
 
 def weights(learner: Learner) -> list[torch.Tensor]:
@@ -216,23 +214,22 @@ class Masked(nn.Module):
 # 6. Settings
 
 
-def changed(**sections):
-    return {**CONFIG, "pretrain": {**CONFIG["pretrain"], **sections}}
+def built(**sections) -> Learner:
+    backbone = initial_backbone("test_vit", {"img_size": 16, "patch_size": 8}, seed=0)
+    return build_learner(backbone, 64, changed(**sections), CPU)
 
 
 @pytest.mark.parametrize(("embed_dim", "hidden_dims", "linears"), [(None, [], 1), (None, [16, 16], 3), (32, [16], 3)])
 def test_projector_follows_the_settings(embed_dim, hidden_dims, linears):
     projector = {"embed_dim": embed_dim, "hidden_dims": hidden_dims, "proj_dim": 8}
-    learner = build_learner(changed(projector=projector), CPU)
+    learner = built(projector=projector)
     assert sum(isinstance(layer, nn.Linear) for layer in learner.projector) == linears
     assert learner.projector(torch.randn(4, 64)).shape == (4, 8)
 
 
 def test_heuristics_follow_the_settings():
-    plain = build_learner(CONFIG, CPU)
-    both = build_learner(
-        changed(predictor={"enabled": True, "hidden_dim": 12}, swa={"enabled": True, "decay": 0.9}), CPU
-    )
+    plain = built()
+    both = built(predictor={"enabled": True, "hidden_dim": 12}, swa={"enabled": True, "decay": 0.9})
     assert plain.predictor is None and plain.average is None
     assert both.predictions(torch.randn(2, 4, 8)).shape == (2, 4, 8)
     assert both.average is not None

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from small_training import CPU, LAMB, NUM_GLOBAL, PROJ_DIM, bits, digits, in_a_batch, start, timeless
+from small_training import CPU, LAMB, NUM_GLOBAL, PROJ_DIM, bits, digits, in_a_batch, settings, start, timeless
 from torch import nn
 
 from pipeline.losses.byol import BYOL
@@ -15,15 +15,16 @@ from pipeline.models.backbones import initial_backbone
 from pipeline.models.projector import make_projector
 from pipeline.training.learner import Learner, make_learner
 
-ADAMW = {"lr": 1e-3, "weight_decay": 0.05, "betas": [0.9, 0.999]}
-CHANGES = {"epochs": 4, "batch_size": 80, "lr": 1e-2}
+CHANGES = {"epochs": 4, "batch_size": 80, "optimizer": {"lr": 1e-2}}
 
 
 def learner_of(objective, seed: int = 0) -> Learner:
     backbone = initial_backbone("test_byobnet", {}, seed=seed)
     projector = make_projector(backbone.num_features, hidden_dims=[16], proj_dim=PROJ_DIM)
     decay = objective.target_decay if objective.target_decay(0.0) is not None else None
-    return make_learner(backbone, projector, CPU, ADAMW, predictor=objective.head(PROJ_DIM, 10), target_decay=decay)
+    return make_learner(
+        backbone, projector, settings(), CPU, predictor=objective.head(PROJ_DIM, 10), target_decay=decay
+    )
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -40,8 +41,9 @@ def test_loss_falls_and_a_resumed_run_is_the_whole(name, tmp_path):
     whole = learner_of(objective)
     history = list(start(whole, images, tmp_path / "whole", objective=run, **CHANGES))
     assert history[-1].loss < history[0].loss
+    often = {"checkpoint": {"minutes": 1e-9}, **CHANGES}
     with pytest.raises(MemoryError):
-        list(start(learner_of(objective), images, tmp_path / "p", objective=dying, checkpoint_minutes=0, **CHANGES))
+        list(start(learner_of(objective), images, tmp_path / "p", objective=dying, **often))
     resumed = learner_of(objective, seed=5)
     again = list(start(resumed, images, tmp_path / "p", objective=run, **CHANGES))
     assert bits([resumed.state(), timeless(again)]) == bits([whole.state(), timeless(history)])
@@ -52,7 +54,7 @@ def test_target_is_a_running_average_from_the_first_step():
     torch.manual_seed(0)
     objective = BYOL(decay=0.75)
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 6))
-    learner = make_learner(backbone, nn.Linear(6, 4), CPU, ADAMW, target_decay=objective.target_decay)
+    learner = make_learner(backbone, nn.Linear(6, 4), settings(), CPU, target_decay=objective.target_decay)
     first = backbone[1].weight.clone()
     assert torch.equal(learner.average.module[0][1].weight, first)
     learner.step(learner.project([torch.ones(2, 2, 3, 2, 2)]).square().sum(), 0.1, progress=0.0)

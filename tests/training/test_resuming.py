@@ -104,7 +104,7 @@ def test_a_state_between_two_steps_is_enough(images, tmp_path, step):
         return objective()(projections, at, **target)
 
     whole = outcome(new_learner(), images, tmp_path / "whole", watch=new_watch())
-    parts = {"checkpoint_minutes": 0, "watch": new_watch()}
+    parts = {"checkpoint": {"minutes": 1e-9}, "watch": new_watch()}
     with pytest.raises(MemoryError):
         list(start(new_learner(), images, tmp_path / "parts", objective=dying, **parts))
     steps = []
@@ -121,7 +121,7 @@ def test_a_state_between_two_steps_is_enough(images, tmp_path, step):
 def test_a_streamed_set_goes_on_in_the_middle_of_an_epoch(images, encoded, tmp_path, num_workers):
     """Ten blocks of four images, a window of three: in memory, streamed, and streamed in two parts, the same bits."""
     blocks = Blocks(torch.full((10,), 4), torch.full((10,), 10**8))
-    changes = {"shuffle": partial(shuffled, blocks=blocks, window_gb=0.3), "num_workers": num_workers}
+    changes = {"shuffle": partial(shuffled, blocks=blocks, window_gb=0.3), "loader": {"num_workers": num_workers}}
 
     def signalled(projections, at, **target):
         if at == 2:

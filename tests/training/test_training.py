@@ -133,7 +133,7 @@ def plain_loss(z: torch.Tensor, directions: torch.Tensor, lamb: float) -> LeJEPA
 def test_one_step_is_a_hand_written_step(images, tmp_path):
     batch_size, lr = len(images.labels), 0.01
     learner, other = new_learner(), new_learner()
-    changes = {"epochs": 1, "warmup_epochs": 0.0, "batch_size": batch_size, "lr": lr}
+    changes = {"epochs": 1, "schedule": {"warmup_epochs": 0}, "batch_size": batch_size, "optimizer": {"lr": lr}}
     (record,) = start(learner, images, tmp_path, **changes)
 
     order = torch.randperm(batch_size, generator=generator(0, "order"))
@@ -170,7 +170,7 @@ def test_directions_are_fresh_at_every_step():
 
 @pytest.mark.parametrize(("name", "arguments"), [("test_vit", VIT), ("test_byobnet", {})])
 def test_loss_falls_on_real_pictures(tmp_path, name, arguments):
-    changes = {"epochs": 8, "batch_size": 80, "lr": 1e-2}
+    changes = {"epochs": 8, "batch_size": 80, "optimizer": {"lr": 1e-2}}
     history = list(start(new_learner(0, name, arguments), in_a_batch(digits(160)), tmp_path, **changes))
     assert history[-1].loss < 0.7 * history[0].loss
     for record in history:
@@ -192,7 +192,8 @@ def test_same_seed_same_bits_from_memory_and_disk(images, encoded, tmp_path):
 
 
 def test_loader_workers_change_nothing(encoded, tmp_path):
-    alone, helped = (outcome(new_learner(), encoded, tmp_path / str(n), num_workers=n, epochs=1) for n in (0, 1))
+    loaders = [{"num_workers": num_workers} for num_workers in (0, 1)]
+    alone, helped = (outcome(new_learner(), encoded, tmp_path / str(i), loader=loaders[i], epochs=1) for i in (0, 1))
     assert alone == helped
 
 
@@ -236,7 +237,7 @@ def test_a_gradient_that_is_not_finite_stops_the_last_step_too(images, tmp_path)
         return found | {"loss": found["loss"] + (0 * found["loss"]).sqrt()} if step == 5 else found
 
     with pytest.raises(NonFiniteLossError, match="the gradient is not finite at step 5 "):
-        list(start(new_learner(), images, tmp_path, objective=broken, checkpoint_minutes=0))
+        list(start(new_learner(), images, tmp_path, objective=broken, checkpoint={"minutes": 1e-9}))
     assert Checkpoints(tmp_path, "run").load()["tally"]["steps"] == 1
 
 
@@ -258,7 +259,7 @@ def test_the_last_partial_batch_is_left_out(images, tmp_path):
     learner = new_learner()
     history = list(start(learner, images, tmp_path, objective=counted, batch_size=15, epochs=2))
     assert steps == [(0, 15), (1, 15), (2, 15), (3, 15)]
-    numbers = summary(learner.backbone, 64, 40, {"epochs": 2, "batch_size": 15}, [r.row() for r in history])
+    numbers = summary(learner.backbone, 64, 40, 15, [r.row() for r in history])
     assert numbers["images_seen"] == 60 and numbers["num_images"] == 40 and numbers["embed_dim"] == 64
     assert [numbers[name] for name in ("train_loss", "pred_loss", "sigreg_loss")] == list(history[-1].losses.values())
     assert numbers["num_params"] == sum(p.numel() for p in learner.backbone.parameters())

@@ -23,12 +23,12 @@ from torch import nn
 
 from pipeline.data.packed import ImageBatch
 from pipeline.distributed.devices import choose_autocast
-from pipeline.features import embeddings
+from pipeline.features import Reader, embeddings
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import epps_pulley, random_directions
 from pipeline.models.backbones import initial_backbone
 from pipeline.models.projector import make_projector
-from pipeline.settings.schema_pretrain import Alarms
+from pipeline.schema.pretrain import Alarms, Pretrain
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
 from pipeline.training import alerts
@@ -69,8 +69,9 @@ def test_numbers_are_those_of_evaluation_mode(watch, modules):
     found = watch(backbone, projector)
     assert list(found) == [*NAMES, "projection_epps_pulley"] and all(type(value) is float for value in found.values())
 
-    how = {"batch_size": 50, "num_workers": 0, "device": CPU, "autocast": choose_autocast("float32", CPU)}
-    z = embeddings(backbone.eval(), watch.images, **VIEW, **how).clone()
+    autocast = choose_autocast("float32", CPU)
+    reader = Reader(**VIEW, batch_size=50, num_workers=0, device=CPU, autocast=autocast)
+    z = embeddings(backbone.eval(), watch.images, reader).clone()
     with torch.no_grad():
         p = projector.eval()(z)
     for name, samples in (("embedding", z), ("projection", p)):
@@ -127,35 +128,36 @@ def test_nothing_of_inference_mode_is_left(watch, modules):
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> dict:
+def folder(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("data") / "digits"
     pictures = [Picture(image, i % 2, str(i)) for i, image in enumerate(digits(60))]
     pack(folder, "digits", {"source": "sklearn"}, ["a", "b"], {"train": pictures[:40], "test": pictures[40:]})
-    views = {"num_global": 2, "global_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3}
-    settings = {"health": {"num_images": 12, "num_slices": 5}, "views": views, "load_px": 64, "batch_size": 16}
-    return {"data": str(folder), "seed": 3, "pretrain": {**settings, "projector": {"proj_dim": 8}}}
+    return str(folder)
 
 
-def test_images_are_some_of_the_test_split(config):
-    found = build_monitor(config, CPU, choose_autocast("float32", CPU))
+def monitor(folder: str, num_images: int = 12) -> HeldOutMonitor | None:
+    views = {"num_global": 2, "num_local": 0, "global_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3}
+    settings = {"health": {"num_images": num_images, "num_slices": 5}, "views": views, "load_px": 64, "batch_size": 16}
+    pretrain = Pretrain.model_validate({**settings, "epochs": 11, "projector": {"proj_dim": 8}})
+    return build_monitor(folder, pretrain, CPU, choose_autocast("float32", CPU))
+
+
+def test_images_are_some_of_the_test_split(folder):
+    found, other = monitor(folder), monitor(folder)
     shown = [image.numpy().tobytes() for image in found.images.pixels[:, 0]]
     test = [image.tobytes() for image in digits(60)[40:]]
     places = [test.index(image) for image in shown]
     assert len(places) == 12 and places == sorted(set(places)) != list(range(12))
     assert found.directions.shape == (8, 5) and found.batch_size == 32
-    other = build_monitor({**config, "seed": 4}, CPU, choose_autocast("float32", CPU))
     assert torch.equal(other.images.pixels, found.images.pixels) and torch.equal(other.directions, found.directions)
 
 
-def test_a_smaller_split_gives_all(config):
-    assert len(held_out(config["data"], 999, load_px=64).labels) == 20
+def test_a_smaller_split_gives_all(folder):
+    assert len(held_out(folder, 999, load_px=64).labels) == 20
 
 
-def test_no_images_no_watch(config):
-    settings = {**config["pretrain"], "health": {"num_images": 0, "num_slices": 5}}
-    assert (
-        build_monitor({**config, "data": "nowhere", "pretrain": settings}, CPU, choose_autocast("float32", CPU)) is None
-    )
+def test_no_images_no_watch():
+    assert monitor("nowhere", num_images=0) is None
 
 
 def test_labels_are_not_read(watch, modules):
@@ -184,7 +186,7 @@ def test_a_network_that_collapsed(watch, modules):
     assert found["projection_rank"] == pytest.approx(1, abs=1e-4) and found["projection_std"] == 0
     assert found["embedding_rank"] > 1.5 and found["embedding_std"] > 0
     rows = [{"epoch": 1, "loss": 1.0, "wait_frac": 0.0, **found}]
-    assert [alarm.name for alarm in alerts.raised(rows, Alarms().model_dump(), num_epochs=9)] == ["collapse"]
+    assert [alarm.name for alarm in alerts.raised(rows, Alarms(), num_epochs=9)] == ["collapse"]
 
 
 def test_the_spread_does_not_depend_on_the_mean():

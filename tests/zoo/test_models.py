@@ -27,7 +27,7 @@ from torch import nn
 from pipeline.catalogue.validation import ParamsError
 from pipeline.models.backbones import initial_backbone, published
 from pipeline.runtime.errors import UserError
-from pipeline.settings.schema import Model
+from pipeline.schema.parameters import Model
 from stages import model as stage
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, field_
 from pipeline.catalogue.datasets import Dataset, DatasetName
 from pipeline.catalogue.types import Architecture, Lambda, Plain, Rgb, SafeName, Value, without_copies
 from pipeline.catalogue.validation import ParamsError, Strict, explain, read_yaml
-from pipeline.settings.schema_analysis import Density, Diagnose, Pictures
-from pipeline.settings.schema_pretrain import Pretrain
-from pipeline.settings.schema_probe import Probe
+from pipeline.schema.analysis import Density, Diagnose, Pictures
+from pipeline.schema.pretrain import Pretrain
+from pipeline.schema.probe import Probe
 
 FIXED_AXES = ("dataset", "backbone", "lambda", "seed", "target")
 

@@ -1,4 +1,4 @@
-"""The section `pretrain` of params.yaml: every key with its type, range and meaning."""
+"""The section `pretrain` of params.yaml: every key with its type, range and meaning, and what determines a result."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.catalogue.types import Fraction, Plain, Positive, Range, Rgb
 from pipeline.catalogue.validation import Strict
+
+
+class Runtime(Strict):
+    """A section that never changes a result; that a section derives from this class is the one place that says so.
+
+    It reaches a stage by execution.json, on which no stage of DVC depends (`pipeline/schema/resolved.py`), and
+    `Pretrain.result_key` leaves it out.
+    """
 
 
 class Views(Strict):
@@ -113,15 +121,15 @@ class Schedule(Strict):
     final_lr_frac: Fraction = Field(1e-3, description="last learning rate as a fraction of the peak")
 
 
-class Loader(Strict):
-    """How images reach the device; never changes a result."""
+class Loader(Runtime):
+    """How images reach the device."""
 
     memory_gb: float = Field(4.0, ge=0, description="a split up to this size is kept in memory as uint8")
     num_workers: int = Field(2, ge=0, le=256, description="decoding processes of larger sets")
 
 
-class PretrainHealth(Strict):
-    """What is watched during training, on held-out images without labels; never changes a result."""
+class PretrainHealth(Runtime):
+    """What is watched during training, on held-out images without labels."""
 
     num_images: int = Field(
         512, ge=0, le=100_000, description="of the test split, embedded after every epoch; 0: none, nothing is watched"
@@ -129,16 +137,16 @@ class PretrainHealth(Strict):
     num_slices: int = Field(64, ge=1, le=65_536, description="fixed directions of the Epps-Pulley statistic")
 
 
-class Checkpoint(Strict):
-    """When the state of a run is kept; never changes a result."""
+class Checkpoint(Runtime):
+    """When the state of a run is kept."""
 
     minutes: Positive = Field(
         10, description="a state is kept after every epoch and, within longer ones, after so many minutes"
     )
 
 
-class Layout(Strict):
-    """How a batch is laid out over processes and passes; changes a result by rounding alone (and draws of dropout)."""
+class Layout(Runtime):
+    """How a batch is laid out over processes and passes; changes weights by rounding alone (and draws of dropout)."""
 
     processes: int = Field(1, ge=1, le=64, description="of a machine: 1 on a CPU, else as many as GPUs are to be used")
     micro_batch_size: int | None = Field(
@@ -213,3 +221,20 @@ class Pretrain(Strict):
                 f"enlarged; write load_px: {side}"
             )
         return self
+
+    @classmethod
+    def runtime_sections(cls) -> set[str]:
+        """Return the names of the sections that never change a result."""
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Runtime)}
+
+    def result_key(self) -> dict[str, Any]:
+        """Return the settings that determine the weights, as JSON value: equal keys, equal weights.
+
+        DVC's dependency, the identity of checkpoints and the sharing of pretrainings are made of it. What is watched
+        counts where an alarm may end the training early and keep the weights.
+        """
+        key = self.model_dump(mode="json", exclude=self.runtime_sections())
+        if self.alarms.action == "stop":
+            key["health"] = {"num_images": self.health.num_images}
+        return key
