@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.schema.pretrain import Pretrain, Schedule, Views
 from pipeline.schema.probe import Knn, Probe
 from pipeline.schema.resolved import PretrainRun, ProbeRun, TrainedWith
-from pipeline.tracking.record import Record, epoch_metrics, flatten, opening_record
+from pipeline.tracking.record import Record, epoch_metrics, opening_record
 
 VIEWS = Views(num_global=2, global_px=32, local_px=16)
 AXES = {
@@ -36,7 +36,7 @@ OPENING = opening_record(RUN, "abc-dirty")
 
 def finished() -> Record:
     record = opening_record(RUN, "abc-dirty")
-    record.params.update(flatten({"probe": PROBE.result_key()["probe"]}))
+    record.params.update({"probe.knn.k": "5"})
     for row in ROWS:
         record.metrics.update(epoch_metrics(row))
     record.metrics.update({("probe/linear_top1", 0): 0.9, ("probe/knn_top1", 0): 0.1 + 0.2})

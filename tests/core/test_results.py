@@ -43,7 +43,7 @@ def test_record_of_a_finished_cell(tmp_path):
     metrics = {("pretrain/num_params", 0): 5.0, ("pretrain/train_loss", 0): 0.5, ("criteria/rankme", 0): 12.5}
     metrics |= finished().metrics
     assert record.metrics == metrics and all(type(value) is float for value in record.metrics.values())
-    assert record.params == finished().params
+    assert record.params | finished().params == record.params
     assert (record.grid, record.cell, record.commit) == ("default", OPENING.cell, "abc")
     assert set(record.artifacts) == {"pretrain.json", "probe.json"}
 

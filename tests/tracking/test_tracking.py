@@ -71,7 +71,7 @@ def test_what_a_run_holds(store, path):
     assert run.info.status == "RUNNING" and run.info.run_name == OPENING.cell
     axes = {"grid": "default", "dataset": "digits", "backbone": "vit", "lambda": "0.1", "seed": "0"}
     settings = {"pretrain.epochs": "2", "pretrain.views.num_global": "2", "backbone_kwargs.img_size": "32"}
-    assert run.data.params == axes | settings
+    assert run.data.params == OPENING.params and run.data.params | axes | settings == OPENING.params
     source = {"mlflow.source.git.commit": "abc", "mlflow.source.name": "stages.pretrain", "commit": "abc-dirty"}
     assert (axes | source | {"cell": OPENING.cell}).items() <= run.data.tags.items()
     assert run.data.metrics == {f"train/{name}": ROWS[1][name] for name in LOSSES}
