@@ -25,8 +25,9 @@ repro: .venv/installed
 test: .venv/installed lint
 	pytest $(PARALLEL) -m "not slow or core"
 
+# With the coverage of lines, those that programs run which the tests start among them.
 test-all: .venv/installed lint
-	pytest $(PARALLEL)
+	pytest $(PARALLEL) --cov --cov-report=term:skip-covered
 
 test-unit: .venv/installed
 	pytest $(PARALLEL) -m "not slow"

@@ -16,9 +16,10 @@ ALL_ROOMS = frozenset({"configure"})
 """Programs whose results are the resolved settings."""
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Return the absolute module names a file imports; `from pipeline import x` counts as pipeline.x as well."""
-    return imports_of(path.read_text(encoding="utf-8"))
+    return frozenset(imports_of(path.read_text(encoding="utf-8")))
 
 
 def imports_of(code: str) -> set[str]:

@@ -29,7 +29,8 @@ from pipeline.schema.analysis import Density
 from stages import check, configure, density, diagnose, foreign, page, pictures, score
 
 # SQLAlchemy on MLflow's own models.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+QUIET = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+pytestmark = [QUIET, pytest.mark.slow]
 MINE = "my-pictures"
 
 
@@ -65,6 +66,7 @@ def change(**sections: object) -> None:
     configure.main()
 
 
+@pytest.mark.core
 def test_a1_a_set_of_ones_own_alone_in_the_grid(here):
     """A1: density.sets does not name it; it is scored beside those that are named."""
     (row,) = whole_grid.rows()
@@ -74,6 +76,7 @@ def test_a1_a_set_of_ones_own_alone_in_the_grid(here):
     assert not any(words in text for words in ("cannot be made", "not asked for", "failed"))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("section", [{"sets": []}, None, {}], ids=["no sets", "left out", "empty"])
 def test_a2_density_is_not_asked_for(here, section, capsys):
     """A2: said in one line, and nothing is scored."""
@@ -120,6 +123,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("analysis", FAILURES)
 def test_a1_an_analysis_that_fails(here, analysis, monkeypatch, capsys):
     """A1: traceback printed, stage succeeded, and the page has the reason and the remedy beside the tables."""
@@ -176,7 +180,6 @@ def test_a1_an_interruption_is_no_failure(here, monkeypatch):
     assert f"Pictures: {MINE}" in shown()
 
 
-@pytest.mark.slow
 def test_a3_a4_twelve_training_images_without_baselines(tmp_path, monkeypatch, capsys):
     """A3, A4: a table without the columns of baselines; density.k is capped, as k-NN is, and that is said."""
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import tarfile
 import threading
 import zipfile
@@ -211,31 +210,6 @@ def test_members_outside_are_refused(tmp_path, make, name):
     assert list((tmp_path / "in").iterdir()) == []  # not even the good member stays
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
-def test_tar_links_and_devices_are_refused(tmp_path, kind):
-    archive = make_tar(tmp_path / "x.tar", {"link": b""}, "w", type=kind, linkname="/etc/passwd")
-    with pytest.raises(FetchError, match="link or a device"):
-        extract(archive, tmp_path / "out")
-
-
-def test_zip_links_are_refused(tmp_path):
-    info = zipfile.ZipInfo("link")
-    info.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-        archive.writestr(info, "/etc/passwd")
-    with pytest.raises(FetchError, match="link or a device"):
-        extract(tmp_path / "x.zip", tmp_path / "out")
-
-
-@pytest.mark.parametrize("make", [make_zip, make_tar])
-def test_bombs_are_refused(tmp_path, monkeypatch, make):
-    monkeypatch.setattr(archives, "SMALL_BYTES", 1 << 20)
-    archive = make(tmp_path / "bomb", {f"{i}": bytes(4 << 20) for i in range(3)})
-    with pytest.raises(FetchError, match="expands to more than 100 times"):
-        extract(archive, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_zip_whose_headers_tell_a_bomb_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "SMALL_BYTES", 1 << 20)
     monkeypatch.setattr(archives, "_copy", lambda *_: pytest.fail("it was unpacked"))
@@ -245,21 +219,3 @@ def test_a_zip_whose_headers_tell_a_bomb_is_refused_before_anything_is_written(t
 
 def test_a_user_name_in_an_address_is_not_shown():
     assert shown("https://me:s3cret@host:80/a/b?token=s3cret#x") == "https://host:80/a/b"
-
-
-@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
-def test_damaged_archives(tmp_path, name):
-    content = {"x": os.urandom(100_000)}
-    archive = make_zip(tmp_path / name, content) if name.endswith("zip") else make_tar(tmp_path / name, content)
-    raw = bytearray(archive.read_bytes())
-    raw[50_000:50_100] = bytes(100)
-    archive.write_bytes(raw if name.endswith("zip") else raw[:50_000])
-    with pytest.raises(FetchError, match="damaged"):
-        extract(archive, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_neither_zip_nor_tar(tmp_path):
-    (tmp_path / "x").write_bytes(b"hello")
-    with pytest.raises(FetchError, match="neither a zip nor a tar"):
-        extract(tmp_path / "x", tmp_path / "out")

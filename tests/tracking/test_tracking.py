@@ -29,14 +29,22 @@ from pipeline.tracking.store import Store
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
 
 
-@pytest.fixture
-def path(tmp_path) -> Path:
-    return new_store(tmp_path)
+@pytest.fixture(scope="module")
+def path(tmp_path_factory) -> Path:
+    return new_store(tmp_path_factory.mktemp("store"))
 
 
-@pytest.fixture
-def store(path) -> Store:
+@pytest.fixture(scope="module")
+def opened(path) -> Store:
+    """One for all tests: MLflow takes a second or two to open a file that it does not know."""
     return Store(path)
+
+
+@pytest.fixture
+def store(opened) -> Store:
+    for run in opened.client.search_runs([opened.experiment_id]):
+        opened.client.delete_run(run.info.run_id)
+    return opened
 
 
 def train(path: Path, *rows: dict[str, float], afresh: bool = True) -> None:
