@@ -257,7 +257,7 @@ def measure(pipelines: Iterable[Pipeline], budget_s: float = BUDGET_S) -> Measur
 def start_seconds() -> float:
     """Return how long a program takes until its libraries are loaded."""
     started = time.perf_counter()
-    loads = "import pipeline.training.loop, pipeline.tracking.live_run"
+    loads = "import pipeline.training.loop, pipeline.tracking.store, timm"
     subprocess.run([sys.executable, "-c", loads], cwd=ROOT, check=True)
     return time.perf_counter() - started
 
