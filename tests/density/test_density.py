@@ -90,16 +90,12 @@ def network(dim, size, dtype=torch.float32):
     return nn.Sequential(nn.Flatten(), nn.Linear(size, 20), nn.Tanh(), nn.Linear(20, dim)).to(dtype).eval()
 
 
-def test_equals_the_plain_loop(encoder):
-    inputs = images(2)
-    torch.testing.assert_close(jepa_score(encoder, inputs), plain_scores(encoder, inputs), rtol=1e-4, atol=0)
-
-
-def test_equals_the_benchmarks_peers(encoder):
-    inputs = images(1)
-    exact = jepa_score(encoder, inputs)
-    torch.testing.assert_close(benchmark.loop(encoder, inputs), exact, rtol=1e-4, atol=0)
-    torch.testing.assert_close(benchmark.jacrev(encoder, inputs), exact, rtol=1e-4, atol=0)
+def test_equals_the_plain_loop_in_any_order_and_chunk(encoder):
+    inputs = images(3)
+    whole = jepa_score(encoder, inputs)
+    torch.testing.assert_close(whole, plain_scores(encoder, inputs), rtol=1e-4, atol=0)
+    torch.testing.assert_close(jepa_score(encoder, inputs.flip(0), chunk=50).flip(0), whole, rtol=5e-5, atol=0)
+    torch.testing.assert_close(benchmark.jacrev(encoder, inputs[:1]), whole[:1], rtol=1e-4, atol=0)
 
 
 def test_float32_is_as_good_as_its_jacobian_where_the_rank_is_low():
@@ -115,15 +111,6 @@ def test_forward_and_reverse_agree(dim, size):
     reverse, forward = (jepa_score(encoder, inputs, mode=mode) for mode in ("reverse", "forward"))
     torch.testing.assert_close(forward, reverse, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(plain_scores(encoder, inputs), reverse, rtol=1e-5, atol=1e-5)
-
-
-def test_forward_mode_of_a_vision_transformer():
-    torch.manual_seed(0)
-    arguments = {"patch_size": 4, "embed_dim": 24, "depth": 1, "num_heads": 2, "img_size": 8, "num_classes": 0}
-    encoder = timm.models.VisionTransformer(**arguments).eval()
-    inputs = images(2, 8)
-    forward, reverse = (jepa_score(encoder, inputs, mode=mode) for mode in ("forward", "reverse"))
-    torch.testing.assert_close(forward, reverse, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize(("dim", "size", "transposed"), [(5, 12, False), (12, 5, True)])
@@ -152,38 +139,14 @@ def test_without_forward_mode_it_says_so():
 
 
 @pytest.mark.parametrize("mode", ["forward", "reverse"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_linear_map(mode, dtype):
-    values = [3.0, 1.0, 0.25, 2e-3]
-    scores = jepa_score(Linear(values, 12, dtype).eval(), torch.randn(5, 3, 2, 2).to(dtype), mode=mode)
-    wanted = sum(math.log(value) for value in values)
-    assert scores.dtype == torch.float64
-    torch.testing.assert_close(scores, torch.full((5,), wanted, dtype=torch.float64), rtol=0, atol=1e-4)
-
-
-@pytest.mark.parametrize("mode", ["forward", "reverse"])
 @pytest.mark.parametrize(("dtype", "largest"), [(torch.float32, 5.0), (torch.float64, 1e6)])
-def test_low_rank_counts_eps(mode, dtype, largest):
+@pytest.mark.parametrize("eps", [EPS, 0.6])
+def test_a_linear_map_has_its_singular_values_and_eps_below(mode, dtype, largest, eps):
     encoder = Linear([largest, 0.5, 0, 0, 1e-12], 12, dtype).eval()
-    scores = jepa_score(encoder, torch.zeros(2, 3, 2, 2, dtype=dtype), mode=mode)
-    wanted = math.log(largest) + math.log(0.5) + 3 * math.log(EPS)
+    scores = jepa_score(encoder, torch.zeros(2, 3, 2, 2, dtype=dtype), mode=mode, eps=eps)
+    wanted = math.log(largest) + math.log(max(0.5, eps)) + 3 * math.log(eps)
+    assert scores.dtype == torch.float64
     torch.testing.assert_close(scores, torch.full((2,), wanted, dtype=torch.float64), rtol=1e-6, atol=0)
-
-
-def test_eps_is_a_floor():
-    encoder = Linear([2.0, 0.1], 3).eval()
-    assert jepa_score(encoder, torch.zeros(1, 3), eps=0.5).item() == pytest.approx(math.log(2 * 0.5), abs=1e-5)
-
-
-def test_batch_and_chunk_do_not_matter(encoder):
-    inputs = images(4)
-    whole = jepa_score(encoder, inputs)
-    for other in (
-        jepa_score(encoder, inputs.flip(0)).flip(0),
-        torch.cat([jepa_score(encoder, part) for part in inputs.split(3)]),
-        jepa_score(encoder, inputs, chunk=50),
-    ):
-        torch.testing.assert_close(other, whole, rtol=5e-5, atol=0)
 
 
 @pytest.mark.parametrize("mode", ["forward", "reverse"])
@@ -240,6 +203,8 @@ def test_a_sketch_of_everything_is_exact(encoder):
         dim = encoder(inputs).shape[1]
     sketch = jepa_score_sketch(encoder, inputs, num_sketches=dim, seed=5)
     torch.testing.assert_close(sketch, jepa_score(encoder, inputs), rtol=1e-4, atol=0)
+    first, again, other = (jepa_score_sketch(encoder, inputs, num_sketches=4, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.allclose(first, other, rtol=1e-6)
 
 
 def test_a_sketch_scales_the_volume_along_its_directions():
@@ -253,14 +218,6 @@ def test_a_sketch_scales_the_volume_along_its_directions():
     wanted = 4 / 2 * torch.linalg.svdvals(products).log().sum() + math.log(EPS)
     scores = jepa_score_sketch(encoder, inputs, num_sketches=2, seed=2)
     torch.testing.assert_close(scores, wanted.expand(4), rtol=1e-6, atol=0)
-
-
-def test_a_sketch_depends_on_its_seed_alone(encoder):
-    inputs = images(5)
-    first, again, other = (jepa_score_sketch(encoder, inputs, num_sketches=4, seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(first, again) and not torch.allclose(first, other, rtol=1e-6)
-    parts = [jepa_score_sketch(encoder, part, num_sketches=4, seed=0, chunk=9) for part in inputs.split(2)]
-    torch.testing.assert_close(torch.cat(parts), first, rtol=2e-5, atol=0)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
@@ -297,34 +254,23 @@ def test_interacting_samples_are_refused(mode):
 
 
 @pytest.mark.parametrize(
-    ("give", "message"),
+    ("give", "inputs", "message"),
     [
-        (lambda x: x, r"must give \(B, D\) with B = 1, got \(1, 3, 2, 2\); pool its output"),
-        (lambda x: x.sum(), r"got \(\)"),
-        (lambda x: [x], "got list"),
-        (lambda x: x.flatten(1) / 0, "embeddings must be finite"),
-        (lambda x: (x.flatten(1) * 0).sqrt(), "Jacobian must be finite"),
+        (lambda x: x, images(2, 2), r"must give \(B, D\) with B = 1, got \(1, 3, 2, 2\); pool its output"),
+        (lambda x: [x], images(2, 2), "got list"),
+        (lambda x: x.flatten(1) / 0, images(2, 2), "embeddings must be finite"),
+        (lambda x: (x.flatten(1) * 0).sqrt(), images(2, 2), "Jacobian must be finite"),
+        (None, torch.zeros(3), r"must be \(B, ...\)"),
+        (None, torch.zeros(0, 12), "not empty"),
+        (None, torch.zeros(2, 12, dtype=torch.uint8), "float32 or float64, got torch.uint8"),
+        (None, torch.zeros(2, 12, dtype=torch.float64), "got torch.float64 for torch.float32; convert either"),
+        (None, torch.full((2, 12), math.nan), "images must be finite"),
     ],
 )
-def test_wrong_outputs_are_refused(give, message):
+def test_what_does_not_fit_is_refused(give, inputs, message):
+    encoder = Wrong(give) if give else Linear([1.0, 2.0], 12)
     with pytest.raises(UserError, match=message):
-        jepa_score(Wrong(give).eval(), images(2, 2))
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        (torch.zeros(3), r"must be \(B, ...\)"),
-        (torch.zeros(0, 12), "not empty"),
-        (torch.zeros(2, 12, dtype=torch.uint8), "float32 or float64, got torch.uint8"),
-        (torch.zeros(2, 12, dtype=torch.bfloat16), "got torch.bfloat16"),
-        (torch.zeros(2, 12, dtype=torch.float64), "got torch.float64 for torch.float32; convert either"),
-        (torch.full((2, 12), math.nan), "images must be finite"),
-    ],
-)
-def test_wrong_inputs_are_refused(inputs, message):
-    with pytest.raises(UserError, match=message):
-        jepa_score(Linear([1.0, 2.0], 12).eval(), inputs)
+        jepa_score(encoder.eval(), inputs)
 
 
 def test_training_mode_is_refused_by_name():
@@ -363,8 +309,3 @@ def test_estimators_of_the_benchmark():
     torch.testing.assert_close(found, bound, atol=0.15, rtol=0)
     quadratures = [sketches.lanczos(matrices, 16, generator(seed, "sketch")) for seed in range(200)]
     torch.testing.assert_close(torch.stack(quadratures).mean(0), exact, atol=0.3, rtol=0)
-
-
-def test_the_benchmark_fails_below_its_bars():
-    assert benchmark.missed(5.1, 1e-6) == 0
-    assert benchmark.missed(4.9, 1e-6) == benchmark.missed(9.0, 2e-4) == benchmark.missed(9.0, math.nan) == 1

@@ -22,7 +22,6 @@ from scipy.stats import mannwhitneyu
 from pipeline.experiments.visuals import bootstrap_interval, centre_auroc, cut_out, foreground_rgb, kept_mass
 from pipeline.experiments.visuals_measure import MEASURES, NETWORKS
 from pipeline.experiments.visuals_report import COLUMNS, claims
-from pipeline.models.backbones import create_backbone, initial_backbone
 from pipeline.models.weights import save_weights
 from pipeline.pictures.sheet import CELL_PX, GAP_PX
 from pipeline.reports.claims import read_claims
@@ -30,18 +29,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
 from stages import figure13
-
-VIT = {"img_size": 32, "patch_size": 8, "dynamic_img_size": True}
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def network(name: str, **arguments):
-    torch.manual_seed(0)
-    return create_backbone(name, arguments).eval()
-
+from tests.small_networks import VIT, network, random
 
 # 1. Masks
 
@@ -178,12 +166,6 @@ def test_stage_writes_every_report(place, name, arguments, size_px):
     assert Image.open(io.BytesIO(picture)).size == (6 * (CELL_PX + GAP_PX) + GAP_PX, 2 * (CELL_PX + GAP_PX) + 36)
     run_stage({"size_px": size_px})
     assert (place / "reports/plots/look.png").read_bytes() == picture
-
-
-def test_weights_as_initialised_separate_like_their_initialisation(place):
-    save(place, "test_vit", VIT, initial_backbone("test_vit", VIT, seed=3))
-    run_stage({"random_init_seeds": [3]})
-    assert [(c.ours, c.verdict) for c in read_claims(place / "reports/claims/look.csv")] == [("0.0", "differs")] * 2
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,8 @@ from PIL import Image
 from pipeline.models.backbones import create_backbone, initial_backbone
 from pipeline.models.weights import save_weights
 from pipeline.pictures import embedding_map
-from pipeline.pictures.encoders_shown import picked_runs
-from pipeline.pictures.image_set import ImageSet
 from pipeline.runtime.absent import reason
 from pipeline.runtime.errors import UserError
-from pipeline.settings.grid import open_listing
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
 from stages import pictures
@@ -131,16 +128,6 @@ def test_untrained_weights_see_what_the_initialisation_sees_with_or_without_a_tr
     spaces = json.loads(written()["facts.json"])["backbones"]["test_vit"]["spaces"]
     assert spaces["learned"] == spaces["random init"] != spaces["raw pixels"]
     assert "warning: no artifacts in MLflow: UserError: digits--test_vit" in capsys.readouterr().err
-
-
-def test_neighbours_are_those_of_the_images_on_the_sheet(place):
-    listing = open_listing("params.yaml")
-    room = ImageSet(picked_runs(listing, "digits")["test_vit"], listing.params.pictures)
-    near = room.raw_pixels["raw pixels"].nearest
-    assert near[:, 0].tolist() == room.shown.tolist()  # both splits hold the same pictures in the same order
-    assert [found.name for found in room.labelled(room.test, room.shown)] == [
-        "abcd"[i % 4] for i in room.shown.tolist()
-    ]
 
 
 def test_a_backbone_without_a_map_is_told_and_has_the_other_pictures(place, monkeypatch):
