@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.experiments.anisotropy import PROBES, Fits, Row, Settings, fit_probes
 from pipeline.experiments.figures_experiments import COLOURS, GREY, GUIDE, INK, TRUTH, Line, Panel, chart, dots, look
-from pipeline.experiments.synthetic_report import Report, plus_minus, records
+from pipeline.experiments.synthetic_report import Report, plus_minus
 from pipeline.reports.claims import Claim, markdown_table
 
 STANDARD_ERRORS = 2  # a difference counts as one beyond so many
@@ -73,7 +73,7 @@ def report(rows: Sequence[Row], settings: Settings) -> Report:
         "The charts with boundaries and coefficients show seed 0."
     )
     title = "Figures 3, 17, 18: probes on isotropic and anisotropic embeddings"
-    return Report(title, text, Row._fields, records(table), charts, claims(rows))
+    return Report(title, text, table, charts, claims(rows))
 
 
 def _table(summary: pandas.DataFrame) -> str:

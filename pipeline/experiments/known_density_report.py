@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas
 
-from pipeline.core.csv_files import csv_text
 from pipeline.experiments.figures_experiments import COLOURS, GUIDE, TRUTH, Line, Panel, chart, dots, look
 from pipeline.experiments.known_density import (
     LEARNED_PLANE,
@@ -17,10 +16,9 @@ from pipeline.experiments.known_density import (
     SCORE,
     SPHERE,
     Measured,
-    Row,
     Settings,
 )
-from pipeline.experiments.synthetic_report import machine_line, plus_minus, records
+from pipeline.experiments.synthetic_report import machine_line, plus_minus, records, table_text
 from pipeline.reports.claims import markdown_table
 from pipeline.runtime.files import write_text
 
@@ -41,7 +39,7 @@ def write_report(folder: Path, measured: Measured, settings: Settings) -> None:
     charts = {"scatter": _scatter(measured), "dimensions": _by_dimension(summary)}
     for name, svg in charts.items():
         write_text(folder / f"{name}.svg", svg)
-    write_text(folder / "table.csv", csv_text(Row._fields, records(table)))
+    write_text(folder / "table.csv", table_text(table))
     head = ("case", "d", "D", "score", "Spearman with log p", "std of log q / std of log p", "error of the identity")
     page = (
         "# JEPA-SCORE where the density is known\n\n"

@@ -9,7 +9,7 @@ import pandas
 
 from pipeline.experiments.figures_experiments import GUIDE, Line, Panel, chart, look
 from pipeline.experiments.quadrature import LAWS, ROUNDING, Error, Settings, slope
-from pipeline.experiments.synthetic_report import Report, records
+from pipeline.experiments.synthetic_report import Report
 from pipeline.reports.claims import Claim, markdown_table
 
 QUADRATIC = -2.0
@@ -59,7 +59,7 @@ def report(rows: Sequence[Error], settings: Settings) -> Report:
         f"{QUADRATIC - SHARPLY:g}."
     )
     title = "Figure 20: error of the trapezoid rule against the number of knots"
-    return Report(title, text, Error._fields, records(table, 12), {"figure20": _chart(table)}, claims(settings))
+    return Report(title, text, table, {"figure20": _chart(table)}, claims(settings), digits=12)
 
 
 def _chart(table: pandas.DataFrame) -> str:

@@ -107,7 +107,7 @@ def report(measured: Mapping[str, Any]) -> Report:
         charts[f"figure6-{dim}d-{num_slices}s"] = _clouds(measured["rows"], rows, f"D = {dim}, S = {num_slices}")
     text = "\n".join([_method(measured), _control_note(summary), *_tables(summary)])
     title = "Figures 6 and 16: which statistic repairs an X"
-    return Report(title, text, COLUMNS, records(summary), charts, claims(summary))
+    return Report(title, text, summary, charts, claims(summary))
 
 
 def _clouds(rows: Sequence[Mapping[str, Any]], shown: pandas.DataFrame, title: str) -> str:

@@ -18,7 +18,6 @@ MEASURES = {
     "heldout_sigreg": "along directions never trained on",
     "trained_sigreg": "along the scheme's own directions",
 }
-COLUMNS = (*KEY, "seeds", *(f"{name}_{part}" for name in MEASURES for part in ("mean", "std")))
 LABELS = {
     "fixed": "random, kept",
     "sobol_fixed": "Sobol, kept",
@@ -33,7 +32,7 @@ THOUSANDS = 1000
 
 
 def summarise(rows: Sequence[Row]) -> pandas.DataFrame:
-    """Average rows of `resampling.measure` over seeds: COLUMNS, a row for each scheme and S, S rising."""
+    """Average rows of `resampling.measure` over seeds: mean and std of MEASURES for each scheme and S, S rising."""
     table = pandas.DataFrame(rows).astype({"num_slices": "Int64"} | dict.fromkeys(MEASURES, float))
     table["scheme"] = pandas.Categorical(table.scheme, list(LABELS))
     groups = table.groupby(KEY, dropna=False, observed=True)
@@ -120,7 +119,7 @@ def report(measured: Mapping[str, Any]) -> Report:
     table = markdown_table(head, map(_table_row, records(summary)))
     title = "Figure 7: directions that stay against directions drawn at every step"
     text = f"{method}\n{table}\n{early_lead(curves)}"
-    return Report(title, text, COLUMNS, records(summary), {"figure7": _chart(summary, curves)}, claims(rows))
+    return Report(title, text, summary, {"figure7": _chart(summary, curves)}, claims(rows))
 
 
 def _table_row(row: Row) -> tuple:

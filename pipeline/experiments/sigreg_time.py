@@ -12,12 +12,14 @@ Source: LeJEPA, table 6 (one V100; milliseconds, mean and standard deviation).
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from statistics import linear_regression, median, stdev
+from statistics import linear_regression
 from typing import NamedTuple
 
+import numpy as np
+import pandas
 import torch
 from pydantic import Field
 
@@ -28,7 +30,8 @@ from pipeline.losses.lejepa import random_directions, sigreg
 from pipeline.runtime.errors import UserError
 
 PUBLISHED_COLUMNS = ("num_samples", "num_slices", "num_points", "mean_ms", "std_ms")
-AXES = ("num_samples", "num_slices", "num_knots")
+AXES = ["num_samples", "num_slices", "num_knots"]
+KINDS = ["forward_ms", "step_ms"]
 
 
 class Settings(Strict):
@@ -53,62 +56,43 @@ class Size(NamedTuple):
         return self.num_samples * self.num_slices * self.num_knots
 
 
-class Published(NamedTuple):
-    """A row of the paper's table."""
-
-    size: Size
-    mean_ms: float
-    std_ms: float
+def read_published(path: Path) -> pandas.DataFrame:
+    """Read the paper's table: AXES (its num_points are knots), mean_ms, std_ms."""
+    table = pandas.DataFrame(read_rows(path, PUBLISHED_COLUMNS)).rename(columns={"num_points": "num_knots"})
+    return table.astype(dict.fromkeys(AXES, int) | {"mean_ms": float, "std_ms": float})
 
 
-class Times(NamedTuple):
-    """Milliseconds of every timed repetition of one size, in order; repetition i of all sizes is one round."""
-
-    size: Size
-    forward_ms: list[float]
-    step_ms: list[float]
-
-
-def read_published(path: Path) -> list[Published]:
-    """Read the paper's table; num_points are knots."""
-    rows = read_rows(path, PUBLISHED_COLUMNS)
-    counts = [[int(row[name]) for name in PUBLISHED_COLUMNS[:3]] for row in rows]
-    return [
-        Published(Size(*count), float(row["mean_ms"]), float(row["std_ms"]))
-        for count, row in zip(counts, rows, strict=True)
-    ]
-
-
-def measure(sizes: list[Size], settings: Settings, device: torch.device) -> list[Times]:
+def measure(sizes: Iterable[Size], settings: Settings, device: torch.device) -> pandas.DataFrame:
     """Time every size in turn, round after round, so that a busy moment of the machine does not fall on one size.
 
     On a CPU torch is given one thread for as long as this takes. One round before the timed ones is not counted. Sizes
     beyond `settings.max_terms` are left out.
 
+    Returns:
+        AXES, repetition (from 1) and KINDS: milliseconds without and with the gradient.
+
     Raises:
         UserError: every size is beyond it.
     """
-    draws = generator(settings.seed, "sigreg time")
-    all_times = [Times(size, [], []) for size in sizes if size.terms <= settings.max_terms]
-    if not all_times:
+    draws, sizes = generator(settings.seed, "sigreg time"), list(sizes)
+    chosen = [size for size in sizes if size.terms <= settings.max_terms]
+    if not chosen:
         smallest = min(size.terms for size in sizes)
         raise UserError(f"sigreg_time.max_terms must be >= {smallest}, the smallest size, got {settings.max_terms}")
-    largest = max(size.num_samples for size, *_ in all_times)
-    everything = torch.randn(largest, settings.proj_dim, generator=draws).to(device)
-    threads = torch.get_num_threads()
+    everything = torch.randn(max(chosen).num_samples, settings.proj_dim, generator=draws).to(device)
+    threads, rows = torch.get_num_threads(), []
     torch.set_num_threads(1)
     try:
         for repetition in range(settings.num_repetitions + 1):
-            for size, forward_ms, step_ms in all_times:
+            for size in chosen:
                 projections = everything[: size.num_samples]
                 forward = _milliseconds(projections, size, draws)
                 step = _milliseconds(projections.clone().requires_grad_(), size, draws)
-                if repetition:
-                    forward_ms.append(forward)
-                    step_ms.append(step)
+                rows.append((*size, repetition, forward, step))
     finally:
         torch.set_num_threads(threads)
-    return all_times
+    table = pandas.DataFrame(rows, columns=[*AXES, "repetition", *KINDS])
+    return table[table.repetition > 0]
 
 
 def _milliseconds(projections: torch.Tensor, size: Size, draws: torch.Generator) -> float:
@@ -130,36 +114,29 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def along(sizes: list[Size], axis: str) -> list[Size]:
-    """Return the sizes in which only `axis` differs from the smallest one, rising."""
-    smallest = Size(*(min(values) for values in zip(*sizes, strict=True)))
+def along(table: pandas.DataFrame, axis: str) -> pandas.DataFrame:
+    """Return the rows in which the other two of AXES are at their smallest, rising along `axis`."""
     others = [name for name in AXES if name != axis]
-    return sorted(s for s in sizes if all(getattr(s, name) == getattr(smallest, name) for name in others))
+    return table[(table[others] == table[others].min()).all(axis=1)].sort_values(axis)
 
 
-def log_slope(counts: list[int], times_ms: list[float]) -> float:
-    """Return the least-squares slope of log time against log count: 1 is linear growth, below 1 slower."""
-    return linear_regression([math.log(count) for count in counts], [math.log(time_ms) for time_ms in times_ms]).slope
+def log_slope(times_ms: pandas.Series) -> float:
+    """Return the least-squares slope of log time against log count, the index: 1 is linear growth, below 1 slower."""
+    return linear_regression(np.log(times_ms.index.to_numpy(float)), np.log(times_ms.to_numpy())).slope
 
 
-def slope_of_times(axis: str, rows: list[Times], column: str) -> tuple[float, float]:
+def slope_of_times(axis: str, times: pandas.DataFrame, kind: str) -> tuple[float, float]:
     """Return the slope of the medians along an axis, and the standard deviation of the slopes of single rounds.
 
     Args:
         axis: one of AXES.
-        rows: of `measure`.
-        column: forward_ms or step_ms.
+        times: of `measure`.
+        kind: one of KINDS.
     """
-    by_size = {row.size: getattr(row, column) for row in rows}
-    chosen = along(list(by_size), axis)
-    counts = [getattr(size, axis) for size in chosen]
-    rounds = zip(*(by_size[size] for size in chosen), strict=True)
-    of_rounds = [log_slope(counts, list(times)) for times in rounds]
-    return log_slope(counts, [median(by_size[size]) for size in chosen]), stdev(of_rounds)
+    rounds = along(times, axis).pivot(index="repetition", columns=axis, values=kind)
+    return log_slope(rounds.median()), float(rounds.apply(log_slope, axis=1).std())
 
 
-def published_slope(axis: str, rows: list[Published]) -> float:
+def published_slope(axis: str, published: pandas.DataFrame) -> float:
     """Return the slope of the published means along an axis."""
-    by_size = {row.size: row.mean_ms for row in rows}
-    chosen = along(list(by_size), axis)
-    return log_slope([getattr(size, axis) for size in chosen], [by_size[size] for size in chosen])
+    return log_slope(along(published, axis).set_index(axis).mean_ms)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import median, stdev
+import math
 from typing import Any
 
+import pandas
 import torch
 
 from pipeline.experiments.figures_experiments import GUIDE, Line, Panel, chart, look
-from pipeline.experiments.sigreg_time import Published, Settings, Size, Times, along, published_slope, slope_of_times
+from pipeline.experiments.sigreg_time import AXES, KINDS, Settings, along, published_slope, slope_of_times
 from pipeline.experiments.synthetic_report import Report
 from pipeline.reports.claims import Claim, markdown_table
 
 LINEAR = 0.15  # a slope that is off 1 by less is linear
-KINDS = {"step_ms": "forward + backward", "forward_ms": "forward"}
+KIND_NAMES = {"step_ms": "forward + backward", "forward_ms": "forward"}
 NAMES = {"num_samples": "samples N", "num_slices": "slices S", "num_knots": "knots T"}
 COLUMNS = (
     *NAMES,
@@ -24,79 +24,85 @@ COLUMNS = (
 )
 
 
-def claims(times: Sequence[Times], published: Sequence[Published]) -> list[Claim]:
+def claims(times: pandas.DataFrame, published: pandas.DataFrame) -> list[Claim]:
     """Answer how time grows: linearly with N, at most linearly with S and T; one size is not enough."""
     found = []
     for axis, name in NAMES.items():
         said = "is linear in N" if axis == "num_samples" else f"is at most linear in {name[-1]}"
-        theirs = published_slope(axis, published)
-        for column, kind in KINDS.items():
+        theirs = f"{published_slope(axis, published):.2f}"
+        for column, kind in KIND_NAMES.items():
             claim = f"time of SIGReg {said}: log-log slope, {kind}"
-            if len(along([row.size for row in times], axis)) < 2:
-                found.append(Claim(claim, f"{theirs:.2f}", "", "", 0, "not run"))
+            if along(times, axis)[axis].nunique() < 2:
+                found.append(Claim(claim, theirs, "", "", 0, "not run"))
                 continue
             ours, std = slope_of_times(axis, times, column)
             holds = ours < 1 + LINEAR and (axis != "num_samples" or ours > 1 - LINEAR)
             verdict = "reproduced" if holds else "differs"
-            found.append(Claim(claim, f"{theirs:.2f}", f"{ours:.2f}", f"{std:.2f}", len(times[0].step_ms), verdict))
+            found.append(Claim(claim, theirs, f"{ours:.2f}", f"{std:.2f}", times.repetition.nunique(), verdict))
     return found
 
 
-def report(times: Sequence[Times], published: Sequence[Published], settings: Settings, device: torch.device) -> Report:
+def beside(times: pandas.DataFrame, published: pandas.DataFrame) -> pandas.DataFrame:
+    """Return COLUMNS: every published size with our medians, deviations and repetitions, none where it was not run."""
+    groups = times.groupby(AXES)
+    ours = {
+        f"{kind.removesuffix('_ms')}_{part}_ms": groups[kind].agg(part) for kind in KINDS for part in ("median", "std")
+    }
+    theirs = published.rename(columns={"mean_ms": "published_mean_ms", "std_ms": "published_std_ms"})
+    found = theirs.merge(pandas.DataFrame({**ours, "num_repetitions": groups.size()}), how="left", on=AXES)
+    return found.fillna({"num_repetitions": 0}).astype({"num_repetitions": int})
+
+
+def report(times: pandas.DataFrame, published: pandas.DataFrame, settings: Settings, device: torch.device) -> Report:
     """Put rows, chart and claims together."""
     clock = "wall time" if device.type == "cuda" else "processor time of one thread"
-    by_size = {row.size: row for row in times}
-    pairs = [(row, by_size.get(row.size)) for row in published]
+    rows = beside(times, published).to_dict("records")
     head = ("N", "S", "T", "V100, published", "forward + backward", "forward", "N S T a second, forward + backward")
     text = (
         f"Milliseconds of SIGReg on this machine ({device.type}, {clock}, float32, K = {settings.proj_dim}): draw "
         "directions, project, statistic, and its gradient (forward + backward), or the value alone (forward). Median ± "
         f"standard deviation of {settings.num_repetitions} repetitions; the paper's are means on one V100. The paper "
         "states neither K nor whether the backward pass is in its times.\n\n"
-        f"{markdown_table(head, [_line(*pair) for pair in pairs])}\n"
+        f"{markdown_table(head, map(_line, rows))}\n"
         "Milliseconds of different machines are not comparable, so the claims are about how time grows: the log-log "
         "slope along one axis, the other two at their smallest (1 is linear; std over single repetitions, whose number "
         "stands under seeds). The published slopes are computed from the published times. Linear: "
         f"within {LINEAR:g} of 1. A slope below 1 means that small sizes do not fill the machine: on the V100 they are "
         "dominated by what a call costs whatever its size, so its times say little about growth with S and T."
     )
-    milliseconds = {
-        f"{device.type}, {kind}": {row.size: median(getattr(row, column)) for row in times}
-        for column, kind in KINDS.items()
-    }
-    charts = {"table6": _chart(milliseconds | {"V100, published": {row.size: row.mean_ms for row in published}})}
+    medians = times.groupby(AXES, as_index=False)[KINDS].median()
+    lines = {f"{device.type}, {kind}": medians.rename(columns={column: "ms"}) for column, kind in KIND_NAMES.items()}
+    charts = {"table6": _chart(lines | {"V100, published": published.rename(columns={"mean_ms": "ms"})})}
     title = "Table 6: time of SIGReg against samples, slices and knots"
-    return Report(title, text, COLUMNS, [_row(*pair) for pair in pairs], charts, claims(times, published))
+    table = pandas.DataFrame(map(_row, rows), columns=COLUMNS)
+    return Report(title, text, table, charts, claims(times, published), digits=12)
 
 
-def _row(row: Published, ours: Times | None) -> dict[str, Any]:
-    numbers = ["", "", "", "", 0]
-    if ours is not None:
-        measured = [number for values in (ours.forward_ms, ours.step_ms) for number in (median(values), stdev(values))]
-        numbers = [*(f"{number:.4g}" for number in measured), len(ours.step_ms)]
-    return dict(zip(COLUMNS, (*row.size, row.mean_ms, row.std_ms, *numbers), strict=True))
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """Write our times with four digits, and nothing for a size that was not run."""
+    ours = [name for name in COLUMNS if name.startswith(("forward", "step"))]
+    return row | {name: f"{row[name]:.4g}" if row["num_repetitions"] else "" for name in ours}
 
 
-def _line(row: Published, ours: Times | None) -> tuple:
-    theirs = f"{row.mean_ms:.3f} ± {row.std_ms:.3f}"
-    if ours is None:
-        return *row.size, theirs, "not run", "not run", ""
-    measured = [f"{median(values):.4g} ± {stdev(values):.2g}" for values in (ours.step_ms, ours.forward_ms)]
-    return *row.size, theirs, *measured, f"{1e3 * row.size.terms / median(ours.step_ms):.2g}"
+def _line(row: dict[str, Any]) -> tuple:
+    theirs = f"{row['published_mean_ms']:.3f} ± {row['published_std_ms']:.3f}"
+    size = [row[axis] for axis in AXES]
+    if not row["num_repetitions"]:
+        return *size, theirs, "not run", "not run", ""
+    ours = [f"{row[f'{kind}_median_ms']:.4g} ± {row[f'{kind}_std_ms']:.2g}" for kind in ("step", "forward")]
+    return *size, theirs, *ours, f"{1e3 * math.prod(size) / row['step_median_ms']:.2g}"
 
 
-def _chart(milliseconds: Mapping[str, Mapping[Size, float]]) -> str:
-    """Draw milliseconds along every axis; a dashed guide continues the first line linearly."""
-    looks = {name: look(index) for index, name in enumerate(milliseconds)}
+def _chart(tables: dict[str, pandas.DataFrame]) -> str:
+    """Draw milliseconds (column ms) along every axis; a dashed guide continues the first line linearly."""
+    looks = {name: look(index) for index, name in enumerate(tables)}
     panels = []
     for axis, label in NAMES.items():
-        lines = []
-        for name, by_size in milliseconds.items():
-            sizes = along(list(by_size), axis)
-            lines.append(Line([getattr(size, axis) for size in sizes], [by_size[size] for size in sizes], looks[name]))
+        chosen = {name: along(table, axis) for name, table in tables.items()}
+        lines = [Line(table[axis].tolist(), table.ms.tolist(), looks[name]) for name, table in chosen.items()]
         first = lines[0]
-        lines.append(Line(first.x, [first.y[0] * count / first.x[0] for count in first.x], GUIDE))
+        guide = Line(first.x, [first.y[0] * count / first.x[0] for count in first.x], GUIDE)
         ticks = max((line.x for line in lines), key=len)
-        panels.append(Panel("", lines, label, ticks=ticks, log_y=True))
+        panels.append(Panel("", [*lines, guide], label, ticks=ticks, log_y=True))
     title = "time of SIGReg against samples, slices and knots"
     return chart(title, panels, legend={**looks, "linear": GUIDE}, ylabel="milliseconds")

@@ -24,17 +24,18 @@ class Report:
     Attributes:
         title: heading of the page.
         text: Markdown paragraphs and tables: what was measured, and what it shows.
-        columns, rows: the CSV table.
+        table: of the CSV file.
         charts: SVG text by file name without suffix.
         claims: of the paper, answered.
+        digits: significant ones of the numbers in the CSV file.
     """
 
     title: str
     text: str
-    columns: Sequence[str]
-    rows: Sequence[Mapping[str, Any]]
+    table: pandas.DataFrame
     charts: Mapping[str, str]
     claims: Sequence[Claim]
+    digits: int = 6
 
 
 def write_report(root: Path, params_path: str, report: Report, device: str) -> None:
@@ -52,11 +53,16 @@ def write_report(root: Path, params_path: str, report: Report, device: str) -> N
         f"# {report.title}\n\n{report.text.strip()}\n\n{charts}\n## Claims\n\n{claims_table(report.claims)}\n"
         f"Command: `{repro_command(params_path)}`. Settings: `{shown(params_path)}`. {machine_line(device)}\n"
     )
-    write_text(root / f"{folder.name}.csv", csv_text(report.columns, report.rows))
+    write_text(root / f"{folder.name}.csv", table_text(report.table, report.digits))
     write_text(root / f"{folder.name}.md", page)
     write_claims(root / "claims" / f"{folder.name}.csv", report.claims)
     for name, svg in report.charts.items():
         write_text(root / "plots" / f"{name}.svg", svg)
+
+
+def table_text(table: pandas.DataFrame, digits: int = 6) -> str:
+    """Write a table as CSV, floats rounded to significant digits."""
+    return csv_text(list(table.columns), (rounded(row, digits) for row in records(table)))
 
 
 def machine_line(device: str) -> str:
@@ -69,10 +75,9 @@ def machine_line(device: str) -> str:
     )
 
 
-def records(table: pandas.DataFrame, digits: int = 6) -> list[dict[str, Any]]:
-    """Return the rows of a table as plain values for a CSV: floats rounded, None where there is no value."""
-    plain = table.astype(object).where(table.notna(), None)
-    return [rounded(row, digits) for row in plain.to_dict("records")]
+def records(table: pandas.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table as plain values: None where there is no value."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def plus_minus(mean: float | None, std: float | None, form: str = ".3f") -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas
 import torch
 
-from pipeline.experiments.synthetic_report import Report, records
+from pipeline.experiments.synthetic_report import Report
 from pipeline.experiments.visuals import bootstrap_interval
 from pipeline.experiments.visuals_measure import MEASURES, NETWORKS, Found, Settings
 from pipeline.reports.claims import Claim, markdown_table
@@ -65,7 +65,7 @@ def report(found: Found, settings: Settings, name: str) -> Report:
         f"outlines, and a map that is the same for every image can score well.\n\n{_table(rows, settings.seed)}"
     )
     title = "Figures 13 and 14: patch features as colours, attention as a mask"
-    return Report(title, text, COLUMNS, records(pandas.DataFrame(rows)), {}, claims(rows, settings.seed))
+    return Report(title, text, pandas.DataFrame(rows)[list(COLUMNS)], {}, claims(rows, settings.seed))
 
 
 def _table(rows: Sequence[Mapping[str, Any]], seed: int) -> str:

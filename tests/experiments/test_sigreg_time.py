@@ -10,12 +10,13 @@
 
 from __future__ import annotations
 
+import pandas
 import pytest
 import torch
 
 from pipeline.core.csv_files import read_rows
 from pipeline.experiments import sigreg_time
-from pipeline.experiments.sigreg_time import AXES, Settings, Size, Times
+from pipeline.experiments.sigreg_time import AXES, KINDS, Settings, Size
 from pipeline.experiments.sigreg_time_report import COLUMNS, claims
 from pipeline.reports.claims import read_claims
 from pipeline.runtime.errors import UserError
@@ -23,17 +24,18 @@ from stages import table6
 from tests.figure_params import PAPER, small_params
 
 PUBLISHED = sigreg_time.read_published(PAPER / "table6/published.csv")
-SIZES = [row.size for row in PUBLISHED]
+SIZES = [Size(*row) for row in PUBLISHED[AXES].to_numpy().tolist()]
 SETTINGS = Settings(proj_dim=4, num_repetitions=3, max_terms=2000, seed=0)
 
 
 def times(power, sizes=SIZES):
     """Times that grow with N S T to a power, two rounds."""
-    return [Times(s, [s.terms**power, 1.1 * s.terms**power], [2.0 * s.terms**power] * 2) for s in sizes]
+    rows = [(*s, i, (1 + 0.1 * i) * s.terms**power, 2.0 * s.terms**power) for s in sizes for i in (1, 2)]
+    return pandas.DataFrame(rows, columns=[*AXES, "repetition", *KINDS])
 
 
 def test_published_table():
-    assert len(PUBLISHED) == 9 and PUBLISHED[5] == (Size(8192, 8192, 16), 8.685009, 0.038829)
+    assert len(PUBLISHED) == 9 and PUBLISHED.loc[5].tolist() == [8192, 8192, 16, 8.685009, 0.038829]
     slopes = [sigreg_time.published_slope(axis, PUBLISHED) for axis in AXES]
     assert slopes == pytest.approx([0.980, 0.132, 0.108], abs=1e-3)
 
@@ -45,15 +47,13 @@ def test_published_table_with_other_columns(tmp_path):
 
 
 def test_along_an_axis():
-    assert [s.num_samples for s in sigreg_time.along(SIZES, "num_samples")] == [512, 2048, 8192, 32768]
-    assert [s.num_slices for s in sigreg_time.along(SIZES, "num_slices")] == [512, 2048, 8192]
-    assert [s.num_knots for s in sigreg_time.along(SIZES, "num_knots")] == [16, 64, 256]
-    assert sigreg_time.along(SIZES, "num_knots")[1] == Size(512, 512, 64)
+    wanted = ([512, 2048, 8192, 32768], [512, 2048, 8192], [16, 64, 256])
+    assert tuple(sigreg_time.along(PUBLISHED, axis)[axis].tolist() for axis in AXES) == wanted
+    assert sigreg_time.along(PUBLISHED, "num_knots")[AXES].to_numpy()[1].tolist() == [512, 512, 64]
 
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 1.7])
 def test_slope_of_a_power_law(power):
-    assert sigreg_time.log_slope([1, 3, 10, 40], [5 * n**power for n in (1, 3, 10, 40)]) == pytest.approx(power)
     for axis in AXES:
         assert sigreg_time.slope_of_times(axis, times(power), "step_ms") == pytest.approx((power, 0))
 
@@ -76,8 +76,8 @@ def test_every_size_is_timed_in_turn_with_and_without_gradient(monkeypatch):
     found = sigreg_time.measure(sizes, SETTINGS, torch.device("cpu"))
     assert torch.get_num_threads() == 2
     torch.set_num_threads(1)
-    assert [row.size for row in found] == [sizes[0], sizes[2]]
-    assert all(len(row.forward_ms) == len(row.step_ms) == 3 and min(row.forward_ms) >= 0 for row in found)
+    assert found[[*AXES, "repetition"]].to_numpy().tolist() == [[*sizes[k], i] for i in (1, 2, 3) for k in (0, 2)]
+    assert (found[KINDS] >= 0).all(axis=None)
     a_round = [call for n in (16, 32) for call in ((n, 4, 8, 3, False), (n, 4, 8, 3, True), "backward")]
     assert seen == 4 * a_round
 
