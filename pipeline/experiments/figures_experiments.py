@@ -8,13 +8,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from pipeline.reports.figures import COLOURS, DASHES, INK, MARKERS, RC, add_legend, legend_line, log_y_axis, to_svg
+from pipeline.reports.figures import (
+    COLOURS,
+    DASHES,
+    GREY,
+    INK,
+    MARKERS,
+    add_legend,
+    drawing,
+    legend_line,
+    log_y_axis,
+    to_svg,
+)
 
-GREY = "#8a94a1"
 Look = Mapping[str, Any]
 GUIDE: Look = {"color": GREY, "linestyle": DASHES[1], "linewidth": 1.2, "zorder": 3}
 TRUTH: Look = {"color": INK, "linestyle": DASHES[1], "linewidth": 1.8}
@@ -94,7 +103,7 @@ def chart(
     columns = min(columns, len(panels))
     num_rows = -(-len(panels) // columns)
     width = {1: 5.2, 2: 8.4}.get(columns, 11.6)
-    with matplotlib.rc_context(RC):
+    with drawing():
         figure = Figure(figsize=(width, height * num_rows + 0.3), layout="constrained")
         places = figure.subplots(num_rows, columns, squeeze=False).ravel().tolist()
         for axes, panel in zip(places, panels, strict=False):

@@ -18,8 +18,9 @@ from pipeline.experiments.known_density import (
     Measured,
     Settings,
 )
-from pipeline.experiments.synthetic_report import machine_line, plus_minus, records, table_text
+from pipeline.experiments.synthetic_report import machine_line, plus_minus, records
 from pipeline.reports.claims import markdown_table
+from pipeline.reports.render import csv_text
 from pipeline.runtime.files import write_text
 
 BAR = 0.9  # Spearman with log p that the exact score must pass where the embedding's density is constant
@@ -39,7 +40,7 @@ def write_report(folder: Path, measured: Measured, settings: Settings) -> None:
     charts = {"scatter": _scatter(measured), "dimensions": _by_dimension(summary)}
     for name, svg in charts.items():
         write_text(folder / f"{name}.svg", svg)
-    write_text(folder / "table.csv", table_text(table))
+    write_text(folder / "table.csv", csv_text(table))
     head = ("case", "d", "D", "score", "Spearman with log p", "std of log q / std of log p", "error of the identity")
     page = (
         "# JEPA-SCORE where the density is known\n\n"

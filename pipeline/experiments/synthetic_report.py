@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas
 
-from pipeline.core.csv_files import csv_text, rounded
 from pipeline.reports.claims import Claim, claims_table, write_claims
+from pipeline.reports.render import csv_text
 from pipeline.runtime.files import write_text
 from pipeline.runtime.project import repro_command, shown
 from pipeline.runtime.provenance import describe
@@ -53,16 +53,11 @@ def write_report(root: Path, params_path: str, report: Report, device: str) -> N
         f"# {report.title}\n\n{report.text.strip()}\n\n{charts}\n## Claims\n\n{claims_table(report.claims)}\n"
         f"Command: `{repro_command(params_path)}`. Settings: `{shown(params_path)}`. {machine_line(device)}\n"
     )
-    write_text(root / f"{folder.name}.csv", table_text(report.table, report.digits))
+    write_text(root / f"{folder.name}.csv", csv_text(report.table, report.digits))
     write_text(root / f"{folder.name}.md", page)
     write_claims(root / "claims" / f"{folder.name}.csv", report.claims)
     for name, svg in report.charts.items():
         write_text(root / "plots" / f"{name}.svg", svg)
-
-
-def table_text(table: pandas.DataFrame, digits: int = 6) -> str:
-    """Write a table as CSV, floats rounded to significant digits."""
-    return csv_text(list(table.columns), (rounded(row, digits) for row in records(table)))
 
 
 def machine_line(device: str) -> str:
