@@ -6,29 +6,33 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from pipeline.reports import figures
 from pipeline.reports.figures import COLOURS, DASHES, GREY, MARKERS
-from pipeline.reports.paper_numbers import Number
-from pipeline.reports.paper_shape import coordinate, varying
+from pipeline.reports.paper_table import varying
 
+Number = Mapping[str, Any]  # a row of `paper_pairing.table_numbers`
 Look = tuple[str, str]  # colour and marker
 MAX_NAMES = 12  # a longer legend would be larger than the chart
 
 
-def published_against_ours(numbers: Sequence[Number], title: str) -> str:
+def published_against_ours(table: pd.DataFrame, title: str) -> str:
     """Draw one panel with ours against published, and a second one over a numeric axis where there is one.
 
     Where the paper has no number at all, the random initialisation stands in the place of the published one.
 
     Args:
-        numbers: of `paper_pairing.table_numbers`.
+        table: of `paper_pairing.table_numbers`.
         title: for readers that do not see it.
 
     Returns:
         SVG text; bars are standard deviations over seeds. Where nothing was run, the first panel says so.
     """
-    over = _numeric_axis(numbers)
-    names = _series(numbers, over)
+    numbers, axes = table.to_dict("records"), varying(table)
+    paper = any(number["published"] for number in numbers)
+    over = _numeric_axis(numbers, axes)
+    names = _series(numbers, [axis for axis in axes if axis != over])
     looks = {name: (COLOURS[i % 10], MARKERS[i // 10 % 10]) for i, name in enumerate(dict.fromkeys(names))}
     with figures.drawing():
         figure, panels = figures.make_panels(2 if over else 1, height=3.6)
@@ -37,7 +41,7 @@ def published_against_ours(numbers: Sequence[Number], title: str) -> str:
         if over:
             _over_axis(panels[1], numbers, names, looks, over)
             handles += [figures.legend_line("ours", GREY, "-", "o")]
-            handles += [figures.legend_line("published", GREY, DASHES[2], ".")] * any(n.published for n in numbers)
+            handles += [figures.legend_line("published", GREY, DASHES[2], ".")] * paper
         if handles:
             inches = 0.7 + 0.08 * max(len(handle.get_label()) for handle in handles)
             columns = max(1, min(len(handles), int(figure.get_size_inches()[0] / inches)))
@@ -46,10 +50,10 @@ def published_against_ours(numbers: Sequence[Number], title: str) -> str:
         return figures.to_svg(figure, f"{title}: published and ours")
 
 
-def _numeric_axis(numbers: Sequence[Number]) -> str:
+def _numeric_axis(numbers: Sequence[Number], axes: Sequence[str]) -> str:
     """Return the axis with the most values, if these are three or more numbers; the last of equals, as in the table."""
     found = {}
-    for axis in varying(numbers):
+    for axis in axes:
         places = [_place(number, axis) for number in numbers]
         if len(set(places) - {None}) > 2 and (axis == "metric" or None not in places):
             found[axis] = len(set(places))
@@ -58,7 +62,7 @@ def _numeric_axis(numbers: Sequence[Number]) -> str:
 
 def _place(number: Number, axis: str) -> float | None:
     """Where a number lies on an axis; of metrics, the labelled images a class that the name tells."""
-    text = coordinate(number, axis)
+    text = number[axis]
     if axis == "metric":
         shots = re.search(r"_(\d+)shot$", text)
         return float(shots[1]) if shots else None
@@ -68,9 +72,8 @@ def _place(number: Number, axis: str) -> float | None:
         return None
 
 
-def _series(numbers: Sequence[Number], over: str) -> list[str]:
+def _series(numbers: Sequence[Number], axes: Sequence[str]) -> list[str]:
     """Name the series of each number: its place on the other axes, or on so many of them that few names are needed."""
-    axes = [axis for axis in varying(numbers) if axis != over]
     while True:
         names = [", ".join(_said(number, axis) for axis in axes) for number in numbers]
         if len(set(names)) <= MAX_NAMES:
@@ -79,25 +82,25 @@ def _series(numbers: Sequence[Number], over: str) -> list[str]:
 
 
 def _said(number: Number, axis: str) -> str:
-    value = coordinate(number, axis)
+    value = number[axis]
     return f"{axis} {value}" if _place(number, axis) is not None and axis != "metric" else value or f"any {axis}"
 
 
 def _identity(axes: Any, numbers: Sequence[Number], names: Sequence[str], looks: Mapping[str, Look]) -> None:
-    paper = any(number.published for number in numbers)
+    paper = any(number["published"] for number in numbers)
     values = []
     for number, name in zip(numbers, names, strict=True):
-        published = float(number.published) if number.published else None
-        reference = published if paper else number.baseline("random_init")
-        if reference is not None:
+        published = float(number["published"] or "nan")
+        reference = published if paper else number["random_init"]
+        if not pd.isna(reference):
             values.append(reference)
-        if reference is not None and number.picked:
+        if not pd.isna(reference) and number["seeds"]:
             colour, marker = looks[name]
-            axes.errorbar(reference, number.mean, number.std, color=colour, marker=marker, elinewidth=0.9)
-            values.append(number.mean)
+            axes.errorbar(reference, number["mean"], number["std"], color=colour, marker=marker, elinewidth=0.9)
+            values.append(number["mean"])
     ends = [min(values, default=0.0), max(values, default=100.0)]
     axes.plot(ends, ends, color=GREY, linestyle=DASHES[1], linewidth=1.2)
-    if not any(number.picked for number in numbers):
+    if not any(number["seeds"] for number in numbers):
         axes.text(0.5, 0.5, "nothing was run", transform=axes.transAxes, ha="center", va="center")
     what = "published" if paper else "random initialisation"
     axes.set(title=f"ours against {what}", xlabel=f"{what}, top-1, %", ylabel="ours, top-1, %")
@@ -110,13 +113,14 @@ def _over_axis(
     placed = sorted((entry for entry in placed if entry[0] is not None), key=lambda entry: entry[0])
     for name, (colour, marker) in looks.items():
         mine = [(place, number) for place, number, own in placed if own == name]
-        paper = [(place, float(number.published)) for place, number in mine if number.published]
+        paper = [(place, float(number["published"])) for place, number in mine if number["published"]]
         if paper:
             axes.plot(*zip(*paper, strict=True), ".", color=colour, linestyle=DASHES[2], linewidth=1.3)
-        ours = [(place, number.mean, number.std or 0.0) for place, number in mine if number.picked]
+        ours = [(place, number["mean"], number["std"]) for place, number in mine if number["seeds"]]
         if ours:
             x, y, bars = zip(*ours, strict=True)
-            axes.errorbar(x, y, bars if any(bars) else None, color=colour, marker=marker, elinewidth=0.9)
+            spread = None if pd.isna(list(bars)).all() else bars
+            axes.errorbar(x, y, spread, color=colour, marker=marker, elinewidth=0.9)
     places = sorted({place for place, _, _ in placed})
     if places[0] > 0 and places[-1] > 8 * places[0]:
         axes.set_xscale("log")

@@ -1,45 +1,25 @@
-"""Results of a pipeline's cells: probe scores and image counts."""
+"""Results of a pipeline's cells: probe scores and image counts, a row per probed cell."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from pipeline.core.results import collapsed_at
 from pipeline.runtime.errors import ResultError
 from pipeline.runtime.files import read_json
-from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing
 
 SCORE = re.compile(r".*top1(_\d+shot)?")
+COUNTS = ["num_pretrain", "num_train", "num_test"]
 
 
-@dataclass(frozen=True)
-class Result:
-    """One probed cell.
-
-    Attributes:
-        metrics: numbers of probe/metrics.json; scores are fractions in [0, 1].
-        num_pretrain: images of the pretraining; None for a frozen model.
-        num_train: images of the probed set's training split; None if data/<name>/meta.json is gone.
-        num_test: images that the scores are fractions of; None likewise.
-        trained_on: device, processor and commit of the pretraining; empty for a frozen model.
-        collapsed_at: epoch at which the pretraining collapsed; 0 if it did not.
-    """
-
-    metrics: Mapping[str, float]
-    num_pretrain: int | None = None
-    num_train: int | None = None
-    num_test: int | None = None
-    trained_on: str = ""
-    collapsed_at: int = 0
-
-
-def read_results(listing: Listing, command: str) -> tuple[dict[Cell, Result], list[str]]:
+def read_results(listing: Listing, command: str) -> tuple[pd.DataFrame, list[str]]:
     """Read every cell that has been probed.
 
     Args:
@@ -47,10 +27,13 @@ def read_results(listing: Listing, command: str) -> tuple[dict[Cell, Result], li
         command: what makes a missing file, for the messages.
 
     Returns:
-        {cell: result} of the cells with sound scores, and one line per file that is broken or, beside finished scores,
-        missing. A cell that was not probed is in neither.
+        A row per cell with sound scores, by key: what probe/metrics.json holds (scores as fractions); the images of
+        pretraining, of the probed set's training split and its test split (nan where not known); `trained_on`: device,
+        processor and commit of the pretraining, "" for a frozen model; `collapsed_at`: the epoch, 0 for a sound run.
+        And one line per file that is broken or, beside finished scores, missing. A cell that was not probed is in
+        neither.
     """
-    results: dict[Cell, Result] = {}
+    rows: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
 
     def read(path: Path) -> dict[str, Any]:
@@ -66,9 +49,12 @@ def read_results(listing: Listing, command: str) -> tuple[dict[Cell, Result], li
         if wrong := _not_fractions(metrics):
             problems.append(f"{path}: {wrong}; remove it and run: {command}")
         elif metrics:
-            trained = listing.owners[cell].folder / "pretrain" if not cell.frozen else None
-            results[cell] = Result(metrics, **_counts(read, trained, Path("data") / cell.probed_on))
-    return results, list(dict.fromkeys(problems))
+            trained = None if cell.frozen else listing.owners[cell].folder / "pretrain"
+            rows[cell.key] = metrics | _facts(read, trained, Path("data") / cell.probed_on)
+    found = pd.DataFrame.from_dict(rows, orient="index")
+    return found.reindex(columns=found.columns.union([*COUNTS, "trained_on", "collapsed_at"])), [
+        *dict.fromkeys(problems)
+    ]
 
 
 def _not_fractions(metrics: Mapping[str, Any]) -> str:
@@ -81,13 +67,14 @@ def _is_fraction(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
 
 
-def _counts(read: Callable[[Path], dict[str, Any]], trained: Path | None, data: Path) -> dict[str, Any]:
+def _facts(read: Callable[[Path], dict[str, Any]], trained: Path | None, data: Path) -> dict[str, Any]:
     splits = read(data / "meta.json").get("splits", {})
-    counts: dict[str, Any] = {f"num_{name}": splits.get(name, {}).get("num_images") for name in ("train", "test")}
+    facts: dict[str, Any] = {f"num_{name}": splits.get(name, {}).get("num_images") for name in ("train", "test")}
+    facts |= {"trained_on": "", "collapsed_at": 0}
     if trained:
         summary = read(trained / "metrics.json")
-        counts |= {"num_pretrain": summary.get("num_images"), "collapsed_at": collapsed_at(summary)}
+        facts |= {"num_pretrain": summary.get("num_images"), "collapsed_at": collapsed_at(summary)}
         if made := read(trained / "provenance.json"):
             hardware = made["hardware"]
-            counts["trained_on"] = f"{hardware['device']}, {hardware['cpu']}, commit {made['commit']}"
-    return counts
+            facts["trained_on"] = f"{hardware['device']}, {hardware['cpu']}, commit {made['commit']}"
+    return facts

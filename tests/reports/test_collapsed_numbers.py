@@ -8,13 +8,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from paper_results import write_json, write_pipeline, write_result
 
-from pipeline.reports.paper_numbers import Number
 from pipeline.reports.paper_pairing import table_numbers
 from pipeline.reports.paper_results import read_results
-from pipeline.reports.paper_shape import shown
+from pipeline.reports.paper_table import shown
 from pipeline.selection.runs import read_runs
 
 SCORES = (0.88, 0.90, 0.10)
@@ -34,9 +35,9 @@ def listing_with(summaries: dict[int, dict]):
     return listing
 
 
-def number(summaries: dict[int, dict]) -> Number:
+def number(summaries: dict[int, dict]) -> dict:
     listing = listing_with(summaries)
-    (found,) = table_numbers(listing, read_results(listing, "dvc repro it")[0])
+    (found,) = table_numbers(listing, read_results(listing, "dvc repro it")[0]).to_dict("records")
     return found
 
 
@@ -46,19 +47,19 @@ def collapsed_at(epoch: int) -> dict:
 
 def test_some_seeds():
     found = number({2: collapsed_at(3)})
-    assert found.mean == pytest.approx(89) and found.missing == () and found.verdict == "reproduced"
+    assert found["mean"] == pytest.approx(89) and found["missing"] == [] and found["verdict"] == "reproduced"
     assert shown(found, 1) == "89.0 ± 1.4, 1 of 3 collapsed (published 90, −1.0)"
 
 
 def test_every_seed():
     found = number({0: collapsed_at(3), 1: collapsed_at(3), 2: collapsed_at(5)})
-    assert found.mean is None and found.verdict == "differs"
+    assert math.isnan(found["mean"]) and found["verdict"] == "differs"
     assert shown(found, 1) == "collapsed (epoch 3, 5) (published 90)"
 
 
 def test_a_collapse_that_passed():
     found = number({2: {"alarms": {"collapse": 1}, "collapsed": False}})
-    assert len(found.picked) == 3 and not found.collapsed and "collapsed" not in shown(found, 1)
+    assert found["seeds"] == 3 and not found["collapsed"] and "collapsed" not in shown(found, 1)
 
 
 def test_the_diagnosis():
