@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.experiments.anisotropy import PROBES, Fits, Row, Settings, fit_probes
 from pipeline.experiments.figures_experiments import COLOURS, GREY, GUIDE, INK, TRUTH, Line, Panel, chart, dots, look
-from pipeline.experiments.synthetic_report import Report, plus_minus
+from pipeline.experiments.synthetic_report import Report, plus_minus, prose
 from pipeline.reports.claims import Claim, markdown_table
 
 STANDARD_ERRORS = 2  # a difference counts as one beyond so many
@@ -56,22 +56,8 @@ def report(rows: Sequence[Row], settings: Settings) -> Report:
         "figure3-boundaries": _boundaries({number: by_probe["logistic"] for number, by_probe in fits.items()}),
         "figure3-coefficients": _coefficients(fits),
     }
-    text = (
-        "Probes on 2-D Gaussian embeddings whose total variance is 2 whatever the condition number; the sample itself "
-        "is whitened first, so both are exact. Bias and variance of the fitted coefficients over "
-        f"{settings.num_draws} draws of the labels of {settings.num_samples} fixed embeddings; mean ± standard "
-        f"deviation over {settings.num_seeds} seeds, which draw embeddings, direction of the true coefficients and "
-        f"noise. OLS without a penalty, ridge with {settings.ridge:g}, logistic regression with "
-        f"{settings.logistic_ridge:g}. In brackets the closed form; an unbiased estimate of a squared bias of 0 may be "
-        "below 0. The turn of the direction is the root mean square angle of the coefficients to their mean "
-        "direction, in degrees: that of the decision boundary.\n\n"
-        f"{_table(summary)}\n"
-        "Ridge's variance need not rise with the condition number: a dimension whose squares sum to d adds "
-        "label_std² d / (d + ridge)², which falls again once d is below the penalty; its bias has grown by then.\n\n"
-        f"A claim counts as reproduced if the difference between condition number {ends[1]:g} and isotropic, mean over "
-        f"seeds, is above 0 by more than {STANDARD_ERRORS} standard errors. The paper states no numbers here. "
-        "The charts with boundaries and coefficients show seed 0."
-    )
+    values = {"settings": settings, "largest": ends[1], "standard_errors": STANDARD_ERRORS}
+    text = prose("anisotropy", table=_table(summary), **values)
     title = "Figures 3, 17, 18: probes on isotropic and anisotropic embeddings"
     return Report(title, text, table, charts, claims(rows))
 

@@ -18,7 +18,7 @@ from pipeline.experiments.known_density import (
     Measured,
     Settings,
 )
-from pipeline.experiments.synthetic_report import machine_line, plus_minus, records
+from pipeline.experiments.synthetic_report import machine_line, plus_minus, prose, records
 from pipeline.reports.claims import markdown_table
 from pipeline.reports.render import csv_text
 from pipeline.runtime.files import write_text
@@ -42,15 +42,11 @@ def write_report(folder: Path, measured: Measured, settings: Settings) -> None:
         write_text(folder / f"{name}.svg", svg)
     write_text(folder / "table.csv", csv_text(table))
     head = ("case", "d", "D", "score", "Spearman with log p", "std of log q / std of log p", "error of the identity")
-    page = (
-        "# JEPA-SCORE where the density is known\n\n"
-        f"{_answer(summary, table[table.case == SPHERE].spearman.min(), settings)}\n\n"
-        f"{markdown_table(head, [_line(row) for row in records(summary.reset_index())])}\n"
-        f"{_explanation(settings)}\n\n"
-        + "".join(f"![{name}]({name}.svg)\n\n" for name in charts)
-        + f"Command: `python -m stages.known_density`. {machine_line('cpu')}\n"
-    )
-    write_text(folder / "report.md", page)
+    least = table[table.case == SPHERE].spearman.min()
+    values = _correlations(summary, settings) | {"bar": f"{'above' if least > BAR else 'NOT above'} {BAR:g}"}
+    lines = markdown_table(head, [_line(row) for row in records(summary.reset_index())])
+    text = prose("known_density", settings=settings, table=lines, machine=machine_line("cpu"), **values)
+    write_text(folder / "report.md", text)
 
 
 def _line(row: dict[str, Any]) -> tuple:
@@ -92,41 +88,26 @@ def _by_dimension(summary: pandas.DataFrame) -> str:
     return chart(title, panels, legend={**looks, "falls with √d": GUIDE})
 
 
-def _answer(summary: pandas.DataFrame, least: float, settings: Settings) -> str:
-    """Say in a few sentences what came out; `least` is the lowest correlation of a seed on the sphere."""
+def _correlations(summary: pandas.DataFrame, settings: Settings) -> dict[str, Any]:
+    """Return what the page says of the cases: rank correlations with log p, of networks also without training."""
 
     def rho(case: str, score: str = SCORE, place: int = 0) -> str:
         found = summary.loc[case].loc[score].iloc[place]
         return plus_minus(found.rho, found.rho_std)
 
-    def sentence(case: str, place: int) -> str:
+    def trained(case: str, place: int = 0) -> str:
         untrained = f"random initialisation {rho(case, f'random-init {SCORE}', place)}"
         return f"{rho(case, place=place)} ({untrained}, k-NN distance {rho(case, 'k-NN distance')})"
 
-    last = settings.dims[-1]
-    return (
-        "Analytic maps. On the sphere the embedding's density q is constant and the score is log p plus a constant: "
-        f"Spearman {rho(SPHERE)}, {'above' if least > BAR else 'NOT above'} {BAR:g} for every seed. A map to N(0, I) "
-        f"ranks the plane with {rho(PLANES)}. Dimension alone does not mend that: with independent planes side by side "
-        f"log q and log p both vary with the root of d ({rho(PLANES, place=-1)} in {last} dimensions). Where modes "
-        f"differ in scale in all dimensions, log p varies with d itself ({rho(SCALES)} in {settings.dims[0]} "
-        f"dimensions, {rho(SCALES, place=-1)} in {last}).\n\n"
-        f"Networks trained with this project's LeJEPA loss: on the plane with D = {settings.embed_dims[0]} "
-        f"{sentence(LEARNED_PLANE, 0)}, with D = {settings.embed_dims[-1]} {sentence(LEARNED_PLANE, -1)}; for modes of "
-        f"different scale in {settings.learned_dim} dimensions {sentence(LEARNED_SCALES, 0)}."
-    )
-
-
-def _explanation(settings: Settings) -> str:
-    return (
-        f"{settings.num_points} points a seed, {settings.num_seeds} seeds, mean ± standard deviation. The plane is a "
-        "mixture of four Gaussians whose scales differ fivefold, pushed through its conditional distribution functions "
-        "to the unit square, and on to the sphere by Lambert's equal-area map or to N(0, I) by normal quantiles. "
-        f"`scales` is a mixture of {settings.num_scales} round Gaussians around 0, their scales from 0.1 to "
-        "1. All maps are analytic and go through the same `pipeline.density.jepa_score` as any encoder; the error of "
-        "the identity is the largest |score + log q(f(x)) − log p(x)|. Trained networks: two hidden layers of "
-        f"{settings.hidden_dim} GELU units, {settings.num_steps} steps of {settings.batch_size} points, "
-        f"{settings.num_views} views by noise of {settings.view_share:g} of the smallest mode's scale, lambda "
-        f"{settings.lamb:g}. k-NN (k = {settings.k}) and KDE (Scott's bandwidth) know {settings.num_known} points of "
-        "the mixture. Adding log N(f) is exact only for an embedding that is N(0, I) and one to one."
-    )
+    return {
+        "sphere": rho(SPHERE),
+        "planes": rho(PLANES),
+        "planes_last": rho(PLANES, place=-1),
+        "scales": rho(SCALES),
+        "scales_last": rho(SCALES, place=-1),
+        "last": settings.dims[-1],
+        "learned_plane": trained(LEARNED_PLANE),
+        "learned_plane_last": trained(LEARNED_PLANE, -1),
+        "widest": settings.embed_dims[-1],
+        "learned_scales": trained(LEARNED_SCALES),
+    }

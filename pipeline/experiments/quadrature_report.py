@@ -9,7 +9,7 @@ import pandas
 
 from pipeline.experiments.figures_experiments import GUIDE, Line, Panel, chart, look
 from pipeline.experiments.quadrature import LAWS, ROUNDING, Error, Settings, slope
-from pipeline.experiments.synthetic_report import Report
+from pipeline.experiments.synthetic_report import Report, prose
 from pipeline.reports.claims import Claim, markdown_table
 
 QUADRATIC = -2.0
@@ -40,24 +40,8 @@ def claims(settings: Settings) -> list[Claim]:
 def report(rows: Sequence[Error], settings: Settings) -> Report:
     """Put rows, chart and claims together."""
     table = pandas.DataFrame(rows)
-    text = (
-        "Error of the trapezoid rule in the population value of Epps-Pulley (per sample), on "
-        f"{len(LAWS)} distributions whose characteristic function is known. The rule is the library's own: knots, "
-        "weights and formula of `pipeline.losses`, given the exact characteristic function in place of the empirical "
-        "one, in float64. Reference: adaptive quadrature over the same interval. Nothing is random.\n\n"
-        "Largest relative error over the distributions; truncation is the share of the integral that lies beyond "
-        "t_max, which no number of knots brings back.\n\n"
-        f"{_table(table)}\n"
-        "What holds: while the error comes from the spacing alone it falls geometrically, far faster than "
-        "quadratically. What does not hold in general: on a finite interval the slope of the integrand at t_max leaves "
-        "an error of spacing² / 6 times that slope (Euler-Maclaurin), so in the end the fall is quadratic, with a "
-        "constant that shrinks like exp(-t_max² / 2): the larger t_max, the smaller the error where that begins.\n\n"
-        "Log-log slopes against the number of intervals (knots - 1); an error below "
-        f"{ROUNDING:g} counts as that, and where the first one is already, there is no slope.\n\n"
-        f"{_slope_table(settings)}\n"
-        "The claims are about the distribution whose error falls slowest; reproduced means steeper than "
-        f"{QUADRATIC - SHARPLY:g}."
-    )
+    values = {"num_laws": len(LAWS), "rounding": ROUNDING, "bar": QUADRATIC - SHARPLY}
+    text = prose("quadrature", errors=_table(table), slopes=_slope_table(settings), **values)
     title = "Figure 20: error of the trapezoid rule against the number of knots"
     return Report(title, text, table, {"figure20": _chart(table)}, claims(settings), digits=12)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pandas
 
 from pipeline.experiments.figures_experiments import COLOURS, GREY, MARKERS, Line, Panel, chart, dots, look
-from pipeline.experiments.repair import CONTROL, MEASURES, START
-from pipeline.experiments.synthetic_report import Report, plus_minus, records
+from pipeline.experiments.repair import CONTROL, MEASURES, START, Settings
+from pipeline.experiments.synthetic_report import Report, plus_minus, prose, records
 from pipeline.reports.claims import Claim, markdown_table, origin_line
 
 KEY = ["statistic", "dim", "num_slices"]
@@ -105,7 +105,13 @@ def report(measured: Mapping[str, Any]) -> Report:
     charts = {"figure6": _leftovers(summary, {name: found["bound"] for name, found in measured["reference"].items()})}
     for dim, num_slices, rows in places(summary):
         charts[f"figure6-{dim}d-{num_slices}s"] = _clouds(measured["rows"], rows, f"D = {dim}, S = {num_slices}")
-    text = "\n".join([_method(measured), _control_note(summary), *_tables(summary)])
+    settings = Settings.model_validate(measured["settings"])
+    bounds = {
+        name: f"{found['mean']:.3f}, 97.5 % of them below {found['bound']:.3f}"
+        for name, found in measured["reference"].items()
+    }
+    values = {"settings": settings, "num_seeds": len(settings.seeds), "origin": origin_line(measured["origin"])}
+    text = prose("repair", bounds=bounds, control=_control(summary), tables="\n".join(_tables(summary)), **values)
     title = "Figures 6 and 16: which statistic repairs an X"
     return Report(title, text, summary, charts, claims(summary))
 
@@ -153,40 +159,13 @@ def _leftovers(summary: pandas.DataFrame, bounds: Mapping[str, float]) -> str:
     return chart("what is left of the X", panels, legend=legend, columns=2, height=0.6 + 0.19 * len(names))
 
 
-def _method(measured: Mapping[str, Any]) -> str:
-    settings, reference = measured["settings"], measured["reference"]
-    bounds = {
-        name: f"{reference[name]['mean']:.3f}, 97.5 % of them below {reference[name]['bound']:.3f}"
-        for name in reference
-    }
-    return (
-        f"N = {settings['num_samples']} samples in D dims, N(0, 1) but for the first two: x2 = ±x1, around "
-        f"({settings['shift']:g}, {settings['shift']:g}). {settings['num_steps']} steps of Adam on the samples "
-        f"themselves, learning rate {settings['lr']:g}, S fresh directions a step; {len(settings['seeds'])} seeds. "
-        f"{origin_line(measured['origin'])}\n\n"
-        f"- **X left**: −Σ r² cos 4θ / Σ r² of the first two dims around their mean; 1 is an X, fresh Gaussian "
-        f"samples have {bounds['x_left']}.\n"
-        f"- **energy distance** of the first two dims to N(0, I); fresh Gaussian samples have "
-        f"{bounds['energy_distance']}.\n"
-        f"- **spread**: root mean square of the first two dims around their mean; 1 is right.\n"
-        f"- **places kept**: correlation of the points' places before and after; 1: they stayed.\n"
-        f"- **repaired**: seeds for which both measures stay within those bounds.\n"
-    )
-
-
-def _control_note(summary: pandas.DataFrame) -> str:
-    """Say how far random steps of the same size get, without which the table above means little."""
+def _control(summary: pandas.DataFrame) -> str:
+    """Say how far random steps of the same size get, without which the tables mean little."""
     walks = summary[(summary.statistic == CONTROL) & (summary.overflowed < summary.seeds)]
-    told = "; ".join(
-        f"D {row.dim}, S {row.num_slices}: {plus_minus(row.x_left_mean, row.x_left_std)}" for row in walks.itertuples()
-    )
-    return (
-        "The verdicts take the pictures as they are: is an X left? Adam's steps have the size of the learning rate "
-        "whatever the gradient, so samples also diffuse. The control moves them by random signs instead of a "
-        f"statistic; it leaves this share of the X: {told or 'not run'}. Where the control leaves none, a vanished X "
-        "says nothing about the statistic, and only the energy distance tells a statistic from noise. D = 2 is not in "
-        "the paper: there every direction sees the X, while of N samples in D dims, D above N, it sees next to none.\n"
-    )
+    told = []
+    for row in walks.itertuples():
+        told.append(f"D {row.dim}, S {row.num_slices}: {plus_minus(row.x_left_mean, row.x_left_std)}")
+    return "; ".join(told) or "not run"
 
 
 def _tables(summary: pandas.DataFrame) -> Iterator[str]:

@@ -8,8 +8,8 @@ from typing import Any
 import pandas
 
 from pipeline.experiments.figures_experiments import DASHES, GREY, INK, Line, Panel, chart, look
-from pipeline.experiments.resampling import KEPT, NORMAL, START
-from pipeline.experiments.synthetic_report import Report, plus_minus, records
+from pipeline.experiments.resampling import KEPT, NORMAL, START, Settings
+from pipeline.experiments.synthetic_report import Report, plus_minus, prose, records
 from pipeline.reports.claims import Claim, markdown_table, origin_line
 
 Row = Mapping[str, Any]
@@ -105,20 +105,13 @@ def report(measured: Mapping[str, Any]) -> Report:
     Args:
         measured: what stages.figure7 wrote: settings, origin and rows of `resampling.measure`.
     """
-    rows, settings = measured["rows"], measured["settings"]
+    rows, settings = measured["rows"], Settings.model_validate(measured["settings"])
     summary, curves = summarise(rows), histories(rows)
-    method = (
-        f"N = {settings['num_samples']} samples in K = {settings['dim']} dims, Gaussian with variances proportional to "
-        f"k^-{settings['spectrum_power']:g} before descent; {settings['num_steps']} steps of Adam on the samples "
-        f"themselves, learning rate {settings['lr']:g}; {len(settings['seeds'])} seeds. "
-        f"{origin_line(measured['origin'])}\n\n"
-        f"- **held-out SIGReg**: along {settings['num_heldout']} directions that no scheme saw; lower is better.\n"
-        f"- **trained SIGReg**: along the scheme's own next directions; of kept ones, those that it was trained on.\n"
-    )
     head = ("directions", "S a step", "held-out SIGReg", "trained SIGReg", "seeds")
     table = markdown_table(head, map(_table_row, records(summary)))
+    values = {"settings": settings, "num_seeds": len(settings.seeds), "origin": origin_line(measured["origin"])}
+    text = prose("resampling", table=table, early_lead=early_lead(curves), **values)
     title = "Figure 7: directions that stay against directions drawn at every step"
-    text = f"{method}\n{table}\n{early_lead(curves)}"
     return Report(title, text, summary, {"figure7": _chart(summary, curves)}, claims(rows))
 
 

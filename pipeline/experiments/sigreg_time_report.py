@@ -10,7 +10,7 @@ import torch
 
 from pipeline.experiments.figures_experiments import GUIDE, Line, Panel, chart, look
 from pipeline.experiments.sigreg_time import AXES, KINDS, Settings, along, published_slope, slope_of_times
-from pipeline.experiments.synthetic_report import Report
+from pipeline.experiments.synthetic_report import Report, prose
 from pipeline.reports.claims import Claim, markdown_table
 
 LINEAR = 0.15  # a slope that is off 1 by less is linear
@@ -58,18 +58,8 @@ def report(times: pandas.DataFrame, published: pandas.DataFrame, settings: Setti
     clock = "wall time" if device.type == "cuda" else "processor time of one thread"
     rows = beside(times, published).to_dict("records")
     head = ("N", "S", "T", "V100, published", "forward + backward", "forward", "N S T a second, forward + backward")
-    text = (
-        f"Milliseconds of SIGReg on this machine ({device.type}, {clock}, float32, K = {settings.proj_dim}): draw "
-        "directions, project, statistic, and its gradient (forward + backward), or the value alone (forward). Median ± "
-        f"standard deviation of {settings.num_repetitions} repetitions; the paper's are means on one V100. The paper "
-        "states neither K nor whether the backward pass is in its times.\n\n"
-        f"{markdown_table(head, map(_line, rows))}\n"
-        "Milliseconds of different machines are not comparable, so the claims are about how time grows: the log-log "
-        "slope along one axis, the other two at their smallest (1 is linear; std over single repetitions, whose number "
-        "stands under seeds). The published slopes are computed from the published times. Linear: "
-        f"within {LINEAR:g} of 1. A slope below 1 means that small sizes do not fill the machine: on the V100 they are "
-        "dominated by what a call costs whatever its size, so its times say little about growth with S and T."
-    )
+    table = markdown_table(head, map(_line, rows))
+    text = prose("sigreg_time", settings=settings, device=device, clock=clock, linear=LINEAR, table=table)
     medians = times.groupby(AXES, as_index=False)[KINDS].median()
     lines = {f"{device.type}, {kind}": medians.rename(columns={column: "ms"}) for column, kind in KIND_NAMES.items()}
     charts = {"table6": _chart(lines | {"V100, published": published.rename(columns={"mean_ms": "ms"})})}

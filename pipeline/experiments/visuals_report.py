@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas
 import torch
 
-from pipeline.experiments.synthetic_report import Report
+from pipeline.experiments.synthetic_report import Report, prose
 from pipeline.experiments.visuals import bootstrap_interval
 from pipeline.experiments.visuals_measure import MEASURES, NETWORKS, Found, Settings
 from pipeline.reports.claims import Claim, markdown_table
@@ -48,22 +47,12 @@ def report(found: Found, settings: Settings, name: str) -> Report:
         settings: that it was measured with.
         name: of the sheet's file, without suffix.
     """
-    rows, model = found.rows, found.model
+    rows = found.rows
     whose = "the class token's, mean over heads" if found.has_class_token else "the mean absolute activation"
     scope = "of each image by itself" if settings.pca == "image" else "of all shown images together"
-    text = (
-        f"Weights: `{Path(settings.weights)}` ({model['backbone']}, trained at {model['img_size_px']} px), shown "
-        f"{settings.size_px} px images of {settings.dataset}, {settings.split} split, on a grid of "
-        f"{found.grid[0]} × {found.grid[1]} positions.\n\n![{name}](plots/{name}.png)\n\n"
-        f"- **PCA**: the first three components of the last layer's features {scope}, as red, green and blue.\n"
-        f"- **attention**: {whose}, and the positions that hold {100 * settings.attention_mass:g} % of it.\n"
-        f"- **random init**: the same architecture before training, seed {settings.random_init_seeds[0]}.\n\n"
-        "A map of attention has the colours of its own smallest to its own largest value.\n\n"
-        f"Centre AUROC, %: the chance that a position of the middle ({settings.centre_frac:g} of the side) scores "
-        f"above one of the border; mean over {len(rows)} images and its 95 % bootstrap interval. Random init: the mean "
-        f"over {len(settings.random_init_seeds)} seeds; best init: the best of them. The number says nothing of "
-        f"outlines, and a map that is the same for every image can score well.\n\n{_table(rows, settings.seed)}"
-    )
+    values = {"settings": settings, "model": found.model, "grid": found.grid, "mass": 100 * settings.attention_mass}
+    values |= {"num_images": len(rows), "num_inits": len(settings.random_init_seeds)}
+    text = prose("visuals", name=name, scope=scope, whose=whose, table=_table(rows, settings.seed), **values)
     title = "Figures 13 and 14: patch features as colours, attention as a mask"
     return Report(title, text, pandas.DataFrame(rows)[list(COLUMNS)], {}, claims(rows, settings.seed))
 

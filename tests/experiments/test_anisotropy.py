@@ -2,11 +2,10 @@
 
 1. Embeddings have exactly the covariance diag(2k, 2) / (1 + k), so total variance 2, and seeds pair condition numbers.
 2. Linear probes equal numpy's; over many draws OLS and ridge have the bias and variance of their closed forms.
-3. On these embeddings the closed forms are the textbook's, and isotropy has the least OLS variance and ridge bias.
-4. The logistic probe equals scikit-learn's, and says what to change where it does not converge.
-5. Spread of known coefficients: bias, variance, and turns across the +-180 degree cut.
-6. A rise must exceed chance; claims follow the rows.
-7. The stage writes table, page, charts and claims.
+3. The logistic probe equals scikit-learn's, and says what to change where it does not converge.
+4. Spread of known coefficients: bias, variance, and turns across the +-180 degree cut.
+5. A rise must exceed chance; claims follow the rows.
+6. The stage writes table, page, charts and claims.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def embeddings(condition_number, num_samples=50):
     return anisotropy.stretch(z, condition_number)
 
 
-@pytest.mark.parametrize("k", [1, 4, 100])
+@pytest.mark.parametrize("k", [1, 100])
 def test_covariance(k):
     z = embeddings(k)
     covariance = z.T @ z / len(z)
@@ -81,25 +80,6 @@ def test_many_draws_agree_with_the_closed_form(probe, ridge):
     assert found.variance == pytest.approx(variance, rel=0.05)
     assert found.squared_bias == pytest.approx(bias, abs=5 * math.sqrt(max(bias, variance / 2e4) * variance / 2e4))
     assert (bias == 0) == (probe == "OLS")
-
-
-def test_closed_forms_are_the_textbooks():
-    num_samples, truth = 50, torch.tensor([0.6, 0.8], dtype=torch.float64)
-    variances, biases = [], []
-    for k in (1, 2, 8, 64):
-        eigenvalues = num_samples * np.array([2 * k, 2]) / (1 + k)
-        ols_bias, ols_variance = anisotropy.linear_closed_form(embeddings(k), truth, 0.5, 0.0)
-        assert ols_bias == 0 and ols_variance == pytest.approx(0.25 * (1 / eigenvalues).sum())
-        # Averaged over the direction of the truth: half of each eigendirection's.
-        per_direction = [
-            anisotropy.linear_closed_form(embeddings(k), torch.eye(2, dtype=torch.float64)[i], 0.5, 5.0) for i in (0, 1)
-        ]
-        bias = sum(bias for bias, _ in per_direction) / 2
-        assert bias == pytest.approx((25 / (eigenvalues + 5) ** 2).sum() / 2)
-        assert per_direction[0][1] == pytest.approx(0.25 * (eigenvalues / (eigenvalues + 5) ** 2).sum())
-        variances.append(ols_variance)
-        biases.append(bias)
-    assert variances == sorted(variances) and biases == sorted(biases) and variances[0] < variances[1]
 
 
 def test_logistic_equals_scikit_learn():

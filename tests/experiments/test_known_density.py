@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import math
 from statistics import mean
 
 import pytest
@@ -35,7 +34,6 @@ from pipeline.experiments.known_density import (
     log_gaussian,
     log_sphere,
     measure,
-    rank_correlation,
 )
 from pipeline.experiments.mixtures import ToGaussian, ToSphere, log_density, plane_mixture, sample, scale_mixture
 from stages import known_density as stage
@@ -154,10 +152,3 @@ def test_a_missed_bar_is_said(tmp_path):
     missed = [row._replace(spearman=0.5) if row.case == SPHERE else row for row in measured.rows]
     stage.write_report(tmp_path, measured._replace(rows=missed), FEW)
     assert "Spearman 0.500 ± 0.000, NOT above 0.9" in (tmp_path / "report.md").read_text(encoding="utf-8")
-
-
-def test_rank_correlation_is_spearmans():
-    values = torch.tensor([0.0, 1.0, 5.0, 7.0])
-    assert rank_correlation(values, values.exp()) == pytest.approx(1)
-    assert rank_correlation(values, -values) == pytest.approx(-1)
-    assert log_sphere(values[:, None])[0].item() == pytest.approx(-math.log(4 * math.pi))
