@@ -7,7 +7,6 @@ say nothing about the paper.
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from pipeline.core.csv_files import csv_text
 from pipeline.runtime.files import write_text
 from pipeline.settings.cells import Cell, merge
 from pipeline.settings.grid import Listing, is_about
@@ -193,8 +193,4 @@ def write_yaml(path: Path, sections: dict[str, Any], folder: str) -> None:
 
 def write_csv(path: Path, rows: Sequence[dict[str, str]]) -> None:
     """Write published rows as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["top1"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text(list(rows[0]) if rows else ["top1"], rows))

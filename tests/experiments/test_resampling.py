@@ -1,7 +1,7 @@
 """Claims of pipeline.experiments.resampling and its report (figure 7):
 
 1. Directions: unit columns; kept ones stay, fresh ones change; the same seed gives the same bits.
-2. A Sobol sequence goes on where it stopped, and covers the sphere more evenly than random directions.
+2. A Sobol sequence covers the sphere more evenly than random directions.
 3. Samples before descent have the spectrum that is asked for; N(0, I) samples have the expected SIGReg.
 4. Directions that are kept fit themselves: SIGReg ends lower along them than along others.
 5. Verdicts follow from the numbers, seed by seed.
