@@ -60,7 +60,7 @@ def write_report(root: Path, params_path: str, report: Report, device: str) -> N
         write_text(root / "plots" / f"{name}.svg", svg)
 
 
-def prose(name: str, **values: Any) -> str:
+def prose(name: str, /, **values: Any) -> str:
     """Return the text of <name>.md beside this module, its fields filled as by `str.format`."""
     return Path(__file__).with_name(f"{name}.md").read_text(encoding="utf-8").format(**values)
 
