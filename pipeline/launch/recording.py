@@ -15,9 +15,9 @@ from pipeline.runtime.errors import UserError
 
 DVC = (sys.executable, "-m", "dvc")
 PATIENT_DVC = (*DVC, "--wait-for-lock")
-# Words of `dvc status --json`: of an output that is in the cache alone, of what dvc.lock lacks.
+# Words of `dvc status --json`.
 DELETED = "deleted"
-NEW = "new"
+MODIFIED = "modified"
 
 
 class Plan(NamedTuple):
@@ -66,9 +66,9 @@ def make_plan(graph: Graph) -> Plan:
     """Compare all tasks with dvc.lock; results that lie in DVC's cache alone are brought back."""
     print(f"dvc status: compares {len(graph.tasks)} stages with dvc.lock", file=sys.stderr, flush=True)
     status = changed(graph.files)
-    if lost := [stage for stage in status if stage in graph.tasks and _is_deleted(status[stage])]:
+    if lost := [stage for stage in status if stage in graph.tasks and _is_lost(status[stage])]:
         print(f"dvc checkout: results of {len(lost)} stages are in the cache", file=sys.stderr, flush=True)
-        dvc("checkout", "--allow-missing", *lost)
+        dvc("checkout", "--quiet", "--allow-missing", *lost)
         status = changed(graph.files)
     plan, affected = Plan([], [], []), set()
     for task in graph.tasks.values():
@@ -84,13 +84,13 @@ def make_plan(graph: Graph) -> Plan:
     return plan
 
 
-def _is_deleted(changes: Sequence) -> bool:
-    """Whether outputs are gone that dvc.lock knows: where a stage never ran, its program is a new dependency."""
+def _is_lost(changes: Sequence) -> bool:
+    """Whether outputs are gone that would be up to date: a stage that never ran has, to DVC, a modified program."""
     found = defaultdict(set)
     for change in changes:
         for kind, states in change.items() if isinstance(change, dict) else ():
             found[kind] |= set(states.values())
-    return DELETED in found["changed outs"] and NEW not in found["changed deps"]
+    return DELETED in found["changed outs"] and MODIFIED not in found["changed deps"]
 
 
 def record(graph: Graph, plan: Plan) -> set[str]:

@@ -139,9 +139,11 @@ def test_a_result_whose_origin_has_changed_does_not_count(project, path):
 def test_results_in_the_cache_alone_are_brought_back(project, monkeypatch):
     told = []
     monkeypatch.setattr(recording, "dvc", lambda *arguments: told.append(arguments))
-    gone, never = {"changed outs": {"out": "deleted"}}, {"changed deps": {"stages/probe.py": "new"}}
-    planned(monkeypatch, small_graph(), pretrain_a=[gone], probe_a=[never, gone], compare=[gone])
-    assert told == [("checkout", "--allow-missing", "pretrain@a")]
+    gone, never = {"changed outs": {"out": "deleted"}}, {"changed deps": {"stages/probe.py": "modified"}}
+    follows = {"changed deps": {"runs/pretrain@a/out": "deleted"}}
+    status = {"pretrain_a": [gone], "probe_a": [follows, gone], "probe_b": [never, gone], "compare": [gone]}
+    planned(monkeypatch, small_graph(), **status)
+    assert told == [("checkout", "--quiet", "--allow-missing", "pretrain@a", "probe@a")]
 
 
 class FakeJob:
