@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from pipeline.catalogue.datasets import load_catalogue
-from pipeline.catalogue.validation import did_you_mean
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.runtime.project import root_params, stage_key
 from pipeline.sources.download import download, summary, warnings_of
 from pipeline.sources.inputs import link_again

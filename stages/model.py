@@ -9,8 +9,7 @@ import os
 import socket
 from pathlib import Path
 
-from pipeline.catalogue.validation import did_you_mean
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.runtime.project import root_params, stage_key
 from pipeline.schema.parameters import Model
 from pipeline.sources.inputs import MODELS, link_model

@@ -9,12 +9,11 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from pipeline.catalogue.validation import did_you_mean
 from pipeline.pictures.captions import FACTS, shares
 from pipeline.pictures.encoders_shown import picked_runs
 from pipeline.pictures.exhibit import exhibits
 from pipeline.runtime.absent import again, attempt
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.runtime.files import write_atomically, write_json
 from pipeline.runtime.project import reports_folder
 from pipeline.settings.grid import Listing, open_listing

@@ -11,7 +11,6 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from pipeline.catalogue.validation import did_you_mean
 from pipeline.density.encoders import (
     absent_sets,
     find_encoder,
@@ -22,7 +21,7 @@ from pipeline.density.encoders import (
 )
 from pipeline.density.methods import scores_text
 from pipeline.runtime.absent import NOTE, NotAskedFor, attempt
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.runtime.files import write_text
 from pipeline.schema.parameters import Params
 from pipeline.settings.params import load_params

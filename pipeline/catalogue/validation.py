@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -11,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.error import MarkedYAMLError
 
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, did_you_mean
 
 
 class Strict(BaseModel):
@@ -79,15 +77,6 @@ def read_section(path: str | Path, name: str, kind: type[Section]) -> Section:
         return kind.model_validate(read_yaml(path).get(name, {}))
     except ValidationError as error:
         raise ParamsError(str(path), explain(error, kind, prefix=(name,))) from None
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'? known: ...` for an unknown name (the nearest match and at most 40 names)."""
-    names = sorted(known)
-    near = get_close_matches(name, names, n=1)
-    guess = f"; did you mean {near[0]!r}?" if near else ";"
-    listing = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
-    return f"{guess} known: {listing or 'none'}"
 
 
 def explain(error: ValidationError, model: Any, prefix: tuple = ()) -> list[str]:

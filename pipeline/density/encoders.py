@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.catalogue.validation import did_you_mean
 from pipeline.core.selected_run import picked_weights, read_pick, stale
 from pipeline.runtime.absent import NotAskedFor, again
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.runtime.files import read_json
 from pipeline.runtime.project import grid_name, remake, reports_folder
 from pipeline.schema.parameters import Params

@@ -20,11 +20,12 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from pipeline.catalogue.types import Distinct, Positive
-from pipeline.catalogue.validation import Strict, did_you_mean
+from pipeline.catalogue.validation import Strict
 from pipeline.core.seeds import derive_seed, generator
 from pipeline.experiments.descent import descend
 from pipeline.losses.lejepa import directions_for_step
 from pipeline.losses.univariate import MULTIVARIATE, STATISTICS, statistic_by_name
+from pipeline.runtime.errors import did_you_mean
 
 CONTROL = "random_walk"
 MEASURES = ("x_left", "energy_distance", "spread", "start_correlation")

@@ -5,7 +5,6 @@ Legend: V views (Vg global), B images, K projection, C outputs of a head.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from dataclasses import dataclass
 from typing import ClassVar
@@ -24,6 +23,7 @@ from pipeline.losses.univariate import statistic_by_name
 from pipeline.losses.vicreg import VICReg
 from pipeline.losses.visreg import VISReg
 from pipeline.losses.weak_sigreg import WeakSIGReg
+from pipeline.runtime.errors import did_you_mean
 from pipeline.schema.pretrain import Sigreg
 
 
@@ -92,10 +92,8 @@ def objective_class(name: str) -> type[Objective]:
         return OBJECTIVES[name]
     module, _, attribute = name.rpartition(".")
     if not module:
-        close = difflib.get_close_matches(name, OBJECTIVES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ";"
-        known = f"known: {', '.join(OBJECTIVES)}, and module.Class of a file in the clone"
-        raise ValueError(f"unknown objective {name!r}{hint} {known}")
+        known = f"{did_you_mean(name, OBJECTIVES)}, and module.Class of a file in the clone"
+        raise ValueError(f"unknown objective {name!r}{known}")
     try:
         found = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:

@@ -10,7 +10,6 @@ Source: LeJEPA, arXiv 2511.08544, section 4.2 and appendix F; the tests' own pap
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ from torch import Tensor
 from pipeline.distributed.collectives import gather_samples
 from pipeline.losses.lejepa import epps_pulley, sigreg
 from pipeline.losses.multivariate import bhep, comb, henze_visagie, henze_zirkler, ksd_imq, mmd
+from pipeline.runtime.errors import did_you_mean
 
 
 def extended_jarque_bera(samples: Tensor) -> Tensor:
@@ -187,9 +187,7 @@ def statistic_by_name(name: str, *, t_max: float = 3.0, num_knots: int = 17) -> 
         ValueError: an unknown name; the message lists the known ones.
     """
     if name not in STATISTICS:
-        close = difflib.get_close_matches(name, STATISTICS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ";"
-        raise ValueError(f"unknown statistic {name!r}{hint} known: {', '.join(STATISTICS)}")
+        raise ValueError(f"unknown statistic {name!r}{did_you_mean(name, STATISTICS)}")
     if name == "epps_pulley":
         return partial(sigreg, t_max=t_max, num_knots=num_knots)
     statistic = STATISTICS[name]

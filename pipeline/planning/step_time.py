@@ -23,7 +23,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import features
-from pipeline.catalogue.validation import did_you_mean
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch
 from pipeline.distributed.devices import choose_autocast, choose_device
@@ -32,7 +31,7 @@ from pipeline.models import backbones
 from pipeline.planning.inventory import Pipeline, SetFacts, Task
 from pipeline.probing import probes
 from pipeline.runtime.bars import bar
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.schema.parameters import Pretrain
 from pipeline.schema.pretrain import Views
 from pipeline.training.learner import build_learner

@@ -1,6 +1,9 @@
-"""The one kind of error that a stage shows without a traceback."""
+"""The one kind of error that a stage shows without a traceback, and what its message says of an unknown name."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(ValueError):
@@ -9,6 +12,15 @@ class UserError(ValueError):
 
 class FetchError(UserError):
     """Data could not be fetched, or are not what they should be; the message says what to do."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'x'? known: ...` for an unknown name (the nearest match and at most 40 names)."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1)
+    guess = f"; did you mean {near[0]!r}?" if near else ";"
+    listing = ", ".join(names[:40]) + (f", ... ({len(names)} in all)" if len(names) > 40 else "")
+    return f"{guess} known: {listing or 'none'}"
 
 
 def together(faults: list[str], *, shown: int = 10) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.catalogue.validation import ParamsError, Strict, did_you_mean, explain, read_yaml
+from pipeline.catalogue.validation import ParamsError, Strict, explain, read_yaml
+from pipeline.runtime.errors import did_you_mean
 from pipeline.runtime.project import root_params, shown
 from pipeline.schema.parameters import BackboneRule, Params
 from pipeline.schema.pretrain import Pretrain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import product
 
-from pipeline.catalogue.validation import did_you_mean
+from pipeline.runtime.errors import did_you_mean
 from pipeline.schema.parameters import Params
 from pipeline.settings.cells import Resolver, grid_cells
 

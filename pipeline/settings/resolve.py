@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pipeline.catalogue.validation import did_you_mean
 from pipeline.losses.univariate import STATISTICS
 from pipeline.models import backbones
 from pipeline.models.sites import check_site
 from pipeline.runtime.bars import bar
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.schema.pretrain import Pretrain
 from pipeline.schema.resolved import EXECUTION, Execution, PretrainRun, ProbeRun, TrainedWith
 from pipeline.settings.cells import Cell

@@ -15,9 +15,8 @@ import h5py
 import numpy as np
 
 from pipeline.catalogue.datasets import Arrays
-from pipeline.catalogue.validation import did_you_mean
 from pipeline.runtime.bars import bar
-from pipeline.runtime.errors import UserError, together
+from pipeline.runtime.errors import UserError, did_you_mean, together
 from pipeline.sources.archives import check_members
 from pipeline.sources.file_kinds import check_readable, mistaken
 from pipeline.sources.splits import Account, RawDataset

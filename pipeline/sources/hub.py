@@ -24,7 +24,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
 
 from pipeline.catalogue.datasets import Huggingface
-from pipeline.catalogue.validation import did_you_mean
+from pipeline.runtime.errors import did_you_mean
 from pipeline.sources.file_kinds import check_readable, replaced
 from pipeline.sources.inputs import matched_files, user_path
 from pipeline.sources.splits import Account, RawDataset

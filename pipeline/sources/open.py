@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.catalogue.datasets import UNVERIFIED, Arrays, Bundled, Dataset, Folder
-from pipeline.catalogue.validation import did_you_mean
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.runtime.files import sha256_file
 from pipeline.sources import arrays
 from pipeline.sources.archives import extract

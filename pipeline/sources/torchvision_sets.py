@@ -21,9 +21,8 @@ from PIL import Image
 from torchvision.datasets import utils
 
 from pipeline.catalogue.datasets import ByHand, Torchvision
-from pipeline.catalogue.validation import did_you_mean
 from pipeline.runtime.bars import bar
-from pipeline.runtime.errors import UserError, together
+from pipeline.runtime.errors import UserError, did_you_mean, together
 from pipeline.runtime.files import link_or_copy, where_possible
 from pipeline.sources.file_kinds import check_readable
 from pipeline.sources.inputs import user_path

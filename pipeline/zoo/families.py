@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.catalogue.validation import did_you_mean
 from pipeline.models.backbones import TIMM_VERSION, count_params, known_backbones
 from pipeline.runtime.bars import bar
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.runtime.files import write_text
 
 # A name belongs to the family whose prefix it has: version and block variants (convnextv2, resnetblur, maxxvitv2) do,

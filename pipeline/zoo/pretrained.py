@@ -14,7 +14,6 @@ from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from torch import nn
 
-from pipeline.catalogue.validation import did_you_mean
 from pipeline.models.backbones import (
     BackboneError,
     Published,
@@ -27,7 +26,7 @@ from pipeline.models.backbones import (
     published,
 )
 from pipeline.models.weights import save_weights
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.runtime.files import sha256_file, write_json
 from pipeline.schema.parameters import Model
 from pipeline.sources.inputs import user_path

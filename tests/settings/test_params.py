@@ -14,7 +14,7 @@ import pytest
 import yaml
 from params_file import BASE, problems, written
 
-from pipeline.catalogue.validation import did_you_mean
+from pipeline.runtime.errors import did_you_mean
 from pipeline.schema.pretrain import Views
 from pipeline.settings.cells import grid_cells
 from pipeline.settings.params import load_params
