@@ -107,7 +107,7 @@ def test_an_interrupted_launch_goes_on_elsewhere(tmp_path):
         (slurm / name).write_text(text)
         (slurm / name).chmod(0o755)
     workspace = small_grid(tmp_path / "clone", lambdas=[0.05])
-    workspace.change_params({"pretrain": {"epochs": 12}})
+    workspace.change_params({"pretrain": {"epochs": 6}})
     workspace.environment["PATH"] += f":{slurm}"
     with launch(workspace, "--engine", "local") as launcher:
         program = seen(workspace, "stages.pretrain", launcher)
