@@ -87,7 +87,7 @@ def test_every_operation_counts_in_its_phase(few_images):
     assert {group.partition(":")[0] for group in found} == set(profile.PHASES)
 
 
-@pytest.mark.parametrize("setting", ["channels_last", "compile"])
+@pytest.mark.parametrize("setting", ["channels_last", pytest.param("compile", marks=pytest.mark.slow)])
 def test_a_switch_changes_no_name_and_no_value(setting):
     plain, switched = (step.make_learner(MODEL, CPU, **changes) for changes in ({}, step.SETTINGS[setting]))
     for name, weights in plain.backbone.state_dict().items():
@@ -113,5 +113,5 @@ def test_a_switch_changes_a_step_by_rounding(few_images, setting):
 
         for index in range(2):
             step.train_step(learner, batch, recorded, index)
-        losses.append([float(loss.loss.detach()) for loss in taken])
+        losses.append([float(loss["loss"].detach()) for loss in taken])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
