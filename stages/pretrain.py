@@ -45,10 +45,13 @@ def train(cell: PretrainRun, device: torch.device) -> None:
     preflight.check(cell, meta)
     images = open_split(cell.data, "train", load_px=settings.load_px, memory_gb=settings.loader.memory_gb)
     backbone = backbones.initial_backbone(cell.backbone, cell.backbone_kwargs, seed=cell.seed)
-    learner = build_learner(backbone, cell.embed_dim, settings, device)
+    shape = {"lamb": cell.lamb, "num_global": views.num_global, "seed": cell.seed}
+    objective = build_objective(settings.objective, settings.objective_settings(), **shape)
+    what = {"objective": objective.objective, "num_classes": len(meta["classes"])}
+    learner = build_learner(backbone, cell.embed_dim, settings, device, **what)
     recipe = loop.Recipe(
         Multicrop(**views.model_dump()),
-        build_objective(settings.sigreg, lamb=cell.lamb, num_global=views.num_global, seed=cell.seed),
+        objective,
         cell.seed,
         build_shuffle(cell.data, window_gb=settings.shuffle_window_gb),
     )
@@ -67,7 +70,8 @@ def train(cell: PretrainRun, device: torch.device) -> None:
     numbers = loop.summary(learner.backbone, cell.embed_dim, len(images.labels), settings.batch_size, history)
     where = provenance.describe(str(device), world_size(), **devices.found(device, autocast))
     where |= {"wall_s": round(time.monotonic() - started, 1), **times, "config": cell.result_key()}
-    write_pretraining(out, history, numbers | story, where)
+    numbers |= story | {"objective": settings.objective} | objective.weighing(settings.batch_size)
+    write_pretraining(out, history, numbers, where)
 
 
 if __name__ == "__main__":

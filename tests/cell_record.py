@@ -26,7 +26,7 @@ RUN = PretrainRun(**AXES, embed_dim=64, out="out/pretrain", pretrain=PRETRAIN)
 PROBE = ProbeRun(
     **AXES, weights="out/pretrain/backbone.safetensors", beside="out/pretrain/projector.safetensors", out="out/probe",
     device="cpu", precision="auto", load_px=256, views=VIEWS, loader=PRETRAIN.loader,
-    trained=TrainedWith(batch_size=16, sigreg=PRETRAIN.sigreg),
+    trained=TrainedWith.of(PRETRAIN, {}),
 )  # fmt: skip
 CONFIG = RUN.result_key()
 LOSSES = ("loss", "pred_loss", "sigreg_loss", "lr")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.runtime.errors import UserError
+from pipeline.runtime.rooms import own_objective
 from pipeline.schema.pretrain import Pretrain
 from pipeline.schema.probe import Probe
 from pipeline.schema.resolved import PretrainRun, ProbeRun
@@ -32,6 +33,8 @@ def check(run: PretrainRun, meta: Meta) -> None:
         PreflightError: listing every problem at once.
     """
     problems, notes = [*training_problems(run.pretrain, meta)], [*crop_notes(run.pretrain, meta)]
+    if own_objective(run.pretrain.objective) != run.objective_files:
+        problems.append(f"the file of pretrain.objective {run.pretrain.objective} has changed since; run: dvc repro")
     if run.target == run.dataset:
         problems += probe_problems(run.probe, meta)
         notes += shot_warnings(run.probe, meta)

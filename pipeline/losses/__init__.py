@@ -1,4 +1,4 @@
-"""LeJEPA and SIGReg (lejepa.py, kernels in blocks.py), other tests of normality, spectra, a run's objective."""
+"""LeJEPA and SIGReg (lejepa.py, kernels in blocks.py), the other objectives and tests of normality, spectra."""
 
 from pipeline.losses.lejepa import LeJEPALoss, epps_pulley, lejepa_loss, random_directions, sigreg
 

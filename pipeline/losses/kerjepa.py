@@ -10,6 +10,7 @@ Source: Zimmermann et al., "KerJEPA", arXiv 2512.19605 (KSD with IMQ kernel: 91.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,6 +23,8 @@ class MMD(Regularised):
     """Maximum mean discrepancy with a Gaussian kernel: LeJEPA's statistic before it is sliced."""
 
     bandwidth: float = 1.0
+
+    sums_samples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the bandwidth."""
@@ -38,6 +41,8 @@ class KSDIMQ(Regularised):
 
     bandwidth: float = 1.0
     exponent: float = 0.5
+
+    sums_samples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check bandwidth and exponent."""

@@ -6,14 +6,20 @@ Legend: V views (Vg global), B images, K projection, C outputs of a head.
 from __future__ import annotations
 
 import importlib
+import math
+import re
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from pipeline.losses.barlow_twins import BarlowTwins
 from pipeline.losses.byol import BYOL
+from pipeline.losses.conventions import weight
 from pipeline.losses.kerjepa import KSDIMQ, MMD
 from pipeline.losses.lejepa import directions_for_step, lejepa_loss
 from pipeline.losses.projected import Objective, Projected, check_positive
@@ -24,7 +30,9 @@ from pipeline.losses.vicreg import VICReg
 from pipeline.losses.visreg import VISReg
 from pipeline.losses.weak_sigreg import WeakSIGReg
 from pipeline.runtime.errors import did_you_mean
-from pipeline.schema.pretrain import Sigreg
+
+CLONE = Path(__file__).parents[2]
+OWN = re.compile(r"objectives(\.[A-Za-z_]\w*){2,}")
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class LeJEPA(Objective):
     uses_lambda: ClassVar[bool] = True
     min_views: ClassVar[int] = 1
     sums_over_ranks: ClassVar[bool] = True
+    sums_samples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the slices; the rest is checked where it is used."""
@@ -83,26 +92,36 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 
 def objective_class(name: str) -> type[Objective]:
-    """Return the objective of a name: of OBJECTIVES, or module.Class of a file in the clone.
+    """Return the objective of a name: of OBJECTIVES, or objectives.<file>.<Class> of a file in the clone's objectives/.
 
     Raises:
-        ValueError: an unknown name, a module that is not there or fails, or a class that is no objective.
+        ValueError: an unknown name, a file that is not there or fails, or a class that is no objective.
     """
     if name in OBJECTIVES:
         return OBJECTIVES[name]
+    if not is_own(name):
+        own = "objectives.<file>.<Class> of a file in objectives/ (docs/objectives.md)"
+        raise ValueError(f"unknown objective {name!r}{did_you_mean(name, OBJECTIVES)}, and {own}")
+    if str(CLONE) not in sys.path:
+        sys.path.append(str(CLONE))
     module, _, attribute = name.rpartition(".")
-    if not module:
-        known = f"{did_you_mean(name, OBJECTIVES)}, and module.Class of a file in the clone"
-        raise ValueError(f"unknown objective {name!r}{known}")
     try:
         found = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
-        raise ValueError(
-            f"objective {name!r} cannot be imported ({error}); it names a class of a file in the clone"
-        ) from error
+    except Exception as error:  # whatever a user's file raises
+        raise ValueError(f"objective {name!r}: {module} does not import ({type(error).__name__}: {error})") from error
     if not (isinstance(found, type) and issubclass(found, Objective)):
-        raise ValueError(f"objective {name!r} must be a subclass of pipeline.losses.projected.Objective")
+        raise ValueError(f"objective {name!r}: {attribute} must be a subclass of Objective (pipeline.losses.projected)")
     return found
+
+
+def is_own(name: str) -> bool:
+    """Return whether a name is of the form objectives.<file>.<Class>, a user's own objective."""
+    return OWN.fullmatch(name) is not None
+
+
+def make_objective(name: str, settings: Mapping[str, Any]) -> Objective:
+    """Return the objective of a name with these settings; what they lack has its default."""
+    return objective_class(name)(**settings)
 
 
 @dataclass(frozen=True)
@@ -113,6 +132,22 @@ class RunObjective:
     lamb: float
     num_global: int
     seed: int
+
+    def weighing(self, batch_size: int) -> dict[str, Any]:
+        """Return what lambda means in this run: w (None: infinite), N, pooling and the loss as a formula.
+
+        Nothing for an objective that lambda does not weigh.
+        """
+        if not self.objective.uses_lambda:
+            return {}
+        num_samples = batch_size if self.objective.sums_samples else 1
+        w = weight(self.lamb, num_samples)
+        return {
+            "w": w if math.isfinite(w) else None,
+            "num_samples": batch_size,
+            "pooling": "each view",
+            "convention": "(1 - lambda) * pred_loss + lambda * regulariser",
+        }
 
     def __call__(self, projections: Tensor, step: int, **seen: Tensor | None) -> dict[str, Tensor]:
         """Return loss and parts of one step over all processes, in full precision under autocast.
@@ -129,6 +164,6 @@ class RunObjective:
             return self.objective(projected.over_ranks())
 
 
-def build_objective(settings: Sigreg, *, lamb: float, num_global: int, seed: int) -> RunObjective:
-    """Build the objective of a run from its section of params.yaml, `pretrain.sigreg`."""
-    return RunObjective(LeJEPA(**settings.model_dump()), lamb, num_global, seed)
+def build_objective(name: str, settings: Mapping[str, Any], *, lamb: float, num_global: int, seed: int) -> RunObjective:
+    """Build the objective of a run: a name and its settings, lambda, Vg, and the seed of its random draws."""
+    return RunObjective(make_objective(name, settings), lamb, num_global, seed)

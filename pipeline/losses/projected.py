@@ -48,7 +48,7 @@ class Projected:
         """
         labels = None
         if self.labels is not None:
-            labels = gather_samples(self.labels.double().unsqueeze(-1)).squeeze(-1).long()
+            labels = gather_samples(self.labels.to(self.projections.device).unsqueeze(-1)).squeeze(-1)
         views = [None if z is None else gather_samples(_exact(z)) for z in self._views()]
         return Projected(views[0], self.num_global, self.lamb, self.seed, self.step, views[1], views[2], labels)
 
@@ -80,6 +80,8 @@ class Objective:
 
     uses_lambda: ClassVar[bool] = False
     """Whether lambda weighs a regulariser: loss = (1 - lambda) * pred_loss + lambda * regulariser."""
+    sums_samples: ClassVar[bool] = False
+    """Whether the regulariser grows with the number N of images, as N times a mean does (`losses.conventions`)."""
     min_views: ClassVar[int] = 2
     """Views an image at least: one global view and so many in all."""
     needs_labels: ClassVar[bool] = False
@@ -87,6 +89,11 @@ class Objective:
     """Whether `head` returns a module, which trains with backbone and projector and makes the predictions."""
     sums_over_ranks: ClassVar[bool] = False
     """Whether it sums over processes itself; the others get the images of all processes."""
+
+    @property
+    def needs_projections_alone(self) -> bool:
+        """Whether projections suffice to measure it, on images of any set."""
+        return not self.needs_head and not self.needs_labels and self.target_decay(0.0) is None
 
     def __call__(self, seen: Projected) -> dict[str, Tensor]:
         """Return the loss and its parts."""

@@ -16,6 +16,7 @@ and weights of 1. Views are regularised one by one, as LeJEPA does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -57,7 +58,13 @@ def visreg_terms(projections: Tensor, directions: Tensor) -> tuple[Tensor, Tenso
     # A norm, because the square root of a variance of 0 has no gradient.
     std = torch.linalg.vector_norm(centred, dim=-2, keepdim=True) / (num_samples - 1) ** 0.5
     normalised = centred / std.detach().clamp_min(torch.finfo(std.dtype).tiny ** 0.5)
-    ranks = torch.arange(1, num_samples + 1, device=std.device, dtype=torch.float64) / (num_samples + 1)
-    quantiles = torch.special.ndtri(ranks).to(std.dtype).unsqueeze(-1)
+    quantiles = _quantiles(num_samples, std.device, std.dtype)
     shape = ((normalised @ directions).sort(-2).values - quantiles).square().mean()
     return shape, (1 - std).square().mean(), mean.square().mean()
+
+
+@lru_cache(maxsize=4)
+def _quantiles(num_samples: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the normal quantiles of i / (N + 1), (N, 1)."""
+    ranks = torch.arange(1, num_samples + 1, dtype=torch.float64) / (num_samples + 1)
+    return torch.special.ndtri(ranks).unsqueeze(-1).to(device, dtype)

@@ -130,8 +130,10 @@ def time_shape(task: Task, found: Speed, budget_s: float) -> Speed | None:
     if BYTES_A_PARAM / 2 * found.num_params > free:
         return None
     backbone = backbones.initial_backbone(task.backbone, found.arguments, seed=0)
-    learner = build_learner(backbone, found.embed_dim, settings.model_copy(update={"compile": False}), device)
-    objective = build_objective(settings.sigreg, lamb=0.05, num_global=views.num_global, seed=0)
+    shape = {"lamb": 0.05, "num_global": views.num_global, "seed": 0}
+    objective = build_objective(settings.objective, settings.objective_settings(), **shape)
+    eager, what = settings.model_copy(update={"compile": False}), {"objective": objective.objective, "num_classes": 2}
+    learner = build_learner(backbone, found.embed_dim, eager, device, **what)
 
     def embed(num_images: int) -> None:
         shown = (views.global_px, views.mean, views.std, num_images)
@@ -145,7 +147,7 @@ def time_shape(task: Task, found: Speed, budget_s: float) -> Speed | None:
         with autocast:
             projections = learner.project(groups)
             parts = {"predictions": learner.predictions(projections), "targets": learner.targets(groups[0])}
-        learner.step(objective(projections, 0, **parts)["loss"], 1e-6)
+        learner.step(objective(projections, 0, labels=images.labels, **parts)["loss"], 1e-6)
 
     num_images, embedded_s = largest_call(embed, EMBEDDED, budget_s / 5, device)
     found = found._replace(embed_s=embedded_s / (num_images * found.operations[views.global_px]))

@@ -35,6 +35,7 @@ from pipeline.views.multicrop import Multicrop
 Images = ImageBatch | PackedSplit
 
 DRAWS_SEED = 0
+HELD_OUT = ("loss", "pred_loss", "sigreg_loss")  # what is known to tell runs apart; other parts are an objective's own
 # Draws of the null distribution; its 0.95 quantile is then known to about 2 % (measured: tests/probing/test_health.py).
 NUM_NULL_DRAWS = 2048
 
@@ -42,12 +43,13 @@ NUM_NULL_DRAWS = 2048
 class Trained(NamedTuple):
     """What a cell that was trained here has beside its backbone.
 
-    projector: (M, D) -> (M, K). objective: (projections (V, B, K), step) -> loss and parts. batch_size: B of training,
+    projector: (M, D) -> (M, K). objective: (projections (V, B, K), step) -> loss and parts; None where projections do
+    not suffice for them. batch_size: B of training,
     which the Epps-Pulley statistic depends on. make_views: those of training.
     """
 
     projector: nn.Module
-    objective: RunObjective
+    objective: RunObjective | None
     batch_size: int
     make_views: Multicrop
 
@@ -67,8 +69,10 @@ def load_trained(path: Path, make_views: Multicrop, settings: TrainedWith, *, la
     description = read_description(path, remedy="run: dvc repro")
     projector = make_projector(**description)
     load_weights(path, projector)
-    objective = build_objective(settings.sigreg, lamb=lamb, num_global=make_views.num_global, seed=DRAWS_SEED)
-    return Trained(projector, objective, settings.batch_size, make_views)
+    shape = {"lamb": lamb, "num_global": make_views.num_global, "seed": DRAWS_SEED}
+    run = build_objective(settings.objective, settings.objective_settings, **shape)
+    measurable = run if run.objective.needs_projections_alone else None
+    return Trained(projector, measurable, settings.batch_size, make_views)
 
 
 class Null(NamedTuple):
@@ -239,7 +243,7 @@ def augmented_embeddings(
 def heldout_losses(
     backbone: nn.Module, images: Images, trained: Trained, members: Tensor, reader: Reader
 ) -> dict[str, float]:
-    """Return the LeJEPA loss and its parts on test images: the run's own objective and views, in evaluation mode.
+    """Return the loss and its parts on test images: the run's own objective and views, in evaluation mode.
 
     Args:
         backbone: (M, 3, H, W) -> (M, D).
@@ -249,8 +253,11 @@ def heldout_losses(
         reader: as for `report`.
 
     Returns:
-        loss, pred_loss and sigreg_loss, means over whole batches; nothing if the split is smaller than a batch.
+        The loss, pred_loss and sigreg_loss if the objective has them, means over whole batches; nothing if the split
+        is smaller than a batch, or projections do not suffice for the objective.
     """
+    if trained.objective is None:
+        return {}
     if len(members) < trained.batch_size:
         members = some_images(images, trained.batch_size)
     device, modules = reader.device, (backbone, trained.projector)
@@ -265,8 +272,8 @@ def heldout_losses(
         with reader.autocast:
             projections = project_views(*modules, [group for group in views if group is not None])
         found = trained.objective(projections, index)
-        names = list(found)
-        losses.append(doubled(torch.stack(list(found.values()))))
+        names = [name for name in HELD_OUT if name in found]
+        losses.append(doubled(torch.stack([found[name] for name in names])))
     return dict(zip(names, torch.stack(losses).mean(0).tolist(), strict=True)) if losses else {}
 
 

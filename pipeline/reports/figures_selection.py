@@ -37,15 +37,20 @@ def charts(
         paper: of `selection_report.read_paper`.
 
     Returns:
-        SVG text under `plane-<task>`, `correlation` and `criteria`.
+        SVG text under `plane-<task>`, `correlation` and `criteria`; no plane where a run's objective lacks a term.
     """
     picks = picked(entries, exponent)
     planes = {
-        f"plane-{name}": plane([run for run in runs if run.dataset == name], picks.get(name, ""), label)
+        f"plane-{name}": plane(members, picks.get(name, ""), label)
         for name in groups(entries)
-        if name != ALL
+        if name != ALL and (members := _with_both_terms(runs, name))
     }
     return {**planes, "correlation": correlation(entries, exponent, paper), "criteria": criteria(entries, exponent)}
+
+
+def _with_both_terms(runs: Sequence[Run], task: str) -> list[Run]:
+    members = [run for run in runs if run.dataset == task]
+    return members if all({"sigreg_loss", "pred_loss"} <= run.values.keys() for run in members) else []
 
 
 def plane(runs: Sequence[Run], pick: str, label: str) -> str:

@@ -27,7 +27,7 @@ GROUP = ["dataset", "backbone", "lambda"]  # what seeds are averaged within
 CELL_COLUMNS = ["grid", *GROUP, "seed"]
 HISTORY_COLUMNS = [*GROUP, "seed", "collapsed", "epoch", "loss"]  # and the parts of the loss
 COUNT_COLUMNS = ["num_params", "epochs"]
-LOSS_COLUMNS = ["train_loss", "pred_loss", "sigreg_loss"]
+LOSS_COLUMNS = ["train_loss", "pred_loss", "sigreg_loss"]  # an objective that lacks one of the parts has none
 LEARNED_SCORES = ["linear_top1", "knn_top1"]
 BASELINES = ["random_init_", "raw_pixels_"]
 SCORE = re.compile(r"(?P<baseline>random_init_|raw_pixels_)?(?P<probe>linear|knn)_top1(_(?P<k>\d+)shot)?(?P<std>_std)?")
@@ -62,7 +62,8 @@ def _row(cell: Cell, root: Path) -> dict[str, Any]:
     path = root / cell.folder / "pretrain/metrics.json"
     pretrain = read_json(path)
     scores = read_scores(root / cell.folder / "probe/metrics.json", LEARNED_SCORES)
-    for name in (*COUNT_COLUMNS, *LOSS_COLUMNS):
+    parts = [name for name in LOSS_COLUMNS if name == "train_loss" or name in pretrain]
+    for name in (*COUNT_COLUMNS, *parts):
         _check(_is_number(pretrain.get(name)), path, f"{name} must be a finite number", pretrain.get(name, "none"))
     for name in COUNT_COLUMNS:
         whole = isinstance(pretrain[name], int) and pretrain[name] >= 0
@@ -71,8 +72,9 @@ def _row(cell: Cell, root: Path) -> dict[str, Any]:
     alarms = read_alarms(path, pretrain)
     if "collapse" in alarms:
         scores |= {name: math.nan for name in scores if not name.startswith(tuple(BASELINES))}
-    measured = {name: pretrain[name] for name in (*COUNT_COLUMNS, *LOSS_COLUMNS)}
-    return {**names, "seed": cell.seed, **measured, **scores, "alarms": alarms}
+    measured = {name: pretrain.get(name, math.nan) for name in (*COUNT_COLUMNS, *LOSS_COLUMNS)}
+    objective = pretrain.get("objective", "lejepa")  # runs of before there were others do not say
+    return {**names, "seed": cell.seed, **measured, **scores, "alarms": alarms, "objective": objective}
 
 
 def read_scores(path: Path, required: Iterable[str] = ()) -> dict[str, float]:
@@ -118,7 +120,7 @@ def _columns(present: set[str]) -> list[str]:
     few_shot = [name for name in scores if re.fullmatch(r"linear_top1_\d+shot", name)]
     random = [name for name in ("random_init_linear_top1", "random_init_knn_top1") if name in present or not present]
     front = [*CELL_COLUMNS, *COUNT_COLUMNS, *LOSS_COLUMNS, *LEARNED_SCORES, *few_shot, *random]
-    front += ["mlflow_run_id", "alarms"]
+    front += ["mlflow_run_id", "alarms", "objective"]
     return front + [name for name in scores if name not in front]
 
 

@@ -6,12 +6,15 @@ DVC's dependencies, the identity of a checkpoint and the tests use this one defi
 from __future__ import annotations
 
 import ast
+import hashlib
 from functools import cache
 from pathlib import Path
 
 LIBRARY = Path(__file__).parents[1]
 NO_RESULT = frozenset({"runtime", "tracking", "catalogue", "schema", "settings"})
 """Outside: what they decide reaches a stage as a file that it depends on (resolved settings), or changes no number."""
+OWN = "objectives"
+"""Folder of the clone with the user's own objectives."""
 ALL_ROOMS = frozenset({"configure"})
 """Programs whose results are the resolved settings."""
 
@@ -84,3 +87,18 @@ def sources(program: str) -> list[Path]:
 
 def _files(place: Path) -> list[Path]:
     return [place] if place.is_file() else list(place.rglob("*.py"))
+
+
+def own_objective(name: str) -> dict[str, str]:
+    """Return the files of objectives/ that a user's own objective may load, with their digests; none of another's.
+
+    Args:
+        name: value of `pretrain.objective`; objectives.<file>.<Class> is the user's own.
+    """
+    module, _, _ = name.rpartition(".")
+    root = LIBRARY.parent
+    program = root.joinpath(*module.split(".")).with_suffix(".py")
+    if root / OWN not in program.parents or not program.is_file():
+        return {}
+    files = sorted(path for path in import_closure(program, root) if root / OWN in path.parents)
+    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

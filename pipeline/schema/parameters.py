@@ -59,7 +59,9 @@ class Grid(Strict):
 
     datasets: list[str] = Field(min_length=1, description="names from `datasets`")
     backbones: list[Architecture] = Field([], description="timm model names")
-    lambdas: list[Lambda] = Field(min_length=1, description="weight of SIGReg; the prediction loss has 1 - lambda")
+    lambdas: list[Lambda] = Field(
+        min_length=1, description="weight of the regulariser; the prediction loss has 1 - lambda"
+    )
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(min_length=1)
     axes: dict[AxisName, Axis] = Field({}, description="further axes, by name")
     models: list[str] = Field([], description="frozen models from `models`, probed beside the trained backbones")

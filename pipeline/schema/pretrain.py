@@ -171,7 +171,7 @@ class Alarms(Strict):
 
 
 class Pretrain(Strict):
-    """LeJEPA pretraining."""
+    """Pretraining."""
 
     epochs: int = Field(ge=1, le=1_000_000)
     batch_size: int = Field(ge=2, le=1_000_000)
@@ -191,6 +191,10 @@ class Pretrain(Strict):
     views: Views = Views()
     backbone: Backbone = Backbone()
     projector: Projector = Projector()
+    objective: str = Field("lejepa", description="what is minimised; names: docs/objectives.md")
+    objectives: dict[str, dict[str, Plain]] = Field(
+        {}, description="settings of objectives, by name; those of lejepa are the section sigreg"
+    )
     sigreg: Sigreg = Sigreg()
     predictor: Predictor = Predictor()
     swa: Swa = Swa()
@@ -222,6 +226,10 @@ class Pretrain(Strict):
             )
         return self
 
+    def objective_settings(self) -> dict[str, Any]:
+        """Return the settings of the objective that are not left to its defaults."""
+        return self.sigreg.model_dump() if self.objective == "lejepa" else dict(self.objectives.get(self.objective, {}))
+
     @classmethod
     def runtime_sections(cls) -> set[str]:
         """Return the names of the sections that never change a result."""
@@ -235,6 +243,7 @@ class Pretrain(Strict):
         counts where an alarm may end the training early and keep the weights.
         """
         key = self.model_dump(mode="json", exclude=self.runtime_sections())
+        key["objectives"] = {name: told for name, told in self.objectives.items() if name == self.objective}
         if self.alarms.action == "stop":
             key["health"] = {"num_images": self.health.num_images}
         return key

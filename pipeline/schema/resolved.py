@@ -17,7 +17,7 @@ from pipeline.catalogue.types import Plain
 from pipeline.catalogue.validation import Strict, explain
 from pipeline.runtime.errors import ResultError
 from pipeline.runtime.files import read_json
-from pipeline.schema.pretrain import Checkpoint, Layout, Loader, Pretrain, PretrainHealth, Sigreg, Views
+from pipeline.schema.pretrain import Checkpoint, Layout, Loader, Pretrain, PretrainHealth, Views
 from pipeline.schema.probe import Probe
 
 EXECUTION = "execution.json"
@@ -82,6 +82,7 @@ class PretrainRun(CellRun):
         data: folder of the packed data set.
         embed_dim: D, as the backbone has it.
         out: folder of the results.
+        objective_files: digests of the user's own files that the objective is made of.
         probe: what the cell's own probe will ask of the data; changes nothing here.
     """
 
@@ -89,6 +90,7 @@ class PretrainRun(CellRun):
     data: str
     embed_dim: int
     out: str
+    objective_files: dict[str, str] = Field({})
     pretrain: Pretrain
     probe: Probe
 
@@ -110,7 +112,15 @@ class TrainedWith(Strict):
     """What a probe has to know of the training whose projector it measures."""
 
     batch_size: int
-    sigreg: Sigreg
+    objective: str
+    objective_settings: dict[str, Plain]
+    objective_files: dict[str, str] = Field({})
+
+    @classmethod
+    def of(cls, pretrain: Pretrain, objective_files: dict[str, str]) -> TrainedWith:
+        """Take it from the settings of a training and the digests of its objective."""
+        told = {"objective_settings": pretrain.objective_settings(), "objective_files": objective_files}
+        return cls(batch_size=pretrain.batch_size, objective=pretrain.objective, **told)
 
 
 class ProbeRun(CellRun):

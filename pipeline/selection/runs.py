@@ -15,10 +15,10 @@ from pipeline.selection.criteria import DIRECTIONS, Run
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing
 
-LOSSES = ("train_loss", "pred_loss", "sigreg_loss")
+LOSSES = ("train_loss", "pred_loss", "sigreg_loss")  # of the parts those that an objective has
 HOLDOUT = "linear_holdout_top1"
 # Settings that change what the training loss measures, and not only how well it is minimised.
-MEASURES = ("batch_size", "views", "projector", "sigreg", "predictor", "swa")
+MEASURES = ("batch_size", "views", "projector", "objective", "objectives", "sigreg", "predictor", "swa")
 
 
 class Found(NamedTuple):
@@ -86,7 +86,9 @@ def incomparable_axes(listing: Listing) -> list[str]:
 
 def _run(listing: Listing, cell: Cell) -> Run:
     trained, score = listing.owners[cell].folder / "pretrain", listing.params.diagnose.score
-    losses = _numbers(read_json(trained / "metrics.json"), LOSSES, trained / "metrics.json")
+    summary = read_json(trained / "metrics.json")
+    named = [name for name in LOSSES if name in summary or name == "train_loss"]
+    losses = _numbers(summary, named, trained / "metrics.json")
     made, path = read_json(trained / "provenance.json"), cell.folder / "probe/metrics.json"
     probe = read_json(path)
     return Run(

@@ -6,15 +6,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pipeline.losses.univariate import STATISTICS
 from pipeline.models import backbones
 from pipeline.models.sites import check_site
 from pipeline.runtime.bars import bar
 from pipeline.runtime.errors import UserError, did_you_mean
+from pipeline.runtime.rooms import own_objective
 from pipeline.schema.pretrain import Pretrain
 from pipeline.schema.resolved import EXECUTION, Execution, PretrainRun, ProbeRun, TrainedWith
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing
+from pipeline.settings.objective_rules import objective_problems
 
 
 class CellConfigs(NamedTuple):
@@ -50,10 +51,9 @@ def resolve_listing(listing: Listing) -> tuple[dict[Cell, CellConfigs], list[str
         if cell.frozen:
             configs[cell] = CellConfigs(None, _probe_run(cell, listing, model=listing.beside(cell)), execution)
             continue
-        if pretrain.sigreg.statistic not in STATISTICS:
-            name = pretrain.sigreg.statistic
-            problems.append(f"unknown statistic {name!r} in pretrain.sigreg.statistic{did_you_mean(name, STATISTICS)}")
-            break
+        if wrong := objective_problems(pretrain, listing.params.grid.lambdas):
+            problems += [problem for problem in wrong if problem not in problems]
+            continue
         geometry = str((*_geometry(cell.backbone, pretrain), probe.site))
         if geometry not in checked:
             checked[geometry] = _check(cell.backbone, pretrain, probe.site, problems)
@@ -101,6 +101,7 @@ def _pretrain_run(cell: Cell, listing: Listing, kwargs: dict[str, Any], embed_di
         backbone_kwargs=kwargs,
         data=f"data/{cell.dataset}",
         embed_dim=embed_dim,
+        objective_files=own_objective(pretrain.objective),
         out=f"{listing.owners[cell].folder}/pretrain",
         pretrain=pretrain,
         probe=probe,
@@ -120,7 +121,7 @@ def _probe_run(cell: Cell, listing: Listing, **architecture: Any) -> ProbeRun:
         precision=pretrain.precision,
         load_px=pretrain.load_px,
         views=pretrain.views,
-        trained=TrainedWith(batch_size=pretrain.batch_size, sigreg=pretrain.sigreg),
+        trained=TrainedWith.of(pretrain, own_objective(pretrain.objective)),
         probe=probe,
         loader=pretrain.loader,
     )

@@ -89,7 +89,8 @@ def _collapse(row: Mapping[str, float], settings: Alarms) -> str:
         for name, limit in LOWEST.items()
         if row.get(name, math.inf) < getattr(settings, limit)
     ]
-    return f"{', '.join(low)}; raise lambda (grid.lambdas) or lower pretrain.optimizer.lr" if low else ""
+    remedy = "raise lambda (grid.lambdas), if the objective has one, or lower pretrain.optimizer.lr"
+    return f"{', '.join(low)}; {remedy}" if low else ""
 
 
 def _explosion(loss: float, lowest_before: float, max_ratio: float) -> str:

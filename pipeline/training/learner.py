@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.distributed.batch_norm import synchronise
 from pipeline.distributed.collectives import average_gradients
+from pipeline.losses.projected import Objective
 from pipeline.models import backbones
 from pipeline.models.projector import make_projector, project_views
 from pipeline.models.weights import save_weights
@@ -95,8 +96,16 @@ class Learner:
         return project_views(backbone, projector, [global_views], micro_batch_size=self.micro_batch_size)
 
 
-def build_learner(backbone: nn.Module, embed_dim: int, settings: Pretrain, device: torch.device) -> Learner:
-    """Build what the section `pretrain` asks for around a backbone (M, 3, H, W) -> (M, D = embed_dim).
+def build_learner(
+    backbone: nn.Module,
+    embed_dim: int,
+    settings: Pretrain,
+    device: torch.device,
+    *,
+    objective: Objective | None = None,
+    num_classes: int = 0,
+) -> Learner:
+    """Build what the section `pretrain` and its objective ask for around a backbone (M, 3, H, W) -> (M, D = embed_dim).
 
     The projector and the predictor are drawn from torch's global generator, in this order: after
     `backbones.initial_backbone` a run's seed decides all of them.
@@ -105,7 +114,12 @@ def build_learner(backbone: nn.Module, embed_dim: int, settings: Pretrain, devic
     if settings.predictor.enabled:
         proj_dim, hidden_dims = settings.projector.proj_dim, [settings.predictor.hidden_dim]
         predictor = make_projector(proj_dim, hidden_dims=hidden_dims, proj_dim=proj_dim)
-    return make_learner(backbone, projector, settings, device, predictor=predictor)
+    decay = None
+    if objective is not None and objective.needs_head:
+        predictor = objective.head(settings.projector.proj_dim, num_classes)
+    if objective is not None and objective.target_decay(0.0) is not None:
+        decay = objective.target_decay
+    return make_learner(backbone, projector, settings, device, predictor=predictor, target_decay=decay)
 
 
 def make_learner(

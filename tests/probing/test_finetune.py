@@ -36,7 +36,7 @@ from pipeline.probing.finetune import accuracy, evaluate, finetuned
 from pipeline.probing.probes import Split, Task, few_shot_members, linear_probe, stratified_holdout
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import read_json, write_json
-from pipeline.schema.pretrain import Loader, Pretrain, Schedule, Sigreg, Views
+from pipeline.schema.pretrain import Loader, Pretrain, Schedule, Views
 from pipeline.schema.probe import FewShot, Finetune, Health, Knn, Linear, Probe
 from pipeline.schema.resolved import Execution, ProbeRun, TrainedWith
 from pipeline.sources.images import Picture
@@ -299,7 +299,7 @@ def cell(tmp_path, monkeypatch) -> ProbeRun:
         data="data/target", weights="weights.safetensors", beside="projector.safetensors", out="out", device="cpu",
         precision="float32", load_px=64, probe=probe, loader=Loader(memory_gb=1.0, num_workers=0),
         views=Views(num_global=2, num_local=0, global_px=32, mean=[0.5] * 3, std=[0.25] * 3),
-        trained=TrainedWith(batch_size=8, sigreg=Sigreg(num_slices=8)),
+        trained=TrainedWith(batch_size=8, objective="lejepa", objective_settings={"num_slices": 8}),
     )  # fmt: skip
 
 

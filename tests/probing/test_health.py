@@ -37,7 +37,7 @@ from pipeline.models.weights import save_weights
 from pipeline.probing import health
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import read_json, write_json
-from pipeline.schema.pretrain import Pretrain, Sigreg
+from pipeline.schema.pretrain import Pretrain
 from pipeline.schema.probe import Health, Probe
 from pipeline.schema.resolved import Execution, PretrainRun, ProbeRun, TrainedWith
 from pipeline.sources.images import Picture
@@ -52,7 +52,7 @@ READER = Reader(16, [0.5] * 3, [0.25] * 3, 32, num_workers=0, device=CPU, autoca
 VIEWS = Multicrop(num_global=2, num_local=1, global_px=16, local_px=8, flip_prob=0, mean=[0.5] * 3, std=[0.25] * 3)
 SETTINGS = Health(num_images=40, num_slices=24, lidar_images=20, lidar_views=4)
 LAMB, PROJ_DIM, BATCH_SIZE = 0.1, 6, 16
-TRAINING = TrainedWith(batch_size=BATCH_SIZE, sigreg=Sigreg(num_slices=16))
+TRAINING = TrainedWith(batch_size=BATCH_SIZE, objective="lejepa", objective_settings={"num_slices": 16})
 
 
 def digits(num: int = 50) -> ImageBatch:
@@ -292,7 +292,7 @@ def cell(tmp_path, monkeypatch) -> Path:
     later = ProbeRun(
         **common, weights="run/pretrain/backbone.safetensors", beside="run/pretrain/projector.safetensors",
         out="run/probe", device="cpu", precision="float32", load_px=16, views=pretrain.views,
-        trained=TrainedWith(batch_size=16, sigreg=pretrain.sigreg), loader=pretrain.loader,
+        trained=TrainedWith.of(pretrain, {}), loader=pretrain.loader,
     )  # fmt: skip
     write_json(Path("configs/pretrain.json"), run.result_key())
     write_json(Path("configs/probe.json"), later.result_key())

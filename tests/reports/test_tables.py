@@ -47,6 +47,7 @@ def test_columns_in_the_agreed_order(tmp_path):
     columns = list(frame.columns)
     assert ",".join(columns[:18]) == FRONT
     assert columns[18:] == [
+        "objective",
         "linear_top1_1shot_std",
         "linear_top1_10shot_std",
         "random_init_linear_top1_1shot",

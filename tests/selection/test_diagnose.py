@@ -25,12 +25,14 @@ from paper_results import write_pipeline
 from torch import nn
 
 from pipeline.data.packed import ImageBatch
+from pipeline.features import Reader
 from pipeline.losses.lejepa import LeJEPALoss
 from pipeline.probing import health
 from pipeline.reports import selection_report, selection_text
 from pipeline.reports.render import literal
 from pipeline.runtime.absent import reason
 from pipeline.runtime.errors import UserError
+from pipeline.schema.probe import Health
 from pipeline.selection import picks
 from pipeline.selection.correlation import Entry
 from pipeline.selection.criteria import DIRECTIONS
@@ -266,10 +268,10 @@ def test_the_criteria_of_health_json_have_directions():
     shown = {"mean": [0.5] * 3, "std": [0.5] * 3}
     views = Multicrop(num_global=2, num_local=0, global_px=8, local_px=8, **shown)
     trained = health.Trained(nn.Linear(4, 3), lambda projections, step: LeJEPALoss(*torch.ones(3))._asdict(), 16, views)
-    reading = {"size_px": 8, "batch_size": 20, "num_workers": 0, "device": torch.device("cpu"), **shown}
-    sizes = {"num_images": 40, "num_slices": 8, "lidar_images": 20, "lidar_views": 2}
-    reading["autocast"] = nullcontext()
-    made = health.report(flat, images, views=views, reading=reading, trained=trained, **sizes)
+    how = {"batch_size": 20, "num_workers": 0, "device": torch.device("cpu"), "autocast": nullcontext()}
+    reader = Reader(8, shown["mean"], shown["std"], **how)
+    sizes = Health(num_images=40, num_slices=8, lidar_images=20, lidar_views=2)
+    made = health.report(flat, images, sizes, views=views, reader=reader, trained=trained)
     losses = {"train_loss", "pred_loss", "sigreg_loss"}
     assert made["criteria"].keys() == DIRECTIONS.keys() - losses
 

@@ -131,7 +131,8 @@ def test_texts():
     texts = [alarm.text for alarm in alerts.raised(rows, SETTINGS, num_epochs=3)]
     assert texts[0] == (
         "collapse at epoch 3: projection_rank 1.02 is below pretrain.alarms.min_rank 1.5, projection_std 0.0012 is "
-        "below pretrain.alarms.min_std 0.01; raise lambda (grid.lambdas) or lower pretrain.optimizer.lr"
+        "below pretrain.alarms.min_std 0.01; raise lambda (grid.lambdas), if the objective has one, or lower "
+        "pretrain.optimizer.lr"
     )
     assert "the loss 6 is 12 times" in texts[1] and "pretrain.alarms.max_loss_ratio 10;" in texts[1]
     assert "0.625 of its time" in texts[2] and "pretrain.alarms.max_wait_frac 0.5;" in texts[2]

@@ -3,28 +3,30 @@ whole, with BYOL's averaged encoder and every head, and that encoder is a runnin
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from small_training import CPU, LAMB, NUM_GLOBAL, PROJ_DIM, bits, digits, in_a_batch, settings, start, timeless
 from torch import nn
 
+from pipeline.losses import objective as objectives
 from pipeline.losses.byol import BYOL
-from pipeline.losses.objective import OBJECTIVES, RunObjective
+from pipeline.losses.objective import OBJECTIVES, RunObjective, make_objective
 from pipeline.models.backbones import initial_backbone
-from pipeline.models.projector import make_projector
-from pipeline.training.learner import Learner, make_learner
+from pipeline.runtime import rooms
+from pipeline.training.learner import Learner, build_learner, make_learner
 
 CHANGES = {"epochs": 4, "batch_size": 80, "optimizer": {"lr": 1e-2}}
 
 
 def learner_of(objective, seed: int = 0) -> Learner:
     backbone = initial_backbone("test_byobnet", {}, seed=seed)
-    projector = make_projector(backbone.num_features, hidden_dims=[16], proj_dim=PROJ_DIM)
-    decay = objective.target_decay if objective.target_decay(0.0) is not None else None
-    return make_learner(
-        backbone, projector, settings(), CPU, predictor=objective.head(PROJ_DIM, 10), target_decay=decay
-    )
+    projector = {"hidden_dims": [16], "proj_dim": PROJ_DIM}
+    chosen = settings(projector=projector)
+    return build_learner(backbone, backbone.num_features, chosen, CPU, objective=objective, num_classes=10)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -48,6 +50,25 @@ def test_loss_falls_and_a_resumed_run_is_the_whole(name, tmp_path):
     again = list(start(resumed, images, tmp_path / "p", objective=run, **CHANGES))
     assert bits([resumed.state(), timeless(again)]) == bits([whole.state(), timeless(history)])
     assert (resumed.predictor is not None) == objective.needs_head
+
+
+def test_the_example_of_the_docs_trains_and_its_file_is_told(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs/objectives.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    file = tmp_path / "objectives/sphere.py"
+    file.parent.mkdir()
+    file.write_text(source, encoding="utf-8")
+    monkeypatch.setattr(objectives, "CLONE", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    sphere = make_objective("objectives.sphere.Sphere", {"sharpness": 3.0})
+    run = RunObjective(sphere, LAMB, NUM_GLOBAL, seed=0)
+    history = list(start(learner_of(sphere), in_a_batch(digits(160)), tmp_path / "run", objective=run, **CHANGES))
+    assert history[-1].loss < history[0].loss and list(history[0].losses) == ["loss", "align_loss", "uniform_loss"]
+    monkeypatch.setattr(rooms, "LIBRARY", tmp_path / "pipeline")
+    before = rooms.own_objective("objectives.sphere.Sphere")
+    file.write_text(source + "# another line", encoding="utf-8")
+    assert list(before) == ["objectives/sphere.py"] and rooms.own_objective("objectives.sphere.Sphere") != before
+    assert rooms.own_objective("lejepa") == {}
 
 
 def test_target_is_a_running_average_from_the_first_step():
