@@ -60,7 +60,8 @@ def tracked(grid: str, cells: list[Cell]) -> tuple[str, dict[str, str]]:
     try:
         store = open_store()
         run_ids = store.finished_runs(grid)
-        return store.experiment_id, {key: run_ids.get(key) or store.publish(record) for key, record in records.items()}
+        run_ids |= {key: store.publish(record) for key, record in records.items() if key not in run_ids}
+        return store.experiment_id, run_ids
     except Exception as error:  # whatever ails the store, the tables are on disk and are shown
         print(f"warning: no run ids, the MLflow store is unavailable: {type(error).__name__}: {error}", file=sys.stderr)
         return "", {}

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline.reports.paper_overview import paper_csv, paper_markdown, read_pipelines
+from pipeline.reports.paper_overview import paper_markdown, read_pipelines
+from pipeline.reports.render import csv_text
 from pipeline.runtime.files import write_text
 from pipeline.runtime.project import REPORTS
 from stages import run
@@ -18,11 +19,11 @@ PAPER = Path("paper")
 
 def main() -> int:
     summaries, found, problems = read_pipelines(PAPER, PAPER / REPORTS / "claims")
-    if not summaries:
+    if summaries.empty:
         print(f"no {PAPER}/*/params.yaml; run from the repository root", file=sys.stderr)
         return 1
-    write_text(REPORTS / "paper.csv", paper_csv(list(summaries.values())))
-    write_text(REPORTS / "paper.md", paper_markdown(list(summaries.values()), found, PAPER / REPORTS, problems))
+    write_text(REPORTS / "paper.csv", csv_text(summaries))
+    write_text(REPORTS / "paper.md", paper_markdown(summaries, found, PAPER / REPORTS, problems))
     print(f"{REPORTS}/paper.md: {len(found)} of {len(summaries)} pipelines have a report")
     print("".join(f"broken: {line}\n" for line in problems), end="", file=sys.stderr)
     return 0

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from pipeline.core.csv_files import csv_text, read_rows
+from pipeline.core.csv_files import read_rows
 from pipeline.reports import render
 from pipeline.reports.render import literal
 from pipeline.runtime.errors import UserError
@@ -55,7 +54,7 @@ COLUMNS = tuple(field.name for field in fields(Claim))
 
 def write_claims(path: Path, claims: Iterable[Claim]) -> None:
     """Write claims as CSV with the columns claim, published, ours, std, seeds, verdict."""
-    write_text(path, csv_text(COLUMNS, (asdict(claim) for claim in claims)))
+    write_text(path, render.csv_text(pd.DataFrame(map(asdict, claims), columns=COLUMNS)))
 
 
 def read_claims(path: Path) -> list[Claim]:
@@ -98,8 +97,3 @@ def origin_line(told: Mapping[str, Any]) -> str:
         f"Measured on {told['date']} in {told['seconds']:.0f} s on {hardware['num_cpus']} cores of {hardware['cpu']}, "
         f"commit {told['commit']}."
     )
-
-
-def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return mean and standard deviation (n - 1; None for a single value)."""
-    return mean(values), stdev(values) if len(values) > 1 else None

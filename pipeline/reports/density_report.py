@@ -137,7 +137,7 @@ def areas_table(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(told=told.where(~best, "**" + told + "**"))
     counts = rows.drop_duplicates("foreign").set_index("foreign")
     wide = rows.pivot(index="method", columns="foreign", values="told").reindex(index=METHODS, columns=counts.index)
-    wide.columns = [f"{literal(n)} ({r['num_in']} and {r['num_out']} images)" for n, r in counts.iterrows()]
+    wide.columns = [f"against {literal(n)} ({r['num_in']} and {r['num_out']} images)" for n, r in counts.iterrows()]
     wide.insert(0, "method", [method.label for method in METHODS.values()])
     return wide.assign(**{"what it is": [method.note for method in METHODS.values()]})
 

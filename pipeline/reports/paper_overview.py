@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pipeline.catalogue.validation import read_yaml
-from pipeline.core.csv_files import csv_text, read_rows
-from pipeline.reports.claims import Claim, claims_table, markdown_table, read_claims
-from pipeline.reports.render import literal
+from pipeline.core.csv_files import read_rows
+from pipeline.reports.claims import Claim, claims_table, read_claims
+from pipeline.reports.render import bullets, join, literal, markdown_table
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.project import repro_command
 from pipeline.settings.grid import published_rows
@@ -28,32 +27,13 @@ by `python -m stages.paper` from `paper/reports/claims/`; every other number of 
 """
 
 
-@dataclass(frozen=True)
-class Summary:
-    """One pipeline in a line of reports/paper.csv.
-
-    Attributes:
-        id: its folder under paper/.
-        title, claim: what it is, and what the paper says that it shows; "" where its parameter file does not tell.
-        command: what makes it.
-        published: published numbers and claims.
-        reproduced, differs, not_run: how many of these are so; together `published`.
-    """
-
-    id: str
-    title: str
-    claim: str
-    command: str
-    published: int
-    reproduced: int
-    differs: int
-    not_run: int
+# Of reports/paper.csv, a line per pipeline: its folder under paper/, what it is and what the paper says that it shows
+# ("" if its parameter file does not tell), what makes it, how many published numbers and claims there are, and how many
+# of these are reproduced, differ or were not run.
+COLUMNS = ("id", "title", "claim", "command", *COUNTS)
 
 
-COLUMNS = tuple(field.name for field in fields(Summary))
-
-
-def read_pipelines(paper: Path, claims: Path) -> tuple[dict[str, Summary], dict[str, list[Claim]], list[str]]:
+def read_pipelines(paper: Path, claims: Path) -> tuple[pd.DataFrame, dict[str, list[Claim]], list[str]]:
     """Read what every pipeline is and what was found.
 
     Args:
@@ -61,9 +41,10 @@ def read_pipelines(paper: Path, claims: Path) -> tuple[dict[str, Summary], dict[
         claims: folder of <id>.csv, one of each pipeline that was run.
 
     Returns:
-        {id: summary}, {id: claims} of those that were run, and one line per broken file. Ids are in natural order.
+        A row of COLUMNS per pipeline, {id: claims} of those that were run, and one line per broken file. Ids are in
+        natural order.
     """
-    summaries: dict[str, Summary] = {}
+    rows: list[tuple] = []
     found: dict[str, list[Claim]] = {}
     problems: list[str] = []
     for path in sorted(paper.glob("*/params.yaml"), key=lambda path: _natural(path.parent.name)):
@@ -80,9 +61,8 @@ def read_pipelines(paper: Path, claims: Path) -> tuple[dict[str, Summary], dict[
         numbers = len(found[name]) if name in found else len(published_rows(path))
         verdicts = [claim.verdict for claim in found.get(name, ())]
         counts = (numbers, *(verdicts.count(verdict) for verdict in ("reproduced", "differs")))
-        command = repro_command(path)
-        summaries[name] = Summary(name, *told, command, *counts, numbers - counts[1] - counts[2])
-    return summaries, found, problems
+        rows.append((name, *told, repro_command(path), *counts, numbers - counts[1] - counts[2]))
+    return pd.DataFrame(rows, columns=COLUMNS), found, problems
 
 
 def _natural(name: str) -> list[Any]:
@@ -90,31 +70,26 @@ def _natural(name: str) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def paper_csv(summaries: Sequence[Summary]) -> str:
-    """Write one line per pipeline."""
-    return csv_text(COLUMNS, map(asdict, summaries))
-
-
 def paper_markdown(
-    summaries: Sequence[Summary], found: dict[str, list[Claim]], reports: Path, problems: Sequence[str]
+    summaries: pd.DataFrame, found: dict[str, list[Claim]], reports: Path, problems: Sequence[str]
 ) -> str:
     """Write the page.
 
     Args:
-        summaries: of all pipelines.
+        summaries: of `read_pipelines`.
         found: claims of those that were run.
         reports: folder of the pipelines' pages, which are linked.
         problems: broken files.
     """
-    head = ["pipeline", "title", *COUNTS.values(), "command"]
-    rows = [[s.id, s.title, *(getattr(s, name) for name in COUNTS), f"`{s.command}`"] for s in summaries]
-    parts = [INTRODUCTION, markdown_table(head, rows)]
-    parts += [_details(summary, found.get(summary.id), reports) for summary in summaries]
-    parts += ["## Broken files\n\n" + "\n".join(f"- {line}" for line in problems)] if problems else []
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    shown = summaries.assign(title=summaries["title"].map(literal), command=summaries["command"].map("`{}`".format))
+    shown = shown[["id", "title", *COUNTS, "command"]].rename(columns={"id": "pipeline", **COUNTS})
+    parts = [INTRODUCTION, markdown_table(shown)]
+    parts += [_details(summary, found.get(summary.id), reports) for summary in summaries.itertuples()]
+    parts += ["## Broken files", bullets([literal(line) for line in problems])] if problems else []
+    return join(*parts)
 
 
-def _details(summary: Summary, claims: Sequence[Claim] | None, reports: Path) -> str:
+def _details(summary: Any, claims: Sequence[Claim] | None, reports: Path) -> str:
     answered = [claim for claim in claims or () if claim.verdict != "not run"]
     parts = [f"## {summary.title or summary.id}", claim_line(summary.claim), claims_table(answered) if answered else ""]
     if summary.not_run:
@@ -123,7 +98,7 @@ def _details(summary: Summary, claims: Sequence[Claim] | None, reports: Path) ->
         parts.append(f"Not run; make it with `{summary.command}`.")
     if claims is not None and (reports / f"{summary.id}.md").exists():
         parts.append(f"More: [{summary.id}.md](../{reports}/{summary.id}.md)")
-    return "\n\n".join(part.strip() for part in parts if part)
+    return join(*parts)
 
 
 def claim_line(claim: str) -> str:

@@ -61,7 +61,7 @@ def _cell(value: Any) -> str:
 
 def literal(text: str) -> str:
     """Escape what Markdown would read as markup; an underscore inside a word is none."""
-    return re.sub(r"[\\`*|<>\[\]&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+    return re.sub(r"[\\`*|<\[\]&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
 
 def bullets(lines: Sequence[str]) -> str:

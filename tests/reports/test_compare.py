@@ -37,7 +37,6 @@ def cells(tmp_path, monkeypatch):
     ids = {cell.key: f"run-of-{cell.backbone}" for cell in found}
     store = SimpleNamespace(experiment_id="7", finished_runs=lambda grid: ids)
     monkeypatch.setattr(compare, "open_store", lambda: store)
-    monkeypatch.setattr(compare, "cell_record", lambda configs: None)
     return found
 
 
