@@ -21,6 +21,13 @@ from pipeline.zoo.families import family_of
 
 WORKS = "works"
 OTHER_PX = (96, 112, 128, 160, 192)  # multiples of 16 or 32, tried where the local size fails
+HEADINGS = {
+    "num_params": "parameters",
+    "embed_dim": "embedding",
+    "at_global": "global views",
+    "at_local": "local views",
+    "nearest_px": "nearest size that works, px",
+}
 REMEDIES = """\
 A transformer with patches of p px takes views whose side is a multiple of p: 98 px fits p = 14, 96 px fits p = 16.
 `pretrain.backbone.kwargs: {dynamic_img_pad: true}` makes it take other sizes by zero-padding the view's right and lower
@@ -156,6 +163,7 @@ def report_text(rows: Sequence[Conformance], command: str) -> str:
     families.loc["all"] = families.sum()
     failed = table[~table.at_local.isin(["", WORKS])]
     reasons = failed.groupby(["at_local", "nearest_px"]).size().reset_index(name="architectures")
+    every = table.drop(columns=["global_px", "local_px", "timm"]).replace({"nearest_px": {0: ""}})
     machine = provenance.describe("cpu")
     hardware, versions = machine["hardware"], machine["versions"]
     return f"""\
@@ -164,16 +172,16 @@ def report_text(rows: Sequence[Conformance], command: str) -> str:
 Each architecture, built without a classifier for global views of {rows[0].global_px} px, runs forward and backward on
 two random images in training mode, then on local views of {rows[0].local_px} px with the same weights.
 
-{families[["architectures", *works]].to_markdown()}
+{families[["architectures", *works]].rename(columns=HEADINGS).to_markdown()}
 
 ## Local views that do not train
 
 {REMEDIES}
-{reasons.to_markdown(index=False)}
+{reasons.replace({"nearest_px": {0: "none"}}).rename(columns=HEADINGS).to_markdown(index=False)}
 
 ## All architectures
 
-{table.drop(columns=["global_px", "local_px", "timm"]).to_markdown(index=False, intfmt=",")}
+{every.rename(columns=HEADINGS).to_markdown(index=False, intfmt=",")}
 
 Command: `{command}`. Date: {datetime.date.today().isoformat()}. {hardware["cpu"]}, {hardware["num_cpus"]} CPUs; Python
 {versions["python"]}, torch {versions["torch"]}, timm {TIMM_VERSION}.

@@ -140,8 +140,8 @@ def test_rows_are_read_back_and_reported(tmp_path):
     write_rows(tmp_path / "zoo.csv", reversed(rows))
     assert list(read_rows(tmp_path / "zoo.csv").values()) == rows
     text = " ".join(report_text(rows, "python -m stages.zoo").split())  # without the padding of the tables
-    assert "| all | 3 | 2 | 1 |" in text and "| vit | 1 | 0 | 0 |" in text and "| no | 0 | 1 |" in text
-    assert "global views of 224 px" in text and "| resnet18 | resnet | 11 | 512 | works | works | 0 |" in text
+    assert "| all | 3 | 2 | 1 |" in text and "| vit | 1 | 0 | 0 |" in text and "| no | none | 1 |" in text
+    assert "global views of 224 px" in text and "| resnet18 | resnet | 11 | 512 | works | works | |" in text
     (tmp_path / "zoo.csv").write_text("backbone\nresnet18\n")
     with pytest.raises(UserError, match="must have the columns backbone, family"):
         read_rows(tmp_path / "zoo.csv")
