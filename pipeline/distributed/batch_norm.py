@@ -1,13 +1,10 @@
 """BatchNorm over the batch that several processes share, on any device.
 
-torch's SyncBatchNorm wants CUDA; this one has the statistics and the gradient of one process on the concatenated batch,
-also on gloo. Every BatchNorm of a module, timm's with their activation included, becomes one in place, so that names of
-parameters and buffers stay.
+torch's SyncBatchNorm refuses the CPU (2.15); this one has the statistics and the gradient of one process on the
+concatenated batch, also on gloo.
 """
 
 from __future__ import annotations
-
-from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -18,60 +15,64 @@ from pipeline.distributed.collectives import world_size
 
 
 def synchronise(module: nn.Module) -> nn.Module:
-    """Let every BatchNorm of a module take its statistics over all ranks; without a process group nothing changes."""
-    if world_size() > 1:
-        for part in module.modules():
-            if isinstance(part, _BatchNorm) and not isinstance(part, OverRanks):
-                part.__class__ = _over_ranks(type(part))
+    """Let every BatchNorm below a module take its statistics over all ranks; without a process group nothing changes.
+
+    Parameters and buffers stay the same objects under the same names; timm's BatchNorm keeps its activation.
+    """
+    for parent in list(module.modules()) if world_size() > 1 else []:
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm) and not isinstance(child, SyncBatchNorm):
+                setattr(parent, name, SyncBatchNorm(child))
     return module
 
 
-class OverRanks:
-    """Forward pass of a BatchNorm in training; evaluation is the class's own."""
+class SyncBatchNorm(_BatchNorm):
+    """A BatchNorm that normalises over all ranks in training; timm's `drop` and `act` follow it."""
+
+    def __init__(self, local: _BatchNorm) -> None:
+        """Take over parameters, buffers and settings."""
+        super().__init__(local.num_features, local.eps, local.momentum, local.affine, local.track_running_stats)
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            setattr(self, name, getattr(local, name))
+        self.drop = getattr(local, "drop", nn.Identity())
+        self.act = getattr(local, "act", nn.Identity())
+        self.train(local.training)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Take (B, C) and (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C) or (B, C, H, W)."""
         if not self.training:
-            return super().forward(x)
-        axes = [axis for axis in range(x.ndim) if axis != 1]
-        count = x.numel() // x.shape[1]
-        mean, variance, total = _moments(x, axes, count)
-        self._follow(mean.detach(), variance.detach() * (total / (total - 1)))
+            return self.act(self.drop(super().forward(x)))
+        mean, variance, total = _moments(x)
+        if self.track_running_stats:
+            self._follow(mean.detach(), variance.detach() * (total / (total - 1)))
         shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
         scale = (variance + self.eps).rsqrt()
         shift = -mean * scale
         if self.affine:
             scale, shift = scale * self.weight, shift * self.weight + self.bias
-        out = x * scale.view(shape).to(x.dtype) + shift.view(shape).to(x.dtype)
-        # timm's BatchNormAct2d ends in these two.
-        return self.act(self.drop(out)) if hasattr(self, "act") else out
+        return self.act(self.drop(x * scale.view(shape).to(x.dtype) + shift.view(shape).to(x.dtype)))
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        if not self.track_running_stats:
-            return
         self.num_batches_tracked += 1
         weight = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
         self.running_var.lerp_(variance.to(self.running_var.dtype), weight)
 
 
-@lru_cache
-def _over_ranks(kind: type[nn.Module]) -> type[nn.Module]:
-    return type(kind.__name__, (OverRanks, kind), {})
-
-
-def _moments(x: Tensor, axes: list[int], count: int) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and biased variance of each channel over all ranks, and of how many values they are."""
+    axes = [axis for axis in range(x.ndim) if axis != 1]
     values = x if x.dtype == torch.float64 else x.float()
-    packed = torch.cat([values.sum(axes), values.new_tensor([count])])
-    packed = _Sum.apply(packed)
+    packed = _Sum.apply(torch.cat([values.sum(axes), values.new_tensor([x.numel() // x.shape[1]])]))
     total = packed[-1].detach()
     mean = packed[:-1] / total
-    shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
     # Around the mean: the mean of squares minus the squared mean would lose digits.
-    variance = _Sum.apply((values - mean.view(shape)).square().sum(axes)) / total
-    return mean, variance, total
+    around = values - mean.view([-1 if axis == 1 else 1 for axis in range(x.ndim)])
+    return mean, _Sum.apply(around.square().sum(axes)) / total, total
 
 
 class _Sum(torch.autograd.Function):
@@ -85,6 +86,4 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output: Tensor) -> Tensor:
-        out = grad_output.clone()
-        dist.all_reduce(out)
-        return out
+        return _Sum.forward(ctx, grad_output)

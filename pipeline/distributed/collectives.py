@@ -1,10 +1,9 @@
 """The batch that several processes share: means and samples over all ranks, differentiable.
 
 Gradient convention, the same everywhere: a rank gets world size * d(value)/d(its own samples), as it would from a mean
-over its local batch. DistributedDataParallel averages parameter gradients over ranks, which makes that average the
-gradient of one process on the concatenated batch. So under DDP the caller does nothing; without DDP it averages
-parameter gradients over ranks. No backward pass communicates: every rank must give the value the same weight in its
-loss, which DDP assumes as well. Ranks may hold different numbers of samples.
+over its local batch. DistributedDataParallel (`data_parallel`) averages parameter gradients over ranks, which makes
+that average the gradient of one process on the concatenated batch. No backward pass communicates: every rank must give
+the value the same weight in its loss, which DDP assumes as well. Ranks may hold different numbers of samples.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
@@ -61,21 +60,16 @@ def share(num: int) -> slice:
     return slice(rank() * each, (rank() + 1) * each)
 
 
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average gradients over all ranks, in place, in one message; nothing without a process group.
+def data_parallel(module: nn.Module) -> nn.Module:
+    """Average the module's gradients over ranks while its backward pass runs; the module itself without a group.
 
-    After this they are those of one process on the concatenated batch (gradient convention above). Every rank must
-    have gradients of the same parameters. DistributedDataParallel would send while the backward pass still runs, but it
-    wants one forward pass a step, and a step passes the backbone once for each size of views.
+    The gradients are then those of one process on the concatenated batch (gradient convention above), if one forward
+    pass of the whole module stands in each step, the same on all ranks. A parameter that it never uses keeps no
+    gradient. Buffers are not sent: a BatchNorm over all ranks has equal ones.
     """
     if world_size() == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= world_size()
-    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+        return module
+    return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, static_graph=True)
 
 
 def any_rank(flag: int, device: torch.device) -> int:

@@ -145,8 +145,8 @@ def time_shape(task: Task, found: Speed, budget_s: float) -> Speed | None:
         made = Multicrop(**views.model_dump())(images.pixels, images.aspect, generator=draws)
         groups = [group for group in made if group is not None]
         with autocast:
-            projections = learner.project(groups)
-            parts = {"predictions": learner.predictions(projections), "targets": learner.targets(groups[0])}
+            projections, predictions = learner.project(groups)
+            parts = {"predictions": predictions, "targets": learner.targets(groups[0])}
         learner.step(objective(projections, 0, labels=images.labels, **parts)["loss"], 1e-6)
 
     num_images, embedded_s = largest_call(embed, EMBEDDED, budget_s / 5, device)

@@ -16,13 +16,34 @@ from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.distributed.batch_norm import synchronise
-from pipeline.distributed.collectives import average_gradients
+from pipeline.distributed.collectives import data_parallel
 from pipeline.losses.projected import Objective
 from pipeline.models import backbones
 from pipeline.models.projector import make_projector, project_views
 from pipeline.models.weights import save_weights
 from pipeline.schema.pretrain import Pretrain
 from pipeline.schema.resolved import PretrainRun
+
+
+class _Networks(nn.Module):
+    """All that is trained as one module: one forward pass embeds the views of every size and projects them."""
+
+    def __init__(
+        self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module | None, micro_batch_size: int | None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+        self.predictor = predictor
+        self.micro_batch_size = micro_batch_size
+
+    def forward(self, views: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        projections = project_views(self.backbone, self.projector, views, micro_batch_size=self.micro_batch_size)
+        if self.predictor is None:
+            return projections, None
+        flat: Tensor = self.predictor(projections.flatten(0, 1))
+        exact = flat if flat.dtype == torch.float64 else flat.float()
+        return projections, exact.unflatten(0, projections.shape[:2])
 
 
 @dataclass
@@ -42,6 +63,11 @@ class Learner:
     average: AveragedModel | None = None
     micro_batch_size: int | None = None
     decay: Callable[[float], float] | None = None
+
+    def __post_init__(self) -> None:
+        """Share gradients with the other processes, if there are any."""
+        networks = _Networks(self.backbone, self.projector, self.predictor, self.micro_batch_size)
+        self._networks = data_parallel(networks)
 
     def _parts(self) -> dict[str, Any]:
         named = {name: getattr(self, name) for name in ("backbone", "projector", "optimizer", "predictor", "average")}
@@ -66,7 +92,6 @@ class Learner:
         self.optimizer.zero_grad()
         loss.backward()
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        average_gradients(parameters)
         norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         self.optimizer.step()
         if self.average is not None:
@@ -75,17 +100,13 @@ class Learner:
             self.average.update_parameters(nn.ModuleList([self.backbone, self.projector]))
         return norm
 
-    def project(self, views: list[Tensor]) -> Tensor:
-        """Return the projections (V, B, K) of views; see `project_views`."""
-        return project_views(self.backbone, self.projector, views, micro_batch_size=self.micro_batch_size)
+    def project(self, views: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the projections (V, B, K) of views and the head's outputs (V, B, C), or None without one.
 
-    def predictions(self, projections: Tensor) -> Tensor | None:
-        """Return what the predictor makes of projections (V, B, K), or None without one."""
-        if self.predictor is None:
-            return None
-        flat: Tensor = self.predictor(projections.flatten(0, 1))
-        exact = flat if flat.dtype == torch.float64 else flat.float()
-        return exact.unflatten(0, projections.shape[:2])
+        Once a step: several processes share the gradients of one pass.
+        """
+        projections, predictions = self._networks(views)
+        return projections, predictions
 
     @torch.no_grad()
     def targets(self, global_views: Tensor) -> Tensor | None:

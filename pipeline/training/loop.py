@@ -173,8 +173,8 @@ class _Run:
         groups = [global_views] if local_views is None else [global_views, local_views]
         torch.manual_seed(derive_seed(seed, f"dropout of rank {rank()}" if rank() else "dropout", step))
         with self.autocast:
-            projections = learner.project(groups)
-            predictions, targets = learner.predictions(projections), learner.targets(global_views)
+            projections, predictions = learner.project(groups)
+            targets = learner.targets(global_views)
         seen = {"predictions": predictions, "targets": targets, "labels": batch.labels}
         return self.recipe.objective(projections, step, **seen)
 

@@ -23,14 +23,15 @@ from torch import nn
 
 from pipeline.core.checkpoints import Checkpoints
 from pipeline.data.packed import ImageBatch
-from pipeline.distributed.batch_norm import OverRanks, synchronise
+from pipeline.distributed.batch_norm import SyncBatchNorm, synchronise
+from pipeline.distributed.collectives import share
 from pipeline.distributed.devices import choose_autocast
 from pipeline.losses.lejepa import epps_pulley
 from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.backbones import initial_backbone
 from pipeline.models.projector import make_projector
 from pipeline.runtime.errors import Interrupted, UserError
-from pipeline.schema.pretrain import Loader, Optimizer, Pretrain, Schedule
+from pipeline.schema.pretrain import Layout, Loader, Optimizer, Pretrain, Schedule
 from pipeline.training.learner import Learner, make_learner
 from pipeline.training.loop import Recipe, pretrain
 from pipeline.views.multicrop import Multicrop
@@ -167,6 +168,29 @@ def test_a_batch_that_cannot_be_shared(tmp_path):
     assert all("pretrain.batch_size must be a multiple of the 2 processes, got 15" in part["refused"] for part in found)
 
 
+def stepped() -> dict:
+    """Take some steps with micro-batches, a head, and a parameter that the backbone never uses."""
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 8), nn.Tanh())
+    backbone.unused = nn.Parameter(torch.ones(3, 3))
+    networks = [module.double() for module in (backbone, nn.Linear(8, 4), nn.Linear(4, 4))]
+    learner = make_learner(*networks[:2], settings(layout=Layout(micro_batch_size=1)), CPU, predictor=networks[2])
+    views = [torch.randn(2, 4, 3, 16, 16).double(), torch.randn(1, 4, 3, 8, 8).double()]
+    objective = RunObjective(LeJEPA(num_slices=8), lamb=0.1, num_global=2, seed=0)
+    for step in range(4):
+        projections, predictions = learner.project([group[:, share(4)] for group in views])
+        learner.step(objective(projections, step, predictions=predictions)["loss"], 1e-2)
+    assert backbone.unused.grad is None
+    return {"weights": {f"{i}.{name}": value for i, m in enumerate(networks) for name, value in m.state_dict().items()}}
+
+
+def test_micro_batches_a_head_and_an_unused_parameter(tmp_path):
+    want = stepped()
+    for found in on_ranks(2, tmp_path, "stepped"):
+        for name, value in want["weights"].items():
+            torch.testing.assert_close(found["weights"][name], value, rtol=1e-9, atol=1e-12, msg=name)
+
+
 PARTS = [5, 3]
 
 
@@ -176,7 +200,7 @@ def normalised() -> dict:
     x, weigh = torch.randn(8, 4, 3, 3), torch.randn(8, 4, 3, 3)
     bn = nn.BatchNorm2d(4)
     nn.init.normal_(bn.weight)
-    synchronise(bn)
+    bn = synchronise(nn.Sequential(bn))[0]
     if dist.is_initialized():
         start = sum(PARTS[: dist.get_rank()])
         part = slice(start, start + PARTS[dist.get_rank()])
@@ -191,7 +215,7 @@ def normalised() -> dict:
 
 
 def is_shared(backbone: nn.Module) -> bool:
-    return any(isinstance(module, OverRanks) for module in backbone.modules())
+    return any(isinstance(module, SyncBatchNorm) for module in backbone.modules())
 
 
 def test_batch_norm_over_ranks(tmp_path):

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -74,7 +75,7 @@ def weights(learner: Learner) -> list[torch.Tensor]:
 
 def test_plain_learner_has_no_heuristics():
     learner = tiny()
-    assert learner.predictions(torch.ones(2, 3, 4)) is None
+    assert learner.project([torch.ones(2, 3, 3, 8, 8)])[1] is None
     assert learner.targets(torch.ones(2, 3, 3, 8, 8)) is None
     assert set(learner.state()) == {"backbone", "projector", "optimizer"}
 
@@ -99,8 +100,8 @@ def test_predictions_replace_projections_in_the_prediction_loss_alone():
 
 def test_predictor_is_applied_to_every_view_and_trained(tmp_path):
     learner = tiny(predictor=True)
-    z = torch.randn(2, 3, 4)
-    torch.testing.assert_close(learner.predictions(z), learner.predictor(z))
+    z, predictions = learner.project([torch.randn(2, 3, 3, 8, 8)])
+    torch.testing.assert_close(predictions, learner.predictor(z))
     before = learner.predictor.weight.clone()
     list(run(learner, tmp_path))
     assert not torch.equal(before, learner.predictor.weight)
@@ -171,16 +172,16 @@ def test_micro_batches_hold_less():
     passed, held = {}, {}
     for size in (None, 2):
         passed[size], held[size] = [], 0
-        learner = tiny(micro_batch_size=size)
-        learner.backbone = nn.Sequential(nn.Flatten(), nn.Linear(192, 500), nn.GELU(), nn.Linear(500, 6))
-        learner.backbone.register_forward_pre_hook(lambda _, args, into=passed[size]: into.append(len(args[0])))
+        backbone = nn.Sequential(nn.Flatten(), nn.Linear(192, 500), nn.GELU(), nn.Linear(500, 6))
+        learner = replace(tiny(micro_batch_size=size), backbone=backbone)
+        backbone.register_forward_pre_hook(lambda _, args, into=passed[size]: into.append(len(args[0])))
 
         def count(tensor: torch.Tensor, size=size) -> torch.Tensor:
             held[size] += tensor.shape[-1] == 500 and len(tensor) > 6  # activations, not weights
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            projections = learner.project([torch.randn(2, 8, 3, 8, 8), torch.randn(1, 8, 3, 8, 8)])
+            projections, _ = learner.project([torch.randn(2, 8, 3, 8, 8), torch.randn(1, 8, 3, 8, 8)])
         assert projections.shape == (3, 8, 4)
         projections.sum().backward()
     assert passed[None] == [16, 8] and held[None] > 0
@@ -190,11 +191,9 @@ def test_micro_batches_hold_less():
 
 def test_micro_batches_repeat_their_dropout():
     """The gradient of a dropout's output by its input is its mask: only the same mask makes both proportional."""
-    learner = tiny(micro_batch_size=2)
     weight = nn.Parameter(torch.ones(192))
-    learner.backbone = Masked(weight)
-    learner.projector = nn.Identity()
-    projections = learner.project([torch.ones(1, 6, 3, 8, 8)])
+    learner = replace(tiny(micro_batch_size=2), backbone=Masked(weight), projector=nn.Identity())
+    projections, _ = learner.project([torch.ones(1, 6, 3, 8, 8)])
     (projections.sum() / 2).backward()
     assert 0 < (projections == 0).sum() < projections.numel()
     torch.testing.assert_close(weight.grad, projections.detach().sum((0, 1)) / 2)
@@ -231,7 +230,7 @@ def test_heuristics_follow_the_settings():
     plain = built()
     both = built(predictor={"enabled": True, "hidden_dim": 12}, swa={"enabled": True, "decay": 0.9})
     assert plain.predictor is None and plain.average is None
-    assert both.predictions(torch.randn(2, 4, 8)).shape == (2, 4, 8)
+    assert both.predictor(torch.randn(4, 8)).shape == (4, 8)
     assert both.average is not None
     for a, b in zip(weights(plain), weights(both), strict=True):
         assert torch.equal(a, b)

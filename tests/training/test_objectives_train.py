@@ -78,9 +78,9 @@ def test_target_is_a_running_average_from_the_first_step():
     learner = make_learner(backbone, nn.Linear(6, 4), settings(), CPU, target_decay=objective.target_decay)
     first = backbone[1].weight.clone()
     assert torch.equal(learner.average.module[0][1].weight, first)
-    learner.step(learner.project([torch.ones(2, 2, 3, 2, 2)]).square().sum(), 0.1, progress=0.0)
+    learner.step(learner.project([torch.ones(2, 2, 3, 2, 2)])[0].square().sum(), 0.1, progress=0.0)
     second = backbone[1].weight.clone()
     torch.testing.assert_close(learner.average.module[0][1].weight, 0.75 * first + 0.25 * second)
-    learner.step(learner.project([torch.ones(2, 2, 3, 2, 2)]).square().sum(), 0.1, progress=0.5)
+    learner.step(learner.project([torch.ones(2, 2, 3, 2, 2)])[0].square().sum(), 0.1, progress=0.5)
     want = 0.875 * (0.75 * first + 0.25 * second) + 0.125 * backbone[1].weight
     torch.testing.assert_close(learner.average.module[0][1].weight, want)
