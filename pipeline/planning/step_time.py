@@ -36,12 +36,14 @@ from pipeline.schema.parameters import Pretrain
 from pipeline.schema.pretrain import Views
 from pipeline.training.learner import build_learner
 from pipeline.views.multicrop import Multicrop
+from pipeline.zoo.families import family_of
 
 ROOT = Path(__file__).parents[2]
 BUDGET_S, PATIENCE_S = 90.0, 0.5  # of all steps that are timed; what took longer is not timed again
 FREE_FRAC = 0.6  # of the free memory that a timed step may take
 BYTES_A_PARAM = 16  # float32 weight, gradient and the two moments of AdamW
 FEWEST, EMBEDDED, PROBED = 2, 64, 1024  # images of the smallest step, of a pass of embedding, of a probe
+STRIDE = 7  # members of a family stand beside each other in a grid
 STAGE_S = 2.2  # of DVC and MLflow for a stage, on two cores: reports/LOG.md, 2026-11-21
 
 
@@ -149,9 +151,9 @@ def time_shape(task: Task, found: Speed, budget_s: float) -> Speed | None:
             parts = {"predictions": predictions, "targets": learner.targets(groups[0])}
         learner.step(objective(projections, 0, labels=images.labels, **parts)["loss"], 1e-6)
 
-    num_images, embedded_s = largest_call(embed, EMBEDDED, budget_s / 5, device)
-    found = found._replace(embed_s=embedded_s / (num_images * found.operations[views.global_px]))
     operations, most = an_image(found.operations, views), min(settings.batch_size, found.fits(views, free))
+    num_images, embedded_s = largest_call(embed, max(FEWEST, min(EMBEDDED, most)), budget_s / 5, device)
+    found = found._replace(embed_s=embedded_s / (num_images * found.operations[views.global_px]))
     whole = found._replace(train_s=3 * found.embed_s, origin="three passes of embedding")
     if most < FEWEST or FEWEST * whole.step_s(operations, 1) > budget_s / 2:
         return whole
@@ -223,36 +225,49 @@ class Measured(NamedTuple):
 def measure(pipelines: Iterable[Pipeline], budget_s: float = BUDGET_S) -> Measured:
     """Time whatever the stages that are left need, each thing once."""
     left = [task for pipeline in pipelines for task in pipeline.tasks if not task.done]
-    found, shapes, sketches, late = Measured(STAGE_S, {}, {}, {}), {}, {}, {}
+    shapes: dict[str, Task] = {}
     for task in left:
         shapes.setdefault(task.shape, task)
+    sketches, failures = {}, {}
     for shape, task in bar("counting operations", len(shapes), unit="shape", iterable=shapes.items(), disable=not left):
         try:
             sketches[shape] = sketch(task.backbone, task.pretrain)
         except UserError as error:
-            found.failures[shape] = str(error)
-    until, num_left = time.monotonic() + budget_s, len(sketches)
-    for shape, one in bar("timing steps", num_left, unit="shape", iterable=sketches.items(), disable=not sketches):
-        share_s = (until - time.monotonic()) / num_left
-        num_left -= 1
-        if share_s > 0 and (timed := time_shape(shapes[shape], one, share_s)):
-            found.speeds[shape] = timed
-        else:
-            late[shape] = one
-    known = list(found.speeds.values())
-    for shape, one in late.items():
-        if known:
-            near = min(known, key=lambda other: abs(log(max(other.operations.values()) / max(one.operations.values()))))
-            rates = {"train_s": near.train_s, "embed_s": near.embed_s, "update_s": near.update_s}
-            found.speeds[shape] = one._replace(origin=f"operations of {near.backbone}", **rates)
-        else:
-            found.failures[shape] = f"{one.backbone} does not fit into the free memory of this machine"
+            failures[shape] = str(error)
+    speeds = _timed(shapes, sketches, budget_s)
+    for shape in sketches.keys() - speeds.keys():
+        failures[shape] = f"{shapes[shape].backbone} does not fit into the free memory of this machine"
+    fits: dict[tuple, float] = {}
     for task in left:
-        if task.probe_set and not task.probe_done and task.shape in found.speeds and task.fit_key not in found.fits:
-            found.fits[task.fit_key] = fit_seconds(task, task.probe_set, found.speeds[task.shape].embed_dim)
-    if not left:
-        return found
-    return found._replace(program_s=STAGE_S + start_seconds())
+        if task.probe_set and not task.probe_done and task.shape in speeds and task.fit_key not in fits:
+            fits[task.fit_key] = fit_seconds(task, task.probe_set, speeds[task.shape].embed_dim)
+    return Measured(STAGE_S + (start_seconds() if left else 0.0), speeds, failures, fits)
+
+
+def _timed(shapes: dict[str, Task], sketches: dict[str, Speed], budget_s: float) -> dict[str, Speed]:
+    """Time shapes from all over the list until the budget is used up; scale the others from their nearest relative."""
+    order = [shape for first in range(STRIDE) for shape in list(sketches)[first::STRIDE]]
+    timed: dict[str, Speed] = {}
+    until = time.monotonic() + budget_s
+    for index, shape in enumerate(bar("timing steps", len(order), unit="shape", iterable=order, disable=not order)):
+        share_s = (until - time.monotonic()) / (len(order) - index)
+        if share_s > 0:
+            with suppress(torch.OutOfMemoryError):  # of a GPU: then it is scaled
+                if found := time_shape(shapes[shape], sketches[shape], share_s):
+                    timed[shape] = found
+    scaled: dict[str, Speed] = {}
+    for shape, one in sketches.items():
+        if shape not in timed and timed:
+            near = min(timed.values(), key=lambda other: _distance(one, other))
+            rates = {"train_s": near.train_s, "embed_s": near.embed_s, "update_s": near.update_s}
+            scaled[shape] = one._replace(origin=f"the operations of {near.backbone}", **rates)
+    return timed | scaled
+
+
+def _distance(one: Speed, other: Speed) -> tuple[bool, float]:
+    """Rank relatives: a family's own members first, then by their operations."""
+    ratio = max(one.operations.values()) / max(other.operations.values())
+    return family_of(one.backbone) != family_of(other.backbone), abs(log(ratio))
 
 
 def start_seconds() -> float:

@@ -196,7 +196,7 @@ def test_what_the_budget_leaves_out_is_scaled_and_marked(timed, capsys, monkeypa
     views = {"views": {"num_local": 0}}
     write({"grid": {"backbones": ["test_vit", "test_resnet"]}, "pretrain": views})
     out = printed(capsys)
-    assert "~ scaled from operations of test_vit: test_resnet" in out
+    assert "~ scaled from the operations of test_vit: test_resnet" in out
     assert [" ~" in line for line in out.splitlines() if line.startswith("  digits")] == [False, True]
 
 
