@@ -36,7 +36,7 @@ SAMPLE = 32  # pictures of a set that are looked at; up to twice as many of one 
 PHOTO_PX = (500, 375)  # of a public photograph
 PUBLISHED = Path(__file__).with_name("published_sets.csv")  # what publishers say; key: class, repository or file, split
 SHAPE: dict[str, Any] = dict.fromkeys(("backbone", "batch_size", "precision", "device", "channels_last"), True)
-SHAPE |= dict.fromkeys(("layout", "projector", "predictor", "swa"), True)
+SHAPE |= dict.fromkeys(("layout", "projector", "predictor", "swa", "objective", "objectives"), True)
 SHAPE |= {"views": {"num_global", "num_local", "global_px", "local_px"}, "sigreg": {"statistic", "num_slices"}}
 
 
