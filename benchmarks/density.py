@@ -46,7 +46,7 @@ RANKED, PASSES = 64, (4, 8, 16, 32)
 
 
 def views(pixels: Tensor, mean: list[float], std: list[float]) -> Tensor:
-    return evaluation_view(pixels, torch.ones(len(pixels)), SIZE_PX, mean=mean, std=std)
+    return evaluation_view(pixels, SIZE_PX, mean=mean, std=std)
 
 
 def loop(encoder: nn.Module, images: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Peer:
 def pictures(split: str) -> ImageBatch:
     with np.load(ARCHIVE) as arrays:
         pixels, labels = torch.from_numpy(arrays[f"x_{split}"]), torch.from_numpy(arrays[f"y_{split}"])
-    return ImageBatch(pixels.unsqueeze(1), torch.ones(len(labels)), labels)
+    return ImageBatch(pixels.unsqueeze(1), labels)
 
 
 def extract(name: str, splits: list[ImageBatch], device: torch.device) -> list[probes.Split]:

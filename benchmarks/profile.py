@@ -73,7 +73,7 @@ def step(learner: Learner, batch: ImageBatch, objective: Callable, index: int) -
     """Run one training step in phases; the same numbers as pipeline.training's."""
     with record_function("views"):
         draws = generator(0, "views", index, device=batch.pixels.device)
-        groups = [group for group in VIEWS(batch.pixels, batch.aspect, generator=draws) if group is not None]
+        groups = [group for group in VIEWS(batch.pixels, generator=draws) if group is not None]
     learner.optimizer.zero_grad()
     with record_function("backbone forward"):
         embeddings = torch.cat([learner.backbone(group.flatten(0, 1)) for group in groups])

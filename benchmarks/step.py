@@ -83,7 +83,7 @@ class PerSample(Dataset):
 
 def made_images(count: int) -> ImageBatch:
     pixels = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return ImageBatch(pixels, torch.ones(count), torch.zeros(count, dtype=torch.long))
+    return ImageBatch(pixels, torch.zeros(count, dtype=torch.long))
 
 
 def make_learner(name: str, device: torch.device, **settings: bool) -> learner.Learner:
@@ -102,7 +102,7 @@ def make_objective() -> RunObjective:
 
 def train_step(state: learner.Learner, batch: ImageBatch, objective: RunObjective, step: int) -> None:
     draws = generator(0, "views", step, device=batch.pixels.device)
-    views = VIEWS(batch.pixels, batch.aspect, generator=draws)
+    views = VIEWS(batch.pixels, generator=draws)
     projections = project_views(state.backbone, state.projector, list(views))
     state.step(objective(projections, step)["loss"], 1e-4)
 
@@ -117,7 +117,7 @@ def parts(state: learner.Learner, images: ImageBatch, rounds: int, device: torch
     def apart(step: int) -> dict[str, float]:
         took, kept = {}, {}
         draws = generator(0, "views", step, device=device)
-        took["views"] = seconds(lambda: kept.update(views=VIEWS(batch.pixels, batch.aspect, generator=draws)))
+        took["views"] = seconds(lambda: kept.update(views=VIEWS(batch.pixels, generator=draws)))
         modules.zero_grad()
         forward = seconds(lambda: kept.update(z=project_views(state.backbone, state.projector, list(kept["views"]))))
         leaf = kept["z"].detach().requires_grad_()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.loader import batches
+from pipeline.data.loader import squares
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.models.sites import site_extractor
 from pipeline.runtime.bars import DELAY_S, bar
@@ -68,10 +68,11 @@ def embeddings(
     backbone.to(reader.device).eval()
     extract = site_extractor(backbone, site)
     order = torch.arange(len(images.labels)) if members is None else members
+    how = {"num_workers": reader.num_workers, "device": reader.device}
     out = []
     with bar("features", len(order), delay_s=DELAY_S) as told:
-        for batch in batches(images, order, reader.batch_size, num_workers=reader.num_workers, device=reader.device):
-            view = evaluation_view(batch.pixels, batch.aspect, size_px=reader.size_px, mean=reader.mean, std=reader.std)
+        for batch in squares(images, order, reader.batch_size, reader.size_px, **how):
+            view = evaluation_view(batch.pixels, size_px=reader.size_px, mean=reader.mean, std=reader.std)
             with reader.autocast:
                 out.append(extract(view).float())
             told.update(len(view))
@@ -93,8 +94,8 @@ def raw_pixels(images: ImageBatch | PackedSplit, reader: Reader) -> Tensor:
     everything = torch.arange(len(images.labels))
     out = []
     with bar("raw pixels", len(everything), delay_s=DELAY_S) as told:
-        for batch in batches(images, everything, reader.batch_size, num_workers=reader.num_workers, device="cpu"):
-            view = evaluation_view(batch.pixels, batch.aspect, size_px=side, mean=[0.0] * 3, std=[1.0] * 3)
+        for batch in squares(images, everything, reader.batch_size, side, num_workers=reader.num_workers):
+            view = evaluation_view(batch.pixels, size_px=side, mean=[0.0] * 3, std=[1.0] * 3)
             out.append(view[:, : batch.pixels.shape[1]].flatten(1))
             told.update(len(view))
     return torch.cat(out)

@@ -10,7 +10,7 @@ import torch
 from pipeline.core.checkpoints import Checkpoints, checkpoints_folder
 from pipeline.core.results import write_pretraining
 from pipeline.data import preflight
-from pipeline.data.loader import open_split
+from pipeline.data.loader import how_read, open_split
 from pipeline.data.packed import read_meta
 from pipeline.data.shuffle import build_shuffle
 from pipeline.distributed import devices
@@ -69,7 +69,8 @@ def train(cell: PretrainRun, device: torch.device) -> None:
     save_networks(out, learner, cell)
     numbers = loop.summary(learner.backbone, cell.embed_dim, len(images.labels), settings.batch_size, history)
     where = provenance.describe(str(device), world_size(), **devices.found(device, autocast))
-    where |= {"wall_s": round(time.monotonic() - started, 1), **times, "config": cell.result_key()}
+    where |= {"wall_s": round(time.monotonic() - started, 1), **times, "images": how_read(images)}
+    where["config"] = cell.result_key()
     numbers |= story | {"objective": settings.objective} | objective.weighing(settings.batch_size)
     write_pretraining(out, history, numbers, where)
 

@@ -51,7 +51,7 @@ def digits(num: int = 40) -> np.ndarray:
 
 def in_a_batch(pictures: np.ndarray) -> ImageBatch:
     pixels = torch.from_numpy(pictures)[:, None]
-    return ImageBatch(pixels, torch.ones(len(pixels)), torch.zeros(len(pixels), dtype=torch.int64))
+    return ImageBatch(pixels, torch.zeros(len(pixels), dtype=torch.int64))
 
 
 def packed(folder: Path) -> PackedSplit:

@@ -1,4 +1,4 @@
-"""Reading packed data sets: images as uint8 canvases of one size, in memory or decoded by loader workers.
+"""Reading packed data sets: small images whole and in memory, photographs cut by the workers of a torch DataLoader.
 
 Pretraining depends on this file, so nothing here downloads, packs or knows where a set came from (that is sources/).
 """
@@ -6,101 +6,275 @@ Pretraining depends on this file, so nothing here downloads, packs or knows wher
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import signal
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from pipeline.data.decoding import decoded_by_workers
 from pipeline.data.packed import READ_AT_ONCE, ImageBatch, PackedSplit
+from pipeline.data.photographs import CentreCut, Cut, cut_photographs
 from pipeline.data.shards import Shards
+from pipeline.runtime.errors import UserError
+
+MakeViews = Callable[..., tuple[Tensor, Tensor | None]]
+AHEAD = 2  # batches of each worker that are being decoded or wait for it
+
+
+class CropBatch(NamedTuple):
+    """Crops of photographs, without flip and colour.
+
+    global_crops: (Vg, B, C, g, g) uint8. local_crops: (Vl, B, C, l, l) uint8, or None. labels: (B,) int64.
+    """
+
+    global_crops: Tensor
+    local_crops: Tensor | None
+    labels: Tensor
 
 
 def in_memory(images: PackedSplit) -> ImageBatch:
-    """Decode a whole split with all cores.
-
-    Returns:
-        `ImageBatch` of the N images, in order.
-    """
+    """Decode all images of a split that is read whole, with all cores; N images, in order."""
     pixels = torch.empty(len(images), images.channels, *images.size_px, dtype=torch.uint8)
-    aspect = torch.empty(len(images), dtype=torch.float32)
 
     def fill(start: int) -> None:
-        chosen = range(start, min(start + READ_AT_ONCE, len(images)))
-        aspect[start : chosen.stop] = torch.from_numpy(images.decode_into(pixels[start : chosen.stop], chosen))
+        part = range(len(images))[start : start + READ_AT_ONCE]
+        images.decode_into(pixels[part.start : part.stop], part)
 
     images.encoded(0)  # opens the files once, before the threads share them
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(fill, range(0, len(images), READ_AT_ONCE)):
-            pass
-    return ImageBatch(pixels, aspect, images.labels)
+        list(pool.map(fill, range(0, len(images), READ_AT_ONCE)))
+    return ImageBatch(pixels, images.labels)
 
 
 def open_split(folder: str | Path, split: str, *, load_px: int, memory_gb: float) -> ImageBatch | PackedSplit:
-    """Open one split of a packed data set, in memory if its pixels fit.
+    """Open one split of a packed data set, in memory if it is read whole and its pixels fit.
 
     Args:
         folder, split, load_px: as for `PackedSplit`.
         memory_gb: most memory to use for pixels, in 1e9 bytes.
     """
     images = PackedSplit(folder, split, load_px=load_px)
+    if images.size_px is None:
+        return images
     num_bytes = len(images) * images.channels * images.size_px[0] * images.size_px[1]
     return in_memory(images) if num_bytes <= memory_gb * 1e9 else images
 
 
+def how_read(images: ImageBatch | PackedSplit) -> str:
+    """Return in words which way images take to their views."""
+    if isinstance(images, ImageBatch):
+        return "images of one size, in memory; views are cut on the device"
+    if images.size_px:
+        return "images of one size, decoded by workers; views are cut on the device"
+    return "photographs; workers cut the views at their own resolution"
+
+
+class BatchReader:
+    """Batches of a split. Its worker processes live as long as it does, over all epochs.
+
+    Args:
+        images: a split; one in memory may be on any device.
+        num_workers: decoding processes for images that are not in memory; 0: this process decodes.
+        device: where the batches are wanted.
+    """
+
+    def __init__(self, images: ImageBatch | PackedSplit, *, num_workers: int = 0, device: torch.device | str = "cpu"):
+        """Start nothing yet: the first batch does."""
+        self._images, self._num_workers, self._device = images, num_workers, torch.device(device)
+        self._jobs = _Jobs()
+        self._loader: DataLoader | None = None
+
+    def __call__(
+        self, order: Tensor, batch_size: int, *, cut: Cut | None = None, drop_last: bool = False
+    ) -> Iterator[ImageBatch | CropBatch]:
+        """Yield the images of `order`, `batch_size` at a time, in their order and on the device.
+
+        The result does not depend on num_workers, and no global random state is touched.
+
+        Args:
+            order: (M,) int64 indices of images; repeats are allowed.
+            batch_size: >= 1.
+            cut: what is shown of photographs; images that are read whole come whole.
+            drop_last: leave out a last batch that is not full.
+
+        Raises:
+            UserError: a worker was killed.
+            Exception: whatever a worker met, when the turn of its batch has come.
+        """
+        if isinstance(self._images, ImageBatch):
+            for chosen in _full(order.to(self._images.pixels.device).split(batch_size), batch_size, drop_last):
+                yield _moved(ImageBatch(*(part.index_select(0, chosen) for part in self._images)), self._device)
+            return
+        if self._images.size_px is None and cut is None:
+            raise ValueError("photographs have no common size: say what is cut of them")
+        self._jobs.jobs = _jobs(self._images.shards, order, batch_size, cut, drop_last)
+        stream = self._begun()
+        try:
+            while True:
+                with _loss_told():
+                    batch = next(stream, None)
+                if batch is None:
+                    return
+                if isinstance(batch, Exception):
+                    raise batch
+                yield _moved(batch, self._device)
+        except Exception:
+            self._loader = stream = None  # the traceback holds this frame, and with it the workers
+            raise
+
+    def _begun(self) -> Iterator[ImageBatch | CropBatch | Exception]:
+        """Start the workers, or give those that are there the jobs of another epoch.
+
+        torch's handler of SIGCHLD would raise wherever the program is when a worker dies; `next` notices it as well,
+        within five seconds of waiting.
+        """
+        before = signal.getsignal(signal.SIGCHLD)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as was asked
+            if self._loader is None:
+                self._loader = DataLoader(
+                    _Decoder(self._images),
+                    batch_size=None,
+                    sampler=self._jobs,
+                    num_workers=self._num_workers,
+                    prefetch_factor=AHEAD if self._num_workers else None,
+                    persistent_workers=self._num_workers > 0,
+                    pin_memory=self._device.type == "cuda",
+                    worker_init_fn=_ignore_signals,
+                    generator=torch.Generator(),  # else every epoch takes a number from the global one
+                )
+            stream = iter(self._loader)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before)
+        return stream
+
+
 def batches(
     images: ImageBatch | PackedSplit,
-    order: torch.Tensor,
+    order: Tensor,
     batch_size: int,
     *,
     num_workers: int = 0,
     device: torch.device | str = "cpu",
+    cut: Cut | None = None,
     drop_last: bool = False,
-) -> Iterator[ImageBatch]:
-    """Yield the images of `order`, `batch_size` at a time, on `device`.
+) -> Iterator[ImageBatch | CropBatch]:
+    """Go through images once; see `BatchReader`."""
+    yield from BatchReader(images, num_workers=num_workers, device=device)(
+        order, batch_size, cut=cut, drop_last=drop_last
+    )
 
-    The result does not depend on num_workers, and no global random state is touched.
+
+def squares(
+    images: ImageBatch | PackedSplit, order: Tensor, batch_size: int, size_px: int, **how
+) -> Iterator[ImageBatch]:
+    """Go through images for `evaluation_view`: whole, or the centred squares of photographs, of `size_px`."""
+    return batches(images, order, batch_size, cut=CentreCut(size_px), **how)
+
+
+def views_of(batch: ImageBatch | CropBatch, views: MakeViews, **draws) -> tuple[Tensor, Tensor | None]:
+    """Return the global and local views of a batch: cut from whole images, or finished where they have been cut.
 
     Args:
-        images: a split; one in memory may be on any device.
-        order: (M,) int64 indices of images; repeats are allowed.
-        batch_size: >= 1.
-        num_workers: decoding processes for images that are not in memory.
-        device: where the batches are wanted.
-        drop_last: leave out a last batch that is not full.
+        batch: what `BatchReader` yields.
+        views: a `Multicrop`.
+        draws: generator, first and of, as for `Multicrop`.
     """
-    if isinstance(images, ImageBatch):
-        for chosen in order.to(images.pixels.device).split(batch_size):
-            if len(chosen) == batch_size or (len(chosen) and not drop_last):
-                yield ImageBatch(*(part.index_select(0, chosen).to(device, non_blocking=True) for part in images))
-        return
-    chosen, device = _chosen(images.shards, order, batch_size, drop_last), torch.device(device)
-    decoded = decoded_by_workers(images, chosen, num_workers, device) if num_workers else _here(images, chosen)
-    for pixels, aspect, indices in decoded:
-        parts = pixels, torch.from_numpy(aspect), images.labels[indices]
-        yield ImageBatch(*(part.to(device, non_blocking=True) for part in parts))
+    if isinstance(batch, CropBatch):
+        return views.finished(batch.global_crops, batch.local_crops, **draws)
+    return views(batch.pixels, **draws)
 
 
-def _here(
-    images: PackedSplit, chosen: Iterator[torch.Tensor]
-) -> Iterator[tuple[torch.Tensor, np.ndarray, torch.Tensor]]:
-    for indices in chosen:
-        pixels = torch.empty(len(indices), images.channels, *images.size_px, dtype=torch.uint8)
-        yield pixels, images.decode_into(pixels, indices.numpy()), indices
+class _Job(NamedTuple):
+    indices: np.ndarray
+    number: int
+    cut: Cut | None
 
 
-def _chosen(shards: Shards, order: torch.Tensor, batch_size: int, drop_last: bool) -> Iterator[torch.Tensor]:
+class _Jobs:
+    """The jobs of the epoch under way."""
+
+    jobs: Iterator[_Job] = iter(())
+
+    def __iter__(self) -> Iterator[_Job]:
+        return self.jobs
+
+
+class _Decoder(Dataset):
+    """What a worker does. An error is returned, not raised: torch would put its own words around the message."""
+
+    def __init__(self, images: PackedSplit) -> None:
+        self.images = images
+
+    def __getitem__(self, job: _Job) -> ImageBatch | CropBatch | Exception:
+        try:
+            return self._read(job)
+        except Exception as error:
+            error.add_note(traceback.format_exc())
+            return error
+
+    def _read(self, job: _Job) -> ImageBatch | CropBatch:
+        images, labels = self.images, self.images.labels[job.indices]
+        if images.size_px:
+            pixels = torch.empty(len(labels), images.channels, *images.size_px, dtype=torch.uint8)
+            images.decode_into(pixels, job.indices)
+            return ImageBatch(pixels, labels)
+        crops = cut_photographs(images.shards.read(job.indices), images.channels, job.cut, job.number)
+        if isinstance(job.cut, CentreCut):
+            return ImageBatch(crops[0][0], labels)
+        return CropBatch(crops[0], crops[1] if len(crops) > 1 else None, labels)
+
+
+def _ignore_signals(_: int) -> None:
+    """Leave Ctrl-C and SIGTERM, which may go to every process, to the one that started the workers."""
+    for request in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(request, signal.SIG_IGN)
+
+
+@contextmanager
+def _loss_told() -> Iterator[None]:
+    """Say what the loss of a worker means."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a data-loading worker was killed, probably out of memory; lower pretrain.loader.num_workers, or give a "
+            "container more shared memory (docker run --shm-size)"
+        ) from error
+
+
+def _moved(batch: ImageBatch | CropBatch, device: torch.device) -> ImageBatch | CropBatch:
+    return type(batch)(*(part if part is None else part.to(device, non_blocking=True) for part in batch))
+
+
+def _full(parts: tuple[Tensor, ...], batch_size: int, drop_last: bool) -> Iterator[Tensor]:
+    for part in parts:
+        if len(part) == batch_size or (len(part) and not drop_last):
+            yield part
+
+
+def _jobs(shards: Shards, order: Tensor, batch_size: int, cut: Cut | None, drop_last: bool) -> Iterator[_Job]:
     """Yield the images of each batch; blocks of which most images are wanted are read whole when the first one is.
 
     Batches are asked for before their turn comes, so the disk is ahead of the decoders.
     """
     blocks = shards.block_of(order)
     wanted = torch.bincount(blocks, minlength=len(shards.blocks.num_images)) * 2 > shards.blocks.num_images
-    for chosen, touched in zip(order.split(batch_size), blocks.split(batch_size), strict=True):
-        if len(chosen) == batch_size or (len(chosen) and not drop_last):
-            for block in sorted(set(touched[wanted[touched]].tolist())):
-                shards.read_ahead(block)
-            wanted[touched] = False
-            yield chosen
+    places = torch.arange(len(order)).split(batch_size)
+    for number, place in enumerate(_full(places, batch_size, drop_last)):
+        touched = blocks[place]
+        for block in sorted(set(touched[wanted[touched]].tolist())):
+            shards.read_ahead(block)
+        wanted[touched] = False
+        yield _Job(order[place].numpy(), number, cut)

@@ -1,6 +1,7 @@
 """Packed data sets as they lie on the disk: labels at once, pictures decoded when asked for.
 
-Legend: N images of a split, B images of a batch, C channels (1 when the whole set is grey, else 3), H, W of the canvas.
+Legend: N images of a split, B images of a batch, C channels (1 when the whole set is grey, else 3), H x W px
+of pictures of one size.
 """
 
 from __future__ import annotations
@@ -18,18 +19,17 @@ from PIL import Image
 from pipeline.data.shards import Blocks, Shards
 from pipeline.runtime.project import remake
 
+MODES = {1: "L", 3: "RGB"}  # of Pillow, by number of channels
 READ_AT_ONCE = 256  # files: reading and decoding by turns slows both (reports/LOG.md, 2026-11-22)
 
 
 class ImageBatch(NamedTuple):
-    """Images with their labels.
+    """Images of one size with their labels.
 
-    pixels: (B, C, H, W) uint8. aspect: (B,) float32, original width/height over canvas width/height; 1 where the canvas
-    is the picture itself. labels: (B,) int64 in 0..num_classes-1.
+    pixels: (B, C, H, W) uint8. labels: (B,) int64 in 0..num_classes-1.
     """
 
     pixels: torch.Tensor
-    aspect: torch.Tensor
     labels: torch.Tensor
 
 
@@ -55,18 +55,18 @@ def read_meta(folder: str | Path) -> dict:
 class PackedSplit:
     """One split of a packed data set; images are decoded when asked for.
 
-    The canvas is the picture itself if all pictures of the set have one size of at most `load_px`. Else every picture
-    is stretched to load_px x load_px (antialiased) and its `aspect` lets crops be drawn in the original geometry.
+    If all pictures of the set have one size of at most `load_px`, they are read whole. Else they are photographs, of
+    which views are cut at their own resolution (data/photographs.py).
 
     Args:
         folder: data/<name>, written by the download stage.
         split: "train" or "test".
-        load_px: side of the canvas in pixels, >= 1.
+        load_px: largest side of pictures that are read whole, px, >= 1.
 
     Attributes:
         classes: class names; a label is an index into them.
         channels: 1 or 3.
-        size_px: (height, width) of the canvas.
+        size_px: (height, width) of pictures that are read whole; None: photographs.
         labels: (N,) int64.
 
     Raises:
@@ -82,7 +82,7 @@ class PackedSplit:
         if load_px < 1:
             raise ValueError(f"load_px must be >= 1, got {load_px}")
         self.split, self.classes, self.channels = split, meta["classes"], meta["channels"]
-        self.size_px = _canvas(meta, load_px)
+        self.size_px = common_size(meta, load_px)
         self.shards = _open_shards(folder, meta, split)
         self.labels = self.shards.labels
 
@@ -90,60 +90,37 @@ class PackedSplit:
         """N."""
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, float, int]:
-        """Return (pixels (C, H, W) uint8, aspect, label) of one image."""
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        """Return (pixels (C, H, W) uint8, label) of one image, at its own size."""
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        pixels, aspect = self.decode(index)
-        return torch.from_numpy(pixels), aspect, int(self.labels[index])
+        return torch.tensor(decode(self.encoded(index), self.channels)), int(self.labels[index])
 
-    def decode_into(self, pixels: torch.Tensor, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Decode some images into `pixels`, (at least as many, C, H, W) uint8; return their aspects, float32."""
-        canvases = pixels.numpy()  # the same memory; a tensor takes longer to index
-        aspects = np.empty(len(indices), np.float32)
+    def decode_into(self, pixels: torch.Tensor, indices: Sequence[int] | np.ndarray) -> None:
+        """Decode images that are read whole into `pixels`, (at least as many, C, H, W) uint8."""
+        places = pixels.numpy()  # the same memory; a tensor takes longer to index
         for first in range(0, len(indices), READ_AT_ONCE):
             for place, file in enumerate(self.shards.read(indices[first : first + READ_AT_ONCE]), start=first):
-                aspects[place] = decode(file, canvases[place])
-        return aspects
+                places[place] = decode(file, self.channels)
 
     def encoded(self, index: int) -> bytes:
         """Return the PNG or JPEG file of one image."""
         return self.shards.read([index])[0]
 
-    def decode(self, index: int) -> tuple[np.ndarray, float]:
-        """Return (pixels (C, H, W) uint8, aspect) of one image as numpy knows them."""
-        canvas = np.empty((self.channels, *self.size_px), np.uint8)
-        return canvas, decode(self.encoded(index), canvas)
 
-
-def decode(file: bytes, canvas: np.ndarray) -> float:
-    """Decode a picture and stretch it to a canvas.
-
-    Args:
-        file: a PNG or JPEG file.
-        canvas: (C, H, W) uint8, overwritten; grey for C = 1.
-
-    Returns:
-        The picture's own width / height over the canvas's.
-    """
-    channels, height, width = canvas.shape
-    mode = "L" if channels == 1 else "RGB"
+def decode(file: bytes, channels: int) -> np.ndarray:
+    """Return the pixels (C, H, W) uint8 of a PNG or JPEG file; grey for one channel."""
     with Image.open(io.BytesIO(file)) as image:
-        aspect = (image.width / image.height) / (width / height)
-        image.draft(mode, (width, height))  # a JPEG much larger than the canvas is decoded at 1/2, 1/4 or 1/8
-        image = image.convert(mode)
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-        pixels = np.asarray(image)
-    canvas[...] = pixels if channels == 1 else pixels.transpose(2, 0, 1)
-    return aspect
+        pixels = np.asarray(image.convert(MODES[channels]))
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def _canvas(meta: dict, load_px: int) -> tuple[int, int]:
+def common_size(meta: dict, load_px: int) -> tuple[int, int] | None:
+    """Return (height, width) of pictures that are read whole: all of one size, at most `load_px`; None: photographs."""
     (min_w, max_w), (min_h, max_h) = meta["width_px"], meta["height_px"]
     one_size = min_w == max_w and min_h == max_h and max(max_w, max_h) <= load_px
-    return (max_h, max_w) if one_size else (load_px, load_px)
+    return (max_h, max_w) if one_size else None
 
 
 def _open_shards(folder: str | Path, meta: dict, split: str) -> Shards:

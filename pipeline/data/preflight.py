@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.data.packed import common_size
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.rooms import own_objective
 from pipeline.schema.pretrain import Pretrain
@@ -32,7 +33,8 @@ def check(run: PretrainRun, meta: Meta) -> None:
     Raises:
         PreflightError: listing every problem at once.
     """
-    problems, notes = [*training_problems(run.pretrain, meta)], [*crop_notes(run.pretrain, meta)]
+    problems = [*training_problems(run.pretrain, meta)]
+    notes = [reading_note(run.pretrain, meta), *crop_notes(run.pretrain, meta)]
     if own_objective(run.pretrain.objective) != run.objective_files:
         problems.append(f"the file of pretrain.objective {run.pretrain.objective} has changed since; run: dvc repro")
     if run.target == run.dataset:
@@ -98,6 +100,13 @@ def shot_warnings(settings: Probe, meta: Meta) -> Iterator[str]:
                 f"warning: probe.few_shot.shots {shots}: {_listed(small)} of {meta['name']!r} {_verb(small)} fewer "
                 f"training images (at least {min(per_class.values())}); all of them are taken"
             )
+
+
+def reading_note(settings: Pretrain, meta: Meta) -> str:
+    """Return which way the images take to their views; the set decides."""
+    if common_size(meta, settings.load_px):
+        return f"note: the images of {meta['name']!r} have one size: they are read whole, views are cut on the device"
+    return f"note: views are cut from the photographs of {meta['name']!r} at their own resolution, while they are read"
 
 
 def crop_notes(settings: Pretrain, meta: Meta) -> Iterator[str]:

@@ -26,7 +26,7 @@ class Encoder:
         weights: backbone.safetensors, which says itself how the network is built and what it is shown.
         seed: of the initialisation that the random-init score is taken of.
         cell: of the picked run; "" for a frozen model.
-        load_px: side to which larger images are resized when loaded, as they were for the picked run.
+        load_px: largest side of images that are read whole, as they were for the picked run.
     """
 
     name: str

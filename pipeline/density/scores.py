@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.core.seeds import generator
-from pipeline.data.loader import batches, open_split
+from pipeline.data.loader import open_split, squares
 from pipeline.data.packed import ImageBatch, PackedSplit, read_meta
 from pipeline.density import baselines
 from pipeline.density.encoders import Encoder
@@ -41,7 +41,7 @@ class Reading:
     """How images are read and where they are scored.
 
     Attributes:
-        load_px: side of the canvas that larger images are resized to, px.
+        load_px: largest side of images that are read whole, px.
         memory_gb: a split up to this size is kept in memory.
         num_workers: decoding processes of larger sets.
         batch_size: images a forward pass.
@@ -96,7 +96,7 @@ def score_images(
     view = {"size_px": told["img_size_px"], "mean": told["mean"], "std": told["std"]}
     images, reference = reading.split(scored, "test"), reading.split(home, "train")
     num_wanted, k = min(settings.num_images, len(images.labels)), min(settings.k, len(reference.labels))
-    one = evaluation_view(*_first(images), **view).to(reading.device)
+    one = evaluation_view(_first(images, view["size_px"]), **view).to(reading.device)
     plan = affordable(trained.to(reading.device).eval().requires_grad_(False), one, num_wanted, settings)
     notes = [*plan.notes, *([f"k = {k}, of all training images, in place of {settings.k}"] * (k < settings.k))]
     for note in notes:
@@ -155,9 +155,8 @@ def num_passes(encoder: nn.Module, image: Tensor) -> tuple[int, int]:
     return min(embedding.numel(), image.numel()), counter.get_total_flops()
 
 
-def _first(images: ImageBatch | PackedSplit) -> tuple[Tensor, Tensor]:
-    batch = next(batches(images, torch.zeros(1, dtype=torch.long), 1, num_workers=0))
-    return batch.pixels, batch.aspect
+def _first(images: ImageBatch | PackedSplit, size_px: int) -> Tensor:
+    return next(squares(images, torch.zeros(1, dtype=torch.long), 1, size_px)).pixels
 
 
 def draw(num_images: int, num_wanted: int) -> Tensor:
@@ -190,9 +189,10 @@ def jepa_scores(
     }
     found: dict[str, list[Tensor]] = {name: [] for name in scorers}
     size = min(reading.batch_size, AT_A_TIME)
+    loading = {"num_workers": reading.num_workers, "device": reading.device}
     with bar("JEPA-SCORE", len(chosen)) as shown:
-        for batch in batches(images, chosen, size, num_workers=reading.num_workers, device=reading.device):
-            views = evaluation_view(batch.pixels, batch.aspect, **view)
+        for batch in squares(images, chosen, size, view["size_px"], **loading):
+            views = evaluation_view(batch.pixels, **view)
             for name, score in scorers.items():
                 found[name].append(score(views).cpu())
             shown.update(len(views))
@@ -233,8 +233,8 @@ def pixel_scores(
 
     def pixels(of: ImageBatch | PackedSplit, order: Tensor) -> Iterator[Tensor]:
         side = min(size_px, RAW_PIXELS_PX)
-        for batch in batches(of, order, reading.batch_size, num_workers=reading.num_workers):
-            view = evaluation_view(batch.pixels, batch.aspect, side, mean=(0.0,) * 3, std=(1.0,) * 3)
+        for batch in squares(of, order, reading.batch_size, side, num_workers=reading.num_workers):
+            view = evaluation_view(batch.pixels, side, mean=(0.0,) * 3, std=(1.0,) * 3)
             yield view.flatten(1).double()
 
     known_means = []

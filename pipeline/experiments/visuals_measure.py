@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pipeline.catalogue.types import Distinct
 from pipeline.catalogue.validation import Strict
 from pipeline.core.seeds import generator
-from pipeline.data.loader import batches
+from pipeline.data.loader import squares
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.experiments import visuals
 from pipeline.models.backbones import create_backbone, initial_backbone
@@ -97,7 +97,7 @@ def measure(settings: Settings, device: torch.device) -> Found:
     model = read_description(weights, remedy="run the pipeline that trains it, or change visuals.weights")
     architecture = model["backbone"], model["kwargs"]
     chosen, images = draw_images(settings)
-    views = evaluation_view(images.pixels, images.aspect, settings.size_px, mean=model["mean"], std=model["std"])
+    views = evaluation_view(images.pixels, settings.size_px, mean=model["mean"], std=model["std"])
     backbone = create_backbone(*architecture)
     load_weights(weights, backbone)
 
@@ -128,7 +128,6 @@ def draw_images(settings: Settings) -> tuple[Tensor, ImageBatch]:
     Raises:
         UserError: if the split has fewer.
     """
-    # A canvas of twice the side: centre crops of wide photographs are then not enlarged more than their pixels demand.
     images = PackedSplit(Path("data") / settings.dataset, settings.split, load_px=2 * settings.size_px)
     if settings.num_images > len(images):
         raise UserError(
@@ -136,7 +135,7 @@ def draw_images(settings: Settings) -> tuple[Tensor, ImageBatch]:
             f"got {settings.num_images}"
         )
     order = torch.randperm(len(images), generator=generator(settings.seed, "visuals"))[: settings.num_images]
-    return order, next(batches(images, order, settings.num_images))
+    return order, next(squares(images, order, settings.num_images, settings.size_px))
 
 
 @torch.inference_mode()

@@ -87,7 +87,7 @@ def _exhibit(name: str, run: Run, room: ImageSet) -> Exhibit:
         "spaces": {title: _numbers(space) for title, space in spaces.items()},
     }
     images = room.queries
-    views = evaluation_view(images.pixels, images.aspect, room.size_px, mean=reader.mean, std=reader.std)
+    views = evaluation_view(images.pixels, room.size_px, mean=reader.mean, std=reader.std)
     views = views.to(reader.device)
     try:
         seen = {title: see(network.to(reader.device).eval(), views) for title, network in networks.items()}

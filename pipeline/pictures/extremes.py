@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pipeline.data.loader import batches
+from pipeline.data.loader import squares
 from pipeline.data.packed import PackedSplit
 from pipeline.density.methods import Scores
 from pipeline.pictures.sheet import GAP_PX, HEAD_PX, fitted, font, text_width, thumbnails, tile, to_png
@@ -67,8 +67,9 @@ def typical_sheet(folder: Path, scores: Scores, num: int) -> bytes:
 
 def _pictures(folder: Path, members: np.ndarray) -> Tensor:
     images = PackedSplit(folder, "test", load_px=MOST_SIDE_PX)
-    batch = next(batches(images, torch.from_numpy(members), len(members)))
-    return thumbnails(batch, min(*images.size_px, 2 * CELL_PX))
+    side = min([*(images.size_px or []), 2 * CELL_PX])
+    batch = next(squares(images, torch.from_numpy(members), len(members), side))
+    return thumbnails(batch, side)
 
 
 def draw(rows: Mapping[str, tuple[Sequence[Shown], Sequence[Shown]]], num: int) -> bytes:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline import features
 from pipeline.core.seeds import generator
-from pipeline.data.loader import batches, open_split
+from pipeline.data.loader import open_split, squares
 from pipeline.data.packed import ImageBatch, PackedSplit, read_meta
 from pipeline.data.strata import members_by_class
 from pipeline.distributed.devices import choose_autocast, choose_device
@@ -91,11 +91,11 @@ class ImageSet:
     @cached_property
     def queries(self) -> ImageBatch:
         """The images on the sheets."""
-        return next(batches(self.test, self.shown, len(self.shown)))
+        return next(squares(self.test, self.shown, len(self.shown), self.size_px))
 
     def labelled(self, split: Split, indices: Tensor) -> list[Labelled]:
         """Return images of a split as pictures with the names of their classes."""
-        images = next(batches(split, indices, len(indices)))
+        images = next(squares(split, indices, len(indices), self.size_px))
         names = [self.classes[label] for label in images.labels.tolist()]
         return [Labelled(*pair) for pair in zip(thumbnails(images, self.size_px), names, strict=True)]
 

@@ -56,7 +56,7 @@ def sheet(
 
 def thumbnails(images: ImageBatch, size_px: int) -> Tensor:
     """Return what a backbone is shown, before it is normalised: the centred squares, (N, size_px, size_px, 3) uint8."""
-    plain = evaluation_view(images.pixels, images.aspect, size_px, mean=(0.0,) * 3, std=(1.0,) * 3)
+    plain = evaluation_view(images.pixels, size_px, mean=(0.0,) * 3, std=(1.0,) * 3)
     return (255 * plain.permute(0, 2, 3, 1)).round().clamp(0, 255).to(torch.uint8).cpu()
 
 

@@ -149,4 +149,5 @@ def _decoding_s(facts: SetFacts, num_images: int) -> float:
 
 
 def _fits_in_memory(task: Task, facts: SetFacts) -> bool:
-    return facts.num_train * prod(facts.canvas(task.pretrain.load_px)) <= task.pretrain.loader.memory_gb * 1e9
+    load_px, memory_gb = task.pretrain.load_px, task.pretrain.loader.memory_gb
+    return facts.is_whole(load_px) and facts.num_train * prod(facts.canvas(load_px)) <= memory_gb * 1e9

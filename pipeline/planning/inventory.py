@@ -56,10 +56,13 @@ class SetFacts(NamedTuple):
     image_s: float
     is_packed: bool
 
+    def is_whole(self, load_px: int) -> bool:
+        """Whether its pictures are read whole; of others workers cut views (pipeline/data/packed.py)."""
+        return bool(self.size_px) and max(self.size_px) <= load_px
+
     def canvas(self, load_px: int) -> tuple[int, int, int]:
-        """Return (C, H, W) of the images in memory (pipeline/data/packed.py)."""
-        native = self.size_px if self.size_px and max(self.size_px) <= load_px else None
-        return (self.channels, *(native or (load_px, load_px)))
+        """Return (C, H, W) of images that take about as long to make views of."""
+        return (self.channels, *(self.size_px if self.is_whole(load_px) else (load_px, load_px)))
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def time_shape(task: Task, found: Speed, budget_s: float) -> Speed | None:
 
     def step(num_images: int) -> None:
         draws, images = generator(0, "views", device=device), _noise(num_images, task.canvas, device)
-        made = Multicrop(**views.model_dump())(images.pixels, images.aspect, generator=draws)
+        made = Multicrop(**views.model_dump())(images.pixels, generator=draws)
         groups = [group for group in made if group is not None]
         with autocast:
             projections, predictions = learner.project(groups)
@@ -200,7 +200,7 @@ def seconds(work: Callable[[int], Any], argument: int, device: torch.device) -> 
 
 def _noise(num_images: int, canvas: tuple[int, int, int], device: torch.device) -> ImageBatch:
     pixels = torch.randint(0, 256, (1, *canvas), dtype=torch.uint8, device=device).repeat(num_images, 1, 1, 1)
-    return ImageBatch(pixels, torch.ones(num_images, device=device), torch.zeros(num_images, dtype=torch.int64))
+    return ImageBatch(pixels, torch.zeros(num_images, dtype=torch.int64))
 
 
 def free_bytes(device: torch.device) -> int:

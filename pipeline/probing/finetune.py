@@ -14,8 +14,9 @@ from torch.nn import functional
 from pipeline.core.checkpoints import Checkpoints
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import derive_seed, generator
-from pipeline.data.loader import batches
+from pipeline.data.loader import BatchReader, views_of
 from pipeline.data.packed import ImageBatch, PackedSplit
+from pipeline.data.photographs import RandomCut
 from pipeline.features import Reader, embeddings
 from pipeline.models.backbones import weight_decay_groups
 from pipeline.models.sites import check_site, site_extractor
@@ -136,13 +137,14 @@ def finetuned(
     epochs = max(settings.epochs, -(-settings.min_steps // steps_per_epoch))
     num_steps = epochs * steps_per_epoch
     shape = {"num_steps": num_steps, "num_warmup_steps": int(settings.warmup_frac * num_steps), "final_frac": 0.0}
-    loading = {"num_workers": reader.num_workers, "device": device, "drop_last": True}
+    read = BatchReader(images, num_workers=reader.num_workers, device=device)
     step = 0
     for epoch in bar(f"fine-tuning at {lr:g}", epochs, unit="epoch", delay_s=DELAY_S, iterable=range(epochs)):
         order = members[torch.randperm(len(members), generator=generator(task.seed, "finetune order", epoch))]
-        for batch in batches(images, order, batch_size, **loading):
+        cut = RandomCut(augment, task.seed, "finetune crops", step)
+        for batch in read(order, batch_size, cut=cut, drop_last=True):
             draws = generator(task.seed, "finetune views", step, device=device)
-            views, _ = augment(batch.pixels, batch.aspect, generator=draws)
+            views, _ = views_of(batch, augment, generator=draws)
             torch.manual_seed(derive_seed(task.seed, "finetune dropout", step))
             with reader.autocast:
                 logits = classifier(views[0])

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from pipeline.core.float64 import doubled
 from pipeline.core.seeds import generator
-from pipeline.data.loader import batches
+from pipeline.data.loader import batches, views_of
 from pipeline.data.packed import ImageBatch, PackedSplit
+from pipeline.data.photographs import RandomCut
 from pipeline.features import Reader, embeddings
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import epps_pulley, random_directions
@@ -227,12 +228,13 @@ def augmented_embeddings(
     size = max(1, reader.batch_size // num_views)
     backbone.to(reader.device).eval()
     out = []
-    parts = batches(images, members, size, num_workers=reader.num_workers, device=reader.device)
+    cut = RandomCut(make_views, DRAWS_SEED, "health crops")
+    parts = batches(images, members, size, cut=cut, num_workers=reader.num_workers, device=reader.device)
     num_parts = -(-len(members) // size)
     shown = bar("views for LiDAR", num_parts, unit="batch", delay_s=DELAY_S, iterable=parts)
     for index, batch in enumerate(shown):
         draws = generator(DRAWS_SEED, "health views", index, device=reader.device)
-        seen, _ = make_views(batch.pixels, batch.aspect, generator=draws)
+        seen, _ = views_of(batch, make_views, generator=draws)
         with reader.autocast:
             embedding = backbone(seen.flatten(0, 1))
         out.append(embedding.float().unflatten(0, seen.shape[:2]).transpose(0, 1).cpu())
@@ -264,11 +266,12 @@ def heldout_losses(
     for module in modules:
         module.to(device).eval()
     order = members[torch.randperm(len(members), generator=generator(DRAWS_SEED, "health order"))]
-    how = {"num_workers": reader.num_workers, "device": device, "drop_last": True}
+    cut = RandomCut(trained.make_views, DRAWS_SEED, "health loss crops")
+    how = {"cut": cut, "num_workers": reader.num_workers, "device": device, "drop_last": True}
     names, losses = list[str](), []
     for index, batch in enumerate(batches(images, order, trained.batch_size, **how)):
         draws = generator(DRAWS_SEED, "health losses", index, device=device)
-        views = trained.make_views(batch.pixels, batch.aspect, generator=draws)
+        views = views_of(batch, trained.make_views, generator=draws)
         with reader.autocast:
             projections = project_views(*modules, [group for group in views if group is not None])
         found = trained.objective(projections, index)

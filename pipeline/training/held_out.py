@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.seeds import generator
-from pipeline.data.loader import batches
+from pipeline.data.loader import batches, squares
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import random_directions
@@ -71,7 +71,7 @@ class HeldOutMonitor:
         embeddings, projections = [], []
         order = torch.arange(len(self.images.labels))
         for batch in batches(self.images, order, self.batch_size, device=self.device):
-            view = evaluation_view(batch.pixels, batch.aspect, **self.view)
+            view = evaluation_view(batch.pixels, **self.view)
             with self.autocast:
                 # Not called but forwarded: a compiled backbone would be compiled again, for minutes, for this mode.
                 embedding = backbone.forward(view)
@@ -99,7 +99,7 @@ def build_monitor(
         return None
     draws = generator(DRAWS_SEED, "watched directions")
     return HeldOutMonitor(
-        images=held_out(folder, health.num_images, load_px=settings.load_px),
+        images=held_out(folder, health.num_images, settings.load_px, views.global_px),
         directions=random_directions(settings.projector.proj_dim, health.num_slices, generator=draws),
         view={"size_px": views.global_px, "mean": views.mean, "std": views.std},
         batch_size=settings.batch_size * views.num_global,  # as many as training embeds at once
@@ -108,9 +108,9 @@ def build_monitor(
     )
 
 
-def held_out(folder: str, num_images: int, *, load_px: int) -> ImageBatch:
-    """Decode some images of a test split, drawn at random; a smaller split gives all."""
+def held_out(folder: str, num_images: int, load_px: int, size_px: int) -> ImageBatch:
+    """Decode some images of a test split, drawn at random, photographs as squares of `size_px`; at most all."""
     split = PackedSplit(folder, "test", load_px=load_px)
     members = torch.randperm(len(split), generator=generator(DRAWS_SEED, "watched images"))[:num_images].sort().values
-    (images,) = batches(split, members, len(members))
+    (images,) = squares(split, members, len(members), size_px)
     return images

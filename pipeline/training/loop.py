@@ -19,8 +19,9 @@ from pipeline.core.checkpoints import Checkpoints
 from pipeline.core.results import curves
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import derive_seed, generator
-from pipeline.data.loader import batches
+from pipeline.data.loader import BatchReader, CropBatch, views_of
 from pipeline.data.packed import ImageBatch, PackedSplit
+from pipeline.data.photographs import RandomCut
 from pipeline.distributed.collectives import alone, any_rank, from_first_rank, rank, share, world_size
 from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.runtime.signals import Request, deferred_signals
@@ -38,7 +39,7 @@ class Recipe:
     """What training does with images.
 
     Attributes:
-        make_views: (pixels, aspect, generator=) -> (Vg, B, 3, g, g), (Vl, B, 3, l, l) or None.
+        make_views: a `Multicrop`: (pixels, generator=) -> (Vg, B, 3, g, g), (Vl, B, 3, l, l) or None.
         objective: (projections (V, B, K), step, predictions=, targets=, labels=) -> {"loss": scalar, its parts}
             (`losses.objective.RunObjective`).
         seed: of order, views and dropout.
@@ -93,7 +94,8 @@ def pretrain(
     yield from progress.history
 
     with deferred_signals() as request, tqdm(total=num_steps, initial=progress.step, **_bar_style()) as bar:
-        run = _Run(learner, images, settings, recipe, device, autocast, progress, request, bar)
+        reader = BatchReader(images, num_workers=settings.loader.num_workers, device=device)
+        run = _Run(learner, images, reader, settings, recipe, device, autocast, progress, request, bar)
         for epoch in range(len(progress.history), settings.epochs):
             run.train_epoch(epoch)
             done = progress.end_epoch(run.rate(progress.step - 1), _watched(watch, learner))
@@ -117,6 +119,7 @@ class _Run:
 
     learner: Learner
     images: ImageBatch | PackedSplit
+    reader: BatchReader
     settings: Pretrain
     recipe: Recipe
     device: torch.device
@@ -155,21 +158,22 @@ class _Run:
                 kept_at = time.monotonic()
         check.stop_if_not_finite()
 
-    def batches_left(self, order: Tensor) -> Iterator[ImageBatch]:
+    def batches_left(self, order: Tensor) -> Iterator[ImageBatch | CropBatch]:
         """Return this rank's part of the epoch's batches that are not done yet."""
         batch_size = self.settings.batch_size
         used, done = len(order) // batch_size * batch_size, self.progress.tally.steps * batch_size
-        rest = order[done:used].view(-1, batch_size)[:, share(batch_size)]
-        num_workers = self.settings.loader.num_workers
-        return batches(self.images, rest.flatten(), rest.shape[1], num_workers=num_workers, device=self.device)
+        mine, recipe = share(batch_size), self.recipe
+        rest = order[done:used].view(-1, batch_size)[:, mine]
+        cut = RandomCut(recipe.make_views, recipe.seed, "crops", self.progress.step, mine.start, batch_size)
+        return self.reader(rest.flatten(), rest.shape[1], cut=cut)
 
-    def losses(self, batch: ImageBatch, step: int) -> dict[str, Tensor]:
+    def losses(self, batch: ImageBatch | CropBatch, step: int) -> dict[str, Tensor]:
         """Return the loss of a batch and its parts."""
         seed, learner, batch_size = self.recipe.seed, self.learner, self.settings.batch_size
-        draws = generator(seed, "views", step, device=batch.pixels.device)
+        draws = generator(seed, "views", step, device=batch.labels.device)
         part = {"first": share(batch_size).start, "of": batch_size} if world_size() > 1 else {}
         with torch.no_grad():
-            global_views, local_views = self.recipe.make_views(batch.pixels, batch.aspect, generator=draws, **part)
+            global_views, local_views = views_of(batch, self.recipe.make_views, generator=draws, **part)
         groups = [global_views] if local_views is None else [global_views, local_views]
         torch.manual_seed(derive_seed(seed, f"dropout of rank {rank()}" if rank() else "dropout", step))
         with self.autocast:

@@ -1,7 +1,7 @@
-"""Random resized crops of whole batches: boxes drawn in original geometry, then one antialiased resize.
+"""Random resized crops of whole batches: boxes drawn in the pixels of each image, then one antialiased resize.
 
-Legend: B images, C channels, H x W canvas px, s output px. A box is (top, left, height, width) in whole canvas px.
-`aspect` (B,) is (original width / height) / (canvas width / height): 1 unless loading stretched the image.
+Legend: B images, C channels, H x W px of images of one size, s output px. A box is (top, left, height, width) in whole
+px.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-DENSE_PX = 64  # on CPU, canvases above this many px squared are resized one by one (measured: benchmarks.views)
+DENSE_PX = 64  # on CPU, images above this many px squared are resized one by one (measured: benchmarks.views)
 NUM_TRIES = 10  # torchvision's RandomResizedCrop tries this often before it takes the centre
 
 
 def random_boxes(
-    aspect: Tensor,
-    canvas_px: tuple[int, int],
+    heights_px: Tensor,
+    widths_px: Tensor,
     scale: tuple[float, float],
     ratio: tuple[float, float],
     *,
@@ -25,54 +25,47 @@ def random_boxes(
     """Draw one crop box an image, as torchvision's RandomResizedCrop does, for all images at once.
 
     Args:
-        aspect: (B,) float32, relative stretch of the canvas (module docstring).
-        canvas_px: (H, W).
+        heights_px, widths_px: (B,) float32 of whole numbers, sizes of the images.
         scale: range of the box's area as a fraction of the image.
-        ratio: range of the box's width / height in original geometry, drawn log-uniformly.
-        generator: on the device of `aspect`.
+        ratio: range of the box's width / height, drawn log-uniformly.
+        generator: on the device of the sizes.
 
     Returns:
         (B, 4) float32 of whole numbers: top, left, height, width.
 
-    Source: torchvision `RandomResizedCrop.get_params`. Sizes are rounded in canvas px, which are the original's
-    unless loading resized it.
+    Source: torchvision `RandomResizedCrop.get_params`.
     """
-    height, width = canvas_px
-    num, device = len(aspect), aspect.device
-    area = torch.empty(NUM_TRIES, num, device=device).uniform_(*scale, generator=generator) * (height * width)
+    num, device = len(heights_px), heights_px.device
+    area = torch.empty(NUM_TRIES, num, device=device).uniform_(*scale, generator=generator) * (heights_px * widths_px)
     log_ratio = torch.tensor(ratio, dtype=torch.float64).log().tolist()
-    shape = torch.empty(NUM_TRIES, num, device=device).uniform_(*log_ratio, generator=generator).exp_() / aspect
+    shape = torch.empty(NUM_TRIES, num, device=device).uniform_(*log_ratio, generator=generator).exp_()
     widths, heights = (area * shape).sqrt_().round_(), (area / shape).sqrt_().round_()
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    fits = (widths > 0) & (widths <= widths_px) & (heights > 0) & (heights <= heights_px)
     first = fits.to(torch.uint8).argmax(0, keepdim=True)  # argmax of equal values is the first
     box_height, box_width = heights.gather(0, first)[0], widths.gather(0, first)[0]
     down, across = torch.rand(2, num, device=device, generator=generator)
-    top = (down * (height + 1 - box_height)).floor_()
-    left = (across * (width + 1 - box_width)).floor_()
+    top = (down * (heights_px + 1 - box_height)).floor_()
+    left = (across * (widths_px + 1 - box_width)).floor_()
     drawn = torch.stack((top, left, box_height, box_width), dim=1)
-    return torch.where(fits.any(0)[:, None], drawn, centre_boxes(aspect, canvas_px, ratio))
+    return torch.where(fits.any(0)[:, None], drawn, centre_boxes(heights_px, widths_px, ratio))
 
 
-def centre_boxes(
-    aspect: Tensor, canvas_px: tuple[int, int], ratio: tuple[float, float], crop_frac: float = 1.0
-) -> Tensor:
-    """Return the largest centred boxes whose width / height in original geometry lies in `ratio`.
+def centre_boxes(heights_px: Tensor, widths_px: Tensor, ratio: tuple[float, float]) -> Tensor:
+    """Return the largest centred boxes whose width / height lies in `ratio`.
 
     Args:
-        aspect: (B,) float32.
-        canvas_px: (H, W).
+        heights_px, widths_px: (B,) float32 of whole numbers, sizes of the images.
         ratio: allowed range; (1, 1) asks for squares.
-        crop_frac: sides are multiplied by it, in (0, 1].
 
     Returns:
         (B, 4) float32 of whole numbers: top, left, height, width.
     """
-    height, width = canvas_px
-    own = aspect * (width / height)
+    own = widths_px / heights_px
     wanted = own.clamp(*ratio) / own  # relative to the image's own ratio, so 1 keeps the whole image
-    heights = (height / wanted.clamp(min=1) * crop_frac).round_().clamp_(min=1)
-    widths = (width * wanted.clamp(max=1) * crop_frac).round_().clamp_(min=1)
-    return torch.stack((((height - heights) / 2).floor_(), ((width - widths) / 2).floor_(), heights, widths), dim=1)
+    heights = (heights_px / wanted.clamp(min=1)).round_().clamp_(min=1)
+    widths = (widths_px * wanted.clamp(max=1)).round_().clamp_(min=1)
+    top, left = ((heights_px - heights) / 2).floor_(), ((widths_px - widths) / 2).floor_()
+    return torch.stack((top, left, heights, widths), dim=1)
 
 
 def crop_resize(pixels: Tensor, boxes: Tensor, size_px: int, *, flip: Tensor | None = None) -> Tensor:

@@ -1,12 +1,13 @@
 """Multi-crop views: per-image random crops, colours and blur for whole batches, on the device of the images.
 
-Legend: B images, V views, C channels (1 or 3), H x W canvas px. Sizes and order of the operations are those of the
-paper's recipe: crop, flip, jitter, grey, blur, solarize, normalise.
+Legend: B images, V views, C channels (1 or 3), H x W px of images of one size. Sizes and order of the operations are
+those of the paper's recipe: crop, flip, jitter, grey, blur, solarize, normalise.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -22,15 +23,26 @@ CHUNK_BYTES = {"cpu": 3 * 2**19, "cuda": 2**28, "mps": 2**28}
 
 
 class Draws(NamedTuple):
-    """The random parameters of one view, each (B, ...)."""
+    """The random parameters of one view beside its box, each (B, ...)."""
 
-    boxes: Tensor
     flip: Tensor
     jitter: Tensor  # (B, 4): factors of brightness, contrast, saturation; turns of hue
     grey: Tensor
     blur: Tensor
     sigma: Tensor
     solarize: Tensor
+
+
+class ViewGroup(NamedTuple):
+    """Views of one size: how many, their side, and the range of their areas as fractions of the image."""
+
+    num: int
+    size_px: int
+    scale: tuple[float, float]
+
+
+Crop = Callable[[int, slice, slice, Tensor], Tensor]
+"""(view, images, their places among the draws, flip) -> crops (b, C, s, s) float32 in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +104,12 @@ class Multicrop:
 
     @torch.no_grad()
     def __call__(
-        self, pixels: Tensor, aspect: Tensor, *, generator: torch.Generator, first: int = 0, of: int | None = None
+        self, pixels: Tensor, *, generator: torch.Generator, first: int = 0, of: int | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Make all views of a batch, or of a part of one.
 
         Args:
             pixels: (B, C, H, W) uint8, C 1 (grey) or 3.
-            aspect: (B,) float32, (original width / height) / (canvas width / height).
             generator: on the device of `pixels`; its state and the input determine every bit. Nothing waits for the
                 device.
             first, of: the images are those from `first` on of a batch of `of` images, and get the views that they would
@@ -108,50 +119,106 @@ class Multicrop:
             global views (Vg, B, 3, global_px, global_px) and local views (Vl, B, 3, local_px, local_px), float32,
             normalised; None in place of the latter when num_local is 0.
         """
-        _check(pixels, aspect)
-        part = first, len(pixels) if of is None else of
+        _check(pixels)
+        batch = len(pixels) if of is None else of
         with torch.autocast(pixels.device.type, enabled=False):  # eight bits of mantissa would show in the pixels
             source = pixels if pixels.device.type == "cpu" else pixels.to(torch.float32)
-            large = self._views(source, aspect, self.num_global, self.global_px, self.global_scale, generator, part)
-            if not self.num_local:
-                return large, None
-            return large, self._views(source, aspect, self.num_local, self.local_px, self.local_scale, generator, part)
+            views = []
+            for group in self.groups:
+                # All views' parameters at once: (num * batch, ...), view by view; of the whole batch.
+                sides = _sides(group.num * batch, source)
+                boxes = random_boxes(*sides, group.scale, self.ratio, generator=generator)
+                crop = _from_images(source, boxes, group.size_px)
+                shape = group.num, len(source), source.shape[1], group.size_px
+                views.append(self._views(crop, shape, generator, first, batch))
+        return views[0], views[1] if self.num_local else None
 
-    def _views(
-        self, source: Tensor, aspect: Tensor, num: int, size_px: int, scale: tuple, generator, part: tuple[int, int]
-    ) -> Tensor:
-        out = torch.empty(num, len(source), 3, size_px, size_px, device=source.device)
-        # All views' parameters at once: (num * batch, ...), view by view; of the whole batch, whatever part is here.
-        first, batch = part
-        aspects = aspect.new_ones(batch)
-        aspects[first : first + len(source)] = aspect
-        draws = self._draw(aspects.repeat(num), source.shape[2:], scale, generator)
+    def boxes(
+        self, sizes_px: Tensor, *, generator: torch.Generator, first: int = 0, of: int | None = None
+    ) -> list[Tensor]:
+        """Draw the boxes of a batch of photographs, before they are decoded.
+
+        Args:
+            sizes_px: (B, 2) float32, height and width of each.
+            generator, first, of: as for a call.
+
+        Returns:
+            (V, B, 4) of each group of views: top, left, height, width in px of the photograph.
+        """
+        whole = sizes_px.new_ones(len(sizes_px) if of is None else of, 2)
+        whole[first : first + len(sizes_px)] = sizes_px
+        found = []
+        for group in self.groups:
+            sides = whole.repeat(group.num, 1).unbind(1)
+            boxes = random_boxes(*sides, group.scale, self.ratio, generator=generator)
+            found.append(boxes.view(group.num, -1, 4)[:, first : first + len(sizes_px)])
+        return found
+
+    @torch.no_grad()
+    def finished(
+        self,
+        global_crops: Tensor,
+        local_crops: Tensor | None,
+        *,
+        generator: torch.Generator,
+        first: int = 0,
+        of: int | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Flip, recolour and normalise crops that were cut by `boxes`: what a call does after its crops.
+
+        Args:
+            global_crops, local_crops: (V, B, C, s, s) uint8.
+            generator, first, of: as for a call.
+
+        Returns:
+            As a call.
+        """
+        views = []
+        with torch.autocast(global_crops.device.type, enabled=False):
+            for crops in (global_crops, local_crops):
+                if crops is not None:
+                    batch = crops.shape[1] if of is None else of
+                    views.append(self._views(_from_crops(crops), crops.shape[:4], generator, first, batch))
+        return views[0], views[1] if len(views) > 1 else None
+
+    @property
+    def groups(self) -> list[ViewGroup]:
+        """The kinds of views: global and, if there are any, local ones."""
+        both = (
+            ViewGroup(self.num_global, self.global_px, self.global_scale),
+            ViewGroup(self.num_local, self.local_px, self.local_scale),
+        )
+        return [group for group in both if group.num]
+
+    def _views(self, crop: Crop, shape: Sequence[int], generator: torch.Generator, first: int, batch: int) -> Tensor:
+        """Finish one group of views (V, B, C, s) of the images from `first` on of a batch."""
+        num, num_here, channels, size_px = shape
+        out = torch.empty(num, num_here, 3, size_px, size_px, device=generator.device)
+        draws = self._draw(num * batch, generator)
         host = _host_generator(generator)
-        chunk = max(1, CHUNK_BYTES[source.device.type] // (4 * source.shape[1] * size_px**2))
+        chunk = max(1, CHUNK_BYTES[generator.device.type] // (4 * channels * size_px**2))
         for view in range(num):
             for start in range(0, batch, chunk):
                 order = torch.randperm(4, generator=host).tolist()
-                low, high = max(start, first), min(start + chunk, first + len(source))
+                low, high = max(start, first), min(start + chunk, first + num_here)
                 if low < high:
-                    here = slice(low - first, high - first)
-                    some = Draws(*(values[view * batch + low : view * batch + high] for values in draws))
-                    images = crop_resize(source[here], some.boxes, size_px, flip=some.flip)
-                    images = self._recolour(images, some, order)
+                    here, drawn = slice(low - first, high - first), slice(view * batch + low, view * batch + high)
+                    some = Draws(*(values[drawn] for values in draws))
+                    images = self._recolour(crop(view, here, drawn, some.flip), some, order)
                     colour.normalise(images, self.mean, self.std, out=out[view, here])
         return out
 
-    def _draw(self, aspect: Tensor, canvas_px: tuple, scale: tuple, generator: torch.Generator) -> Draws:
-        boxes = random_boxes(aspect, canvas_px, scale, self.ratio, generator=generator)
+    def _draw(self, num: int, generator: torch.Generator) -> Draws:
         probs = (self.flip_prob, self.jitter_prob, self.grey_prob, self.blur_prob, self.solarize_prob)
-        chances = torch.rand(5, len(aspect), device=aspect.device, generator=generator)
+        chances = torch.rand(5, num, device=generator.device, generator=generator)
         flip, jitter, grey, blur, solarize = (chance < prob for chance, prob in zip(chances, probs, strict=True))
-        spread = torch.rand(5, len(aspect), device=aspect.device, generator=generator)
+        spread = torch.rand(5, num, device=generator.device, generator=generator)
         strengths = (self.brightness, self.contrast, self.saturation)
         factors = [_between(u, max(0.0, 1 - x), 1 + x) for u, x in zip(spread, strengths, strict=False)]
         neutral = [torch.where(jitter, factor, 1.0) for factor in factors]
         turns = torch.where(jitter, _between(spread[3], -self.hue, self.hue), 0.0)
         sigma = _between(spread[4], *self.blur_sigma)
-        return Draws(boxes, flip, torch.stack((*neutral, turns), dim=1), grey, blur, sigma, solarize)
+        return Draws(flip, torch.stack((*neutral, turns), dim=1), grey, blur, sigma, solarize)
 
     def _recolour(self, images: Tensor, draws: Draws, order: list[int]) -> Tensor:
         rgb = images.shape[1] == 3  # saturation, hue and grey change nothing in a grey image
@@ -175,12 +242,27 @@ class Multicrop:
         return images
 
 
+def _sides(num: int, images: Tensor) -> list[Tensor]:
+    """Return heights and widths (num,) of images of one size."""
+    return [torch.full((num,), float(side), device=images.device) for side in images.shape[2:]]
+
+
+def _from_images(source: Tensor, boxes: Tensor, size_px: int) -> Crop:
+    return lambda _, here, drawn, flip: crop_resize(source[here], boxes[drawn], size_px, flip=flip)
+
+
+def _from_crops(crops: Tensor) -> Crop:
+    def crop(view: int, here: slice, _: slice, flip: Tensor) -> Tensor:
+        images = crops[view, here].to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        return torch.where(flip[:, None, None, None], images.flip(3), images)
+
+    return crop
+
+
 def evaluation_view(
     pixels: Tensor,
-    aspect: Tensor,
     size_px: int,
     *,
-    crop_frac: float = 1.0,
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> Tensor:
@@ -188,21 +270,17 @@ def evaluation_view(
 
     Args:
         pixels: (B, C, H, W) uint8, C 1 or 3.
-        aspect: (B,) float32, as for `Multicrop`.
         size_px: side of the view.
-        crop_frac: side of the square as a fraction of the shorter side of the original, in (0, 1].
         mean, std: of pixels in [0, 1].
 
     Returns:
         (B, 3, size_px, size_px) float32.
     """
-    _check(pixels, aspect)
-    if not 0 < crop_frac <= 1:
-        raise ValueError(f"crop_frac must be in (0, 1], got {crop_frac}")
+    _check(pixels)
     out = torch.empty(len(pixels), 3, size_px, size_px, device=pixels.device)
     chunk = max(1, CHUNK_BYTES[pixels.device.type] // (4 * pixels.shape[1] * size_px**2))
     with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
-        boxes = centre_boxes(aspect, pixels.shape[2:], (1.0, 1.0), crop_frac)
+        boxes = centre_boxes(*_sides(len(pixels), pixels), (1.0, 1.0))
         for start in range(0, len(pixels), chunk):
             part = slice(start, start + chunk)
             colour.normalise(crop_resize(pixels[part], boxes[part], size_px), mean, std, out=out[part])
@@ -237,11 +315,9 @@ def _is_range(value: tuple, highest: float = float("inf")) -> bool:
     return len(value) == 2 and 0 < value[0] <= value[1] <= highest
 
 
-def _check(pixels: Tensor, aspect: Tensor) -> None:
+def _check(pixels: Tensor) -> None:
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise ValueError(f"pixels must be (B, 1 or 3, H, W) uint8, got {tuple(pixels.shape)} {pixels.dtype}")
-    if aspect.shape != pixels.shape[:1]:
-        raise ValueError(f"aspect must have shape ({len(pixels)},), one number an image, got {tuple(aspect.shape)}")
 
 
 def _between(uniform: Tensor, low: float, high: float) -> Tensor:

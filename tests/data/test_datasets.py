@@ -1,7 +1,7 @@
 """Claims: what is packed is what is read, pixel for pixel; the bytes of a pack depend on the pictures alone; every mode
 of picture (palette, transparency, 16 bits, CMYK, EXIF rotation, animation) becomes what a viewer would show; plain
 JPEG and PNG files are kept byte for byte; a bad picture is named with split, index and file; a folder appears only
-when it is complete; canvas and aspect keep the original geometry; a JPEG gets the pixels of Pillow.
+when it is complete; pictures of one size are read whole, with the pixels of Pillow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from packed_pictures import CLASSES, encode, noise, pack_all, two_splits
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from pipeline.data.packed import PackedSplit, decode, read_meta
 from pipeline.sources import packing
@@ -39,9 +39,9 @@ def test_arrays_come_back_exactly(tmp_path, shape):
     assert images.channels == meta["channels"] == (3 if shape[2:] == (3,) else 1)
     assert images.size_px == (9, 7) and len(images) == 5 and images.classes == CLASSES
     for i, array in enumerate(arrays):
-        pixels, aspect, label = images[i]
+        pixels, label = images[i]
         assert np.array_equal(pixels.permute(1, 2, 0).numpy(), array.reshape(9, 7, -1))
-        assert pixels.dtype == torch.uint8 and aspect == 1 and label == i % 2
+        assert pixels.dtype == torch.uint8 and label == i % 2
 
 
 def test_meta(tmp_path, monkeypatch):
@@ -220,73 +220,19 @@ def test_wrong_arguments(tmp_path):
         PackedSplit(tmp_path / "set", "train", load_px=8)[2]
 
 
-def disc(width, height):
-    image = Image.new("RGB", (width, height), "black")
-    radius = min(width, height) // 4
-    box = [width // 2 - radius, height // 2 - radius, width // 2 + radius, height // 2 + radius]
-    ImageDraw.Draw(image).ellipse(box, fill="white")
-    return image
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_one_size_up_to_load_px_is_read_whole(tmp_path, mode):
+    pack_all(tmp_path, [encode(Image.fromarray(noise(i, 40, 20, 3)).convert(mode), "JPEG") for i in range(2)])
+    images = PackedSplit(tmp_path / "set", "train", load_px=40)
+    assert images.size_px == (40, 20) and images.channels == len(mode)
+    wanted = np.asarray(Image.open(io.BytesIO(images.encoded(1))))
+    assert np.array_equal(images[1][0].permute(1, 2, 0).squeeze(-1), wanted)
+    assert PackedSplit(tmp_path / "set", "train", load_px=39).size_px is None
+    pack_all(tmp_path, [noise(i, 40, 20 + i) for i in range(2)], name="unequal")
+    assert PackedSplit(tmp_path / "unequal", "train", load_px=64).size_px is None
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_aspect_restores_the_geometry(tmp_path, kind):
-    """A round disc is an ellipse on the canvas; its width times `aspect` over its height is 1 again."""
-    sizes = [(200, 100), (90, 270), (1600, 800)]
-    pack_all(tmp_path, [encode(disc(*size), kind) for size in sizes])
-    images = PackedSplit(tmp_path / "set", "train", load_px=64)
-    for i, (width, height) in enumerate(sizes):
-        pixels, aspect, _ = images[i]
-        assert pixels.shape == (3, 64, 64) and aspect == pytest.approx(width / height)
-        white = pixels[0] > 127
-        columns, rows = white.any(0).sum().item(), white.any(1).sum().item()
-        assert columns * aspect / rows == pytest.approx(1, rel=0.15)
-        exact = disc(width, height).resize((64, 64), Image.Resampling.BICUBIC)
-        assert np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - np.asarray(exact)).mean() < 3
-
-
-def test_larger_than_load_px_is_resized(tmp_path):
-    pack_all(tmp_path, [noise(i, 40, 20) for i in range(2)])
-    assert PackedSplit(tmp_path / "set", "train", load_px=40).size_px == (40, 20)
-    images = PackedSplit(tmp_path / "set", "train", load_px=39)
-    assert images.size_px == (39, 39) and images[0][1] == pytest.approx(0.5)
-
-
-JPEGS = {
-    "4:2:0": {},
-    "4:2:2": {"subsampling": 1},
-    "4:4:4": {"subsampling": 0, "quality": 30},
-    "progressive": {"progressive": True},
-    "stored as RGB": {"keep_rgb": True},
-    "restart markers": {"restart_marker_blocks": 2},
-    "comment": {"comment": b"c" * 1000},
-}
-
-
-def of_pillow(file, mode):
-    pixels = np.asarray(Image.open(io.BytesIO(file)).convert(mode))
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
-
-
-@pytest.mark.parametrize("size", [(64, 32), (33, 17), (1, 1)])
-@pytest.mark.parametrize("kind", JPEGS)
-def test_a_jpeg_of_the_canvas_size_has_the_pixels_of_pillow(kind, size):
-    photo = Image.fromarray(noise(0, 8, 8, 3)).resize(size)
-    colour = encode(photo, "JPEG", **JPEGS[kind])
-    grey = encode(photo.convert("L"), "JPEG", **{k: v for k, v in JPEGS[kind].items() if k != "keep_rgb"})
-    for file, mode in ((colour, "RGB"), (grey, "RGB"), (grey, "L")):
-        pixels = of_pillow(file, mode)
-        canvas = np.zeros_like(pixels)
-        assert decode(file, canvas) == 1 and np.array_equal(canvas, pixels), mode
-
-
-def test_a_jpeg_of_four_inks_is_read():
-    file = encode(Image.fromarray(noise(0, 33, 17, 4), "CMYK"), "JPEG")
-    wanted = of_pillow(file, "RGB")
-    canvas = np.zeros_like(wanted)
-    assert decode(file, canvas) == 1 and np.array_equal(canvas, wanted)
-
-
-def test_a_jpeg_that_is_cut_is_an_error():
+def test_a_picture_that_is_cut_short_is_an_error():
     file = encode(Image.fromarray(noise(0, 32, 32, 3)), "JPEG")
     with pytest.raises(OSError, match="truncated"):
-        decode(file[: len(file) // 2], np.empty((3, 32, 32), np.uint8))
+        decode(file[: len(file) // 2], 3)

@@ -72,7 +72,7 @@ def views_of(dataset: str, split: str, members=None, *, mean=MEAN, std=STD) -> t
     images = PackedSplit({"home": "data/home"}.get(dataset, f"data/foreign/{dataset}"), split, load_px=256)
     chosen = range(len(images)) if members is None else members
     pixels = torch.stack([images[i][0] for i in chosen])
-    return evaluation_view(pixels, torch.ones(len(pixels)), 16, mean=mean, std=std)
+    return evaluation_view(pixels, 16, mean=mean, std=std)
 
 
 # 1. Scores

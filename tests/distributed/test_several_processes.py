@@ -45,7 +45,7 @@ VIEWS = Multicrop(num_global=2, num_local=1, global_px=16, local_px=8, mean=[0.5
 
 def pictures() -> ImageBatch:
     pixels = torch.from_numpy((load_digits().images[:NUM_IMAGES] * 15.9).astype("uint8"))[:, None]
-    return ImageBatch(pixels, torch.ones(NUM_IMAGES), torch.zeros(NUM_IMAGES, dtype=torch.int64))
+    return ImageBatch(pixels, torch.zeros(NUM_IMAGES, dtype=torch.int64))
 
 
 def views_in_float64(*images, **options) -> tuple[torch.Tensor, torch.Tensor]:

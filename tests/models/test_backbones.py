@@ -190,7 +190,7 @@ def test_saved_weights_give_the_features_in_plain_timm(tmp_path, name, asked):
     backbone = initial_backbone(name, arguments, seed=0)
     backbone.train()(torch.rand(8, 3, 32, 32))  # so that running statistics of BatchNorm are not the initial ones
     pixels = torch.randint(0, 256, (10, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    images = ImageBatch(pixels, torch.ones(10), torch.zeros(10, dtype=torch.int64))
+    images = ImageBatch(pixels, torch.zeros(10, dtype=torch.int64))
     cpu = torch.device("cpu")
     reader = Reader(32, MEAN, STD, batch_size=10, num_workers=0, device=cpu, autocast=choose_autocast("auto", cpu))
     found = embeddings(backbone, images, reader)
@@ -199,7 +199,7 @@ def test_saved_weights_give_the_features_in_plain_timm(tmp_path, name, asked):
     plain = timm.create_model(name, num_classes=0, **arguments).eval()
     plain.load_state_dict(load_file(tmp_path / "backbone.safetensors"), strict=True)
     with torch.inference_mode():
-        wanted = plain(evaluation_view(images.pixels, images.aspect, 32, mean=MEAN, std=STD))
+        wanted = plain(evaluation_view(images.pixels, 32, mean=MEAN, std=STD))
     assert torch.equal(found, wanted)
     assert found.std() > 0
 

@@ -36,7 +36,7 @@ def pictures(num: int = 9, channels: int = 3, px: int = 16) -> ImageBatch:
     pixels = torch.randint(
         0, 256, (num, channels, px, px), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    return ImageBatch(pixels, torch.ones(num), torch.arange(num) % 2)
+    return ImageBatch(pixels, torch.arange(num) % 2)
 
 
 def embed(backbone, images, precision="auto", **changes):
@@ -79,7 +79,7 @@ def test_features_are_the_output_for_the_evaluation_view_in_order():
     backbone, images = create_backbone("test_resnet", {}).train(), pictures()
     found = embed(backbone, images)
     with torch.no_grad():
-        wanted = backbone.eval()(evaluation_view(images.pixels, images.aspect, 32, mean=MEAN, std=STD))
+        wanted = backbone.eval()(evaluation_view(images.pixels, 32, mean=MEAN, std=STD))
     assert found.dtype == torch.float32 and not found.requires_grad
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
@@ -124,7 +124,7 @@ def test_raw_pixels(size_px, side, channels):
     found = raw_pixels(images, reader(size_px=size_px))
     assert found.shape == (9, channels * side * side) and found.dtype == torch.float32
     assert found.min() >= 0 and found.max() <= 1
-    view = evaluation_view(images.pixels, images.aspect, side, mean=(0, 0, 0), std=(1, 1, 1))[:, :channels]
+    view = evaluation_view(images.pixels, side, mean=(0, 0, 0), std=(1, 1, 1))[:, :channels]
     assert torch.equal(found, view.flatten(1))
 
 

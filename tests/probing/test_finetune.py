@@ -66,7 +66,7 @@ def pictures(num: int = 120, seed: int = 0) -> ImageBatch:
     pixels = torch.randint(40, 160, (num, 3, 8, 8), dtype=torch.uint8, generator=random)
     for channel in (0, 1):
         pixels[labels == channel, channel] += 80
-    return ImageBatch(pixels, torch.ones(num), labels)
+    return ImageBatch(pixels, labels)
 
 
 def blind_backbone() -> nn.Module:
@@ -93,13 +93,13 @@ def runs(monkeypatch) -> list[tuple[torch.Tensor, float, list[torch.Tensor]]]:
         seen.append((members, lr, []))
         return finetuned(backbone, images, members, *how, lr=lr)
 
-    def read(images, order, batch_size, **how):
-        seen[-1][2].append(order)
-        return batches(images, order, batch_size, **how)
+    class Seen(finetune.BatchReader):
+        def __call__(self, order, batch_size, **how):
+            seen[-1][2].append(order)
+            return super().__call__(order, batch_size, **how)
 
-    batches = finetune.batches
     monkeypatch.setattr(finetune, "finetuned", train)
-    monkeypatch.setattr(finetune, "batches", read)
+    monkeypatch.setattr(finetune, "BatchReader", Seen)
     return seen
 
 
@@ -141,7 +141,7 @@ def test_it_is_a_plain_loop():
     classifier = tuned(blind_backbone(), images, torch.arange(30), **how)
     backbone, head = blind_backbone(), nn.Linear(8, 3)
     nn.init.zeros_(head.weight), nn.init.zeros_(head.bias)
-    view = evaluation_view(images.pixels, images.aspect, 8, mean=[0.5] * 3, std=[0.25] * 3)
+    view = evaluation_view(images.pixels, 8, mean=[0.5] * 3, std=[0.25] * 3)
     groups = [
         {"params": [backbone[0].weight, head.weight], "weight_decay": 0.05},
         {"params": [backbone[0].bias, head.bias], "weight_decay": 0.0},

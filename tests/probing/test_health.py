@@ -57,7 +57,7 @@ TRAINING = TrainedWith(batch_size=BATCH_SIZE, objective="lejepa", objective_sett
 
 def digits(num: int = 50) -> ImageBatch:
     pixels = torch.from_numpy((load_digits().images[:num] * 15.9).astype("uint8"))[:, None]
-    return ImageBatch(pixels, torch.ones(num), torch.arange(num) % 10)
+    return ImageBatch(pixels, torch.arange(num) % 10)
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ class MeanPixel(nn.Module):
 
 def test_views_of_an_image_stay_together():
     grey = torch.arange(30, dtype=torch.uint8)[:, None, None, None].expand(30, 1, 8, 8) * 8
-    images = ImageBatch(grey.contiguous(), torch.ones(30), torch.zeros(30, dtype=torch.int64))
+    images = ImageBatch(grey.contiguous(), torch.zeros(30, dtype=torch.int64))
     plain = replace(VIEWS, jitter_prob=0, grey_prob=0, blur_prob=0, solarize_prob=0)
     found = health.augmented_embeddings(MeanPixel(), images, plain, lidar_of(12, 5), replace(READER, batch_size=16))
     members = health.some_images(images, 12)
@@ -173,7 +173,7 @@ def test_heldout_losses_are_the_objective_on_test_images(backbone, trained):
     backbone.eval(), trained.projector.eval()
     losses = []
     for step, batch in enumerate(batches(images, order[:32], BATCH_SIZE)):
-        large, small = VIEWS(batch.pixels, batch.aspect, generator=generator(0, "health losses", step))
+        large, small = VIEWS(batch.pixels, generator=generator(0, "health losses", step))
         with torch.no_grad():
             z = torch.stack([trained.projector(backbone(view)) for group in (large, small) for view in group])
         losses.append(lejepa_loss(z, directions_for_step(0, step, PROJ_DIM, 16), num_global=2, lamb=LAMB))

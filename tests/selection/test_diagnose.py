@@ -264,7 +264,7 @@ def test_no_result_is_told_also_to_what_depends_on_picks(capsys):
 
 def test_the_criteria_of_health_json_have_directions():
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
-    images = ImageBatch(torch.arange(40 * 64).reshape(40, 1, 8, 8).byte(), torch.ones(40), torch.zeros(40).long())
+    images = ImageBatch(torch.arange(40 * 64).reshape(40, 1, 8, 8).byte(), torch.zeros(40).long())
     shown = {"mean": [0.5] * 3, "std": [0.5] * 3}
     views = Multicrop(num_global=2, num_local=0, global_px=8, local_px=8, **shown)
     trained = health.Trained(nn.Linear(4, 3), lambda projections, step: LeJEPALoss(*torch.ones(3))._asdict(), 16, views)

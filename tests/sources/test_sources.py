@@ -205,8 +205,8 @@ def test_folder_packs_and_loads(tmp_path, pictures):
     source = open_source("set", entry(source="folder", path=str(pictures)), tmp_path / "scratch")
     meta = pack(tmp_path / "set", "set", {}, source.classes, source.splits)
     assert meta["width_px"] == [16, 20] and meta["height_px"] == [10, 14] and meta["channels"] == 3
-    pixels, aspect, _ = PackedSplit(tmp_path / "set", "train", load_px=32)[0]
-    assert pixels.shape == (3, 32, 32) and aspect > 1
+    pixels, label = PackedSplit(tmp_path / "set", "train", load_px=32)[0]
+    assert pixels.shape == (3, 10, 16) and label == 0
 
 
 def zipped(folder, archive):

@@ -57,7 +57,6 @@ def tiny(*, predictor: bool = False, swa_decay: float | None = None, micro_batch
 def run(learner: Learner, folder):
     images = ImageBatch(
         torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)),
-        torch.ones(16),
         torch.zeros(16, dtype=torch.int64),
     )
     objective = RunObjective(LeJEPA(num_slices=8, num_knots=5), lamb=0.1, num_global=2, seed=0)

@@ -138,7 +138,7 @@ def test_one_step_is_a_hand_written_step(images, tmp_path):
 
     order = torch.randperm(batch_size, generator=generator(0, "order"))
     (batch,) = batches(images, order, batch_size)
-    large, small = VIEWS(batch.pixels, batch.aspect, generator=generator(0, "views"))
+    large, small = VIEWS(batch.pixels, generator=generator(0, "views"))
     embeddings = [other.backbone(view) for views in (large, small) for view in views]
     projections = other.projector(torch.cat(embeddings)).unflatten(0, (3, batch_size))
     loss = plain_loss(projections, directions_for_step(0, 0, PROJ_DIM, 16), LAMB)
@@ -268,8 +268,8 @@ def test_the_last_partial_batch_is_left_out(images, tmp_path):
 def test_local_views_take_part_at_their_own_resolution(images, tmp_path):
     shapes = []
 
-    def watched(pixels, aspect, *, generator):
-        found = views(pixels, aspect, generator=generator)
+    def watched(pixels, *, generator):
+        found = views(pixels, generator=generator)
         shapes.append([None if part is None else tuple(part.shape) for part in found])
         return found
 

@@ -46,7 +46,7 @@ def digits(num: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def watch() -> HeldOutMonitor:
     pixels = torch.from_numpy(digits(50))[:, None]
-    images = ImageBatch(pixels, torch.ones(50), torch.arange(50) % 10)
+    images = ImageBatch(pixels, torch.arange(50) % 10)
     directions = random_directions(8, 12, generator=torch.Generator().manual_seed(0))
     return HeldOutMonitor(images, directions, VIEW, 16, CPU, choose_autocast("float32", CPU))
 
@@ -153,7 +153,7 @@ def test_images_are_some_of_the_test_split(folder):
 
 
 def test_a_smaller_split_gives_all(folder):
-    assert len(held_out(folder, 999, load_px=64).labels) == 20
+    assert len(held_out(folder, 999, 64, 16).labels) == 20
 
 
 def test_no_images_no_watch():

@@ -1,12 +1,12 @@
 """Multi-crop views: what is claimed of them.
 
-- Crop and resize equal torchvision's antialiased `resized_crop`, on small and on large canvases, flipped or not.
+- Crop and resize equal torchvision's antialiased `resized_crop`, on small and on large images, flipped or not.
 - Each colour operation equals torchvision's at the same strength.
-- Crop boxes have the distribution of torchvision's RandomResizedCrop, also on canvases that loading stretched.
+- Crop boxes have the distribution of torchvision's RandomResizedCrop, on square, wide and high pictures.
 - Flip, jitter, grey, blur and solarize happen as often as set; strengths and sigma fill their ranges.
 - Parameters are drawn per image and per view; the same generator state gives the same bits; autocast changes nothing.
 - Grey input gives three equal channels; without flipping, digits never turn.
-- A stretched canvas gives the view of the unstretched picture.
+- Crops that were cut before are flipped and coloured alike; a part of a batch gets the draws that it has in the whole.
 - The evaluation view is torchvision's resize and centre crop.
 - Every broken setting is named by its path in params.yaml.
 """
@@ -49,15 +49,19 @@ def smooth_picture(height: int, width: int) -> torch.Tensor:
     return ((waves + 1) * 127).to(torch.uint8)[None]
 
 
+def sides(num: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.full((num,), float(height)), torch.full((num,), float(width))
+
+
 def globals_of(views: Multicrop, pixels: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    return views(pixels, torch.ones(len(pixels)), generator=seeded(seed))[0][0]
+    return views(pixels, generator=seeded(seed))[0][0]
 
 
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (40, 24), (90, 120)])
 @pytest.mark.parametrize("size_px", [12, 32])
 def test_crop_resize_equals_torchvision(height, width, size_px):
     pixels = pictures(20, 3, height, width)
-    boxes = random_boxes(torch.ones(20), (height, width), (0.05, 1.0), RATIO, generator=seeded())
+    boxes = random_boxes(*sides(20, height, width), (0.05, 1.0), RATIO, generator=seeded())
     flip = torch.arange(20) % 2 == 1
     for i, image in enumerate(crop_resize(pixels, boxes, size_px, flip=flip)):
         box = [int(value) for value in boxes[i]]
@@ -96,35 +100,32 @@ def test_grey_and_normalise_equal_torchvision():
 
 
 @pytest.mark.parametrize("scale", [(0.3, 1.0), (0.05, 0.3)])
-@pytest.mark.parametrize(("canvas", "stretch"), [((300, 300), 1.0), ((300, 600), 1.0), ((300, 300), 2.0)])
-def test_boxes_are_distributed_as_torchvisions(scale, canvas, stretch):
+@pytest.mark.parametrize(("height", "width"), [(300, 300), (375, 500), (600, 300)])
+def test_boxes_are_distributed_as_torchvisions(scale, height, width):
     torch.manual_seed(0)
-    height, width = canvas
-    picture = torch.empty(1, height, round(width * stretch))
+    picture = torch.empty(1, height, width)
     wanted = np.array([RandomResizedCrop.get_params(picture, scale, RATIO) for _ in range(1500)], dtype=float)
-    found = random_boxes(torch.full((4000,), stretch), canvas, scale, RATIO, generator=seeded()).double().numpy()
-    found[:, [1, 3]] *= stretch  # columns in original px
+    drawn = random_boxes(*sides(8000, height, width), scale, RATIO, generator=seeded())
+    found = drawn[::2].double().numpy()
     for name, of in {
         "area": lambda box: box[:, 2] * box[:, 3],
         "log ratio": lambda box: np.log(box[:, 3] / box[:, 2]),
         "top": lambda box: box[:, 0] / (height - box[:, 2] + 1),
-        "left": lambda box: box[:, 1] / (width * stretch - box[:, 3] + 1),
+        "left": lambda box: box[:, 1] / (width - box[:, 3] + 1),
     }.items():
-        assert ks_2samp(of(found) + jitter(found, stretch, 0), of(wanted) + jitter(wanted, 1, 1)).pvalue > 1e-3, name
-
-
-def jitter(boxes: np.ndarray, stretch: float, seed: int) -> np.ndarray:
-    """No noise unless the canvas is stretched: then widths are even numbers and exact ties would decide the test."""
-    return np.zeros(len(boxes)) if stretch == 1 else np.random.default_rng(seed).normal(0, 1e-3, len(boxes))
+        assert ks_2samp(of(found), of(wanted)).pvalue > 1e-3, name
 
 
 def test_boxes_stay_inside_and_fall_back_to_the_centre():
-    boxes = random_boxes(torch.ones(500), (7, 9), (0.9, 1.0), RATIO, generator=seeded())
+    boxes = random_boxes(*sides(500, 7, 9), (0.9, 1.0), RATIO, generator=seeded())
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] >= 1).all()
     assert (boxes[:, 0] + boxes[:, 2] <= 7).all() and (boxes[:, 1] + boxes[:, 3] <= 9).all()
-    impossible = random_boxes(torch.ones(3), (300, 30), (1.0, 1.0), RATIO, generator=seeded())
+    impossible = random_boxes(*sides(3, 300, 30), (1.0, 1.0), RATIO, generator=seeded())
     assert impossible.tolist() == [[130.0, 0.0, 40.0, 30.0]] * 3  # as RandomResizedCrop.get_params
-    assert centre_boxes(torch.tensor([1.0, 2.0]), (10, 10), (1.0, 1.0)).tolist() == [[0, 0, 10, 10], [0, 2, 10, 5]]
+    assert centre_boxes(torch.tensor([10.0, 10.0]), torch.tensor([10.0, 20.0]), (1.0, 1.0)).tolist() == [
+        [0, 0, 10, 10],
+        [0, 5, 10, 10],
+    ]
 
 
 @pytest.mark.parametrize("name", ["flip", "jitter", "grey", "blur", "solarize"])
@@ -139,7 +140,7 @@ def test_strengths_fill_their_ranges():
     flat = torch.full((2000, 1, 16, 16), 100, dtype=torch.uint8)
     bright = globals_of(replace(PLAIN, jitter_prob=1.0, brightness=0.4, contrast=0), flat)[:, 0, 0, 0] * 255 / 100
     assert ks_2samp(bright, np.random.default_rng(0).uniform(0.6, 1.4, 4000)).pvalue > 1e-3
-    sigma = PLAIN._draw(torch.ones(2000), (16, 16), (1.0, 1.0), seeded()).sigma
+    sigma = PLAIN._draw(2000, seeded()).sigma
     assert ks_2samp(sigma, np.random.default_rng(0).uniform(*PLAIN.blur_sigma, 4000)).pvalue > 1e-3
 
 
@@ -147,8 +148,8 @@ def test_jitter_operations_come_in_every_order():
     pixels, views = pictures(1), replace(PLAIN, jitter_prob=1.0, saturation=0, hue=0, brightness=0.99, contrast=0.99)
     orders = set()
     for seed in range(40):
-        found = globals_of(views, pixels, seed)
-        factors = views._draw(torch.ones(1), (16, 16), (1.0, 1.0), seeded(seed)).jitter
+        found = views.finished(pixels[None], None, generator=seeded(seed))[0][0]
+        factors = views._draw(1, seeded(seed)).jitter
         first = colour.contrast_(colour.brightness_(pixels / 255, factors[:, 0]), factors[:, 1])
         second = colour.brightness_(colour.contrast_(pixels / 255, factors[:, 1]), factors[:, 0])
         orders |= {name for name, one in (("bc", first), ("cb", second)) if torch.allclose(found, one, atol=1e-5)}
@@ -167,24 +168,24 @@ def test_orders_follow_a_device_generator_that_the_host_can_read():
 
 def test_every_image_and_view_has_its_own_parameters():
     twins = pictures(1, 3, 32, 32).expand(2, -1, -1, -1)
-    large, small = Multicrop(global_px=24, local_px=12)(twins, torch.ones(2), generator=seeded())
+    large, small = Multicrop(global_px=24, local_px=12)(twins, generator=seeded())
     assert large.shape == (2, 2, 3, 24, 24) and small.shape == (6, 2, 3, 12, 12)
     for views in (large.flatten(0, 1), small.flatten(0, 1)):
         assert torch.pdist(views.flatten(1)).min() > 0
 
 
 def test_same_generator_state_gives_the_same_bits():
-    pixels, aspect, views = pictures(9, 3, 70, 70), torch.ones(9), Multicrop(global_px=32, local_px=16)
-    first, other = views(pixels, aspect, generator=seeded(3)), views(pixels, aspect, generator=seeded(4))
+    pixels, views = pictures(9, 3, 70, 70), Multicrop(global_px=32, local_px=16)
+    first, other = views(pixels, generator=seeded(3)), views(pixels, generator=seeded(4))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        again = views(pixels, aspect, generator=seeded(3))
+        again = views(pixels, generator=seeded(3))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
 
 
 def test_grey_input_gives_three_equal_channels_and_no_local_views_none():
     views = Multicrop(num_local=0, global_px=16, mean=(0, 0, 0), std=(1, 1, 1))
-    large, small = views(pictures(5, 1), torch.ones(5), generator=seeded())
+    large, small = views(pictures(5, 1), generator=seeded())
     assert small is None and large.shape == (2, 5, 3, 16, 16)
     assert torch.equal(large[:, :, 0], large[:, :, 1]) and torch.equal(large[:, :, 0], large[:, :, 2])
     assert large.min() >= 0 and large.max() <= 1
@@ -198,29 +199,39 @@ def test_flip_is_off_or_on(flip_prob, turned):
     assert (rising != turned).all()
 
 
-def test_stretched_canvas_gives_the_view_of_the_unstretched_picture():
-    wide = smooth_picture(60, 180)
-    canvas = reference.resize(wide, [120, 120], antialias=True)
-    box = torch.tensor([[10.0, 30.0, 40.0, 60.0]])
-    stretched = box * torch.tensor([120 / 60, 120 / 180] * 2)
-    one, other = crop_resize(wide, box, 32), crop_resize(canvas, stretched, 32)
-    torch.testing.assert_close(one, other, atol=0.02, rtol=0)
-    square, central = evaluation_view(wide, torch.ones(1), 32), evaluation_view(canvas, torch.tensor([3.0]), 32)
-    torch.testing.assert_close(square, central, atol=0.08, rtol=0)  # in units of a standard deviation
+def test_crops_are_finished_as_their_flips_and_colours_say():
+    crops = pictures(2 * 7).view(2, 7, 3, 16, 16)
+    plain = replace(PLAIN, num_global=2, flip_prob=1)
+    found, none = plain.finished(crops, None, generator=seeded())
+    assert none is None
+    torch.testing.assert_close(found, crops.flip(4) / 255)
+    grey = replace(plain, grey_prob=1.0, flip_prob=0).finished(crops, None, generator=seeded())[0]
+    torch.testing.assert_close(grey, reference.rgb_to_grayscale(crops / 255, 3), atol=1e-5, rtol=0)
+
+
+def test_a_part_of_a_batch_gets_its_share_of_the_draws():
+    views, crops = Multicrop(global_px=16, local_px=16), pictures(2 * 7).view(2, 7, 3, 16, 16)
+    sizes = torch.tensor([[30.0 + i, 50.0] for i in range(7)])
+    whole = views.finished(crops, crops, generator=seeded()), views.boxes(sizes, generator=seeded())
+    for first, last in ((0, 3), (3, 7)):
+        part = {"first": first, "of": 7}
+        some = crops[:, first:last]
+        for found, wanted in zip(views.finished(some, some, generator=seeded(), **part), whole[0], strict=True):
+            torch.testing.assert_close(found, wanted[:, first:last], atol=1e-5, rtol=0)
+        for found, wanted in zip(views.boxes(sizes[first:last], generator=seeded(), **part), whole[1], strict=True):
+            assert torch.equal(found, wanted[:, first:last])
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (60, 90), (120, 80)])
 def test_evaluation_view_equals_resize_and_centre_crop(height, width):
     image = smooth_picture(height, width)
-    view = evaluation_view(image, torch.ones(1), 28, crop_frac=0.875, mean=(0, 0, 0), std=(1, 1, 1))
-    resized = reference.resize(image / 255, [32], antialias=True)  # 28 = 32 * 0.875: an even margin, so no half pixel
+    view = evaluation_view(image, 28, mean=(0, 0, 0), std=(1, 1, 1))
+    resized = reference.resize(image / 255, [28], antialias=True)
     torch.testing.assert_close(view, reference.center_crop(resized, [28, 28]), atol=0.03, rtol=0)
 
 
-def test_evaluation_view_spreads_grey_and_checks_crop_frac():
-    assert evaluation_view(pictures(5, 1), torch.ones(5), 8).shape == (5, 3, 8, 8)
-    with pytest.raises(ValueError, match=r"crop_frac must be in \(0, 1\], got 0"):
-        evaluation_view(pictures(), torch.ones(6), 8, crop_frac=0)
+def test_evaluation_view_spreads_grey():
+    assert evaluation_view(pictures(5, 1), 8).shape == (5, 3, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -253,27 +264,22 @@ def test_lists_from_json_become_tuples():
 
 
 @pytest.mark.parametrize(
-    ("pixels", "aspect", "match"),
-    [
-        (torch.zeros(2, 3, 8, 8), torch.ones(2), "pixels must be"),
-        (torch.zeros(2, 4, 8, 8, dtype=torch.uint8), torch.ones(2), "pixels must be"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.ones(3), r"aspect must have shape \(2,\)"),
-    ],
+    "pixels", [torch.zeros(2, 3, 8, 8), torch.zeros(2, 4, 8, 8, dtype=torch.uint8)], ids=["float", "four channels"]
 )
-def test_wrong_input_is_named(pixels, aspect, match):
-    with pytest.raises(ValueError, match=match):
-        PLAIN(pixels, aspect, generator=seeded())
+def test_wrong_input_is_named(pixels):
+    with pytest.raises(ValueError, match="pixels must be"):
+        PLAIN(pixels, generator=seeded())
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_never_waits_for_the_host():
     generator = torch.Generator("cuda").manual_seed(0)
-    pixels, aspect, views = pictures(8, 3, 70, 70).cuda(), torch.ones(8).cuda(), Multicrop(global_px=32, local_px=16)
-    views(pixels, aspect, generator=generator)
+    pixels, views = pictures(8, 3, 70, 70).cuda(), Multicrop(global_px=32, local_px=16)
+    views(pixels, generator=generator)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        large, _ = views(pixels, aspect, generator=generator)
+        large, _ = views(pixels, generator=generator)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert large.isfinite().all()
