@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.packed import READ_AT_ONCE, ImageBatch, PackedSplit
-from pipeline.data.photographs import CentreCut, Cut, cut_photographs
+from pipeline.data.photographs import CentreCut, Cut, cut_photographs, shared
 from pipeline.data.shards import Shards
 from pipeline.runtime.errors import UserError
 
@@ -47,7 +47,8 @@ def in_memory(images: PackedSplit) -> ImageBatch:
 
     def fill(start: int) -> None:
         part = range(len(images))[start : start + READ_AT_ONCE]
-        images.decode_into(pixels[part.start : part.stop], part)
+        images.decode_into(decoded := _empty(images, len(part)), part)
+        pixels[part.start : part.stop] = decoded.movedim(3, 1)
 
     images.encoded(0)  # opens the files once, before the threads share them
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -225,13 +226,16 @@ class _Decoder(Dataset):
     def _read(self, job: _Job) -> ImageBatch | CropBatch:
         images, labels = self.images, self.images.labels[job.indices]
         if images.size_px:
-            pixels = torch.empty(len(labels), images.channels, *images.size_px, dtype=torch.uint8)
-            images.decode_into(pixels, job.indices)
-            return ImageBatch(pixels, labels)
+            images.decode_into(pixels := _empty(images, len(labels)), job.indices)
+            return ImageBatch(pixels.movedim(3, 1), labels)
         crops = cut_photographs(images.shards.read(job.indices), images.channels, job.cut, job.number)
         if isinstance(job.cut, CentreCut):
             return ImageBatch(crops[0][0], labels)
         return CropBatch(crops[0], crops[1] if len(crops) > 1 else None, labels)
+
+
+def _empty(images: PackedSplit, num: int) -> Tensor:
+    return shared(num, *images.size_px, images.channels)
 
 
 def _ignore_signals(_: int) -> None:

@@ -95,14 +95,15 @@ class PackedSplit:
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        return torch.tensor(decode(self.encoded(index), self.channels)), int(self.labels[index])
+        pixels = torch.tensor(decode(self.encoded(index), self.channels))
+        return pixels.view(*pixels.shape[:2], self.channels).movedim(2, 0), int(self.labels[index])
 
     def decode_into(self, pixels: torch.Tensor, indices: Sequence[int] | np.ndarray) -> None:
-        """Decode images that are read whole into `pixels`, (at least as many, C, H, W) uint8."""
+        """Decode images that are read whole into `pixels` (B, H, W, C) uint8, the order in which files have them."""
         places = pixels.numpy()  # the same memory; a tensor takes longer to index
         for first in range(0, len(indices), READ_AT_ONCE):
             for place, file in enumerate(self.shards.read(indices[first : first + READ_AT_ONCE]), start=first):
-                places[place] = decode(file, self.channels)
+                places[place] = decode(file, self.channels).reshape(places.shape[1:])
 
     def encoded(self, index: int) -> bytes:
         """Return the PNG or JPEG file of one image."""
@@ -110,10 +111,14 @@ class PackedSplit:
 
 
 def decode(file: bytes, channels: int) -> np.ndarray:
-    """Return the pixels (C, H, W) uint8 of a PNG or JPEG file; grey for one channel."""
+    """Return the pixels of a PNG or JPEG file: (H, W) uint8 for one channel, (H, W, 3) for three."""
     with Image.open(io.BytesIO(file)) as image:
-        pixels = np.asarray(image.convert(MODES[channels]))
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+        return np.asarray(in_mode(image, MODES[channels]))
+
+
+def in_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Return a picture in a mode of Pillow; `convert` would copy one that is in it."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def common_size(meta: dict, load_px: int) -> tuple[int, int] | None:

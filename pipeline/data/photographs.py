@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from pipeline.core.seeds import generator
-from pipeline.data.packed import MODES
+from pipeline.data.packed import MODES, in_mode
 from pipeline.views.crops import centre_boxes
 from pipeline.views.multicrop import Multicrop
 
@@ -95,19 +96,22 @@ def cut_photographs(files: Sequence[bytes], channels: int, cut: Cut, number: int
     images = [Image.open(io.BytesIO(file)) for file in files]
     sizes_px = torch.tensor([(image.height, image.width) for image in images], dtype=torch.float32)
     groups = [boxes.numpy() for boxes in cut.boxes(sizes_px, number)]
-    shown = [
-        np.empty((*boxes.shape[:2], side, side, channels), np.uint8)
-        for boxes, side in zip(groups, cut.sides_px, strict=True)
-    ]
+    cropped = [shared(*boxes.shape[:2], side, side, channels) for boxes, side in zip(groups, cut.sides_px, strict=True)]
+    shown = [views.numpy() for views in cropped]
     for place, image in enumerate(images):
         boxes = [of_views[:, place] for of_views in groups]
-        with image:
-            picture, scale = _decoded(image, MODES[channels], boxes, cut.sides_px)
+        picture, scale = _decoded(image, MODES[channels], boxes, cut.sides_px)
         for of_views, views, side in zip(boxes, shown, cut.sides_px, strict=True):
             for box, view in zip(of_views, views[:, place], strict=True):
                 view[...] = np.asarray(_resized(picture, box, scale, side)).reshape(view.shape)
         images[place] = None  # so that one picture at a time is decoded
-    return [torch.from_numpy(views).movedim(4, 2) for views in shown]
+    return [views.movedim(4, 2) for views in cropped]
+
+
+def shared(*shape: int) -> Tensor:
+    """Return uint8 pixels to be written; of a worker in memory that it shares, so that no copy is sent."""
+    pixels = torch.empty(shape, dtype=torch.uint8)
+    return pixels.share_memory_() if get_worker_info() else pixels
 
 
 def _decoded(
@@ -117,7 +121,8 @@ def _decoded(
     width, height = image.size
     least = max(side / of_views[:, 2:].min() for of_views, side in zip(boxes, sides_px, strict=True))
     image.draft(mode, (math.ceil(width * least), math.ceil(height * least)))
-    return image.convert(mode), (image.height / height, image.width / width)
+    image.load()
+    return in_mode(image, mode), (image.height / height, image.width / width)
 
 
 def _resized(picture: Image.Image, box: np.ndarray, scale: tuple[float, float], side: int) -> Image.Image:

@@ -102,7 +102,8 @@ def _crop_resize_each(pixels: Tensor, boxes: Tensor, size_px: int, flip: Tensor 
     out = torch.empty(*pixels.shape[:2], size_px, size_px)
     turned = [False] * len(pixels) if flip is None else flip.tolist()
     for i, (top, left, height, width) in enumerate(boxes.int().tolist()):
-        cut = pixels[i : i + 1, :, top : top + height, left : left + width].to(torch.float32)
+        cut = pixels[i : i + 1, :, top : top + height, left : left + width]
+        cut = cut.to(torch.float32, memory_format=torch.contiguous_format)  # whatever the loader's order, the same bits
         image = functional.interpolate(cut, (size_px, size_px), mode="bilinear", antialias=True)[0]
         out[i] = image.flip(2) if turned[i] else image
     return out.div_(255)
