@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.measure import write_report
-from pipeline.data.loader import Reader
+from pipeline.data.loader import BatchReader
 from pipeline.data.packed import PackedSplit, decode
 from pipeline.data.photographs import RandomCut, cut_photographs
 from pipeline.sources.images import Picture
@@ -84,7 +84,7 @@ def go_through(batches: Iterator) -> None:
 def methods(whole: PackedSplit, photographs: PackedSplit) -> dict[str, Callable[[], None]]:
     order = torch.arange(len(whole))
     files = [whole.encoded(index) for index in range(len(whole))]
-    read_whole, read_views = (Reader(images, num_workers=1) for images in (whole, photographs))
+    read_whole, read_views = (BatchReader(images, num_workers=1) for images in (whole, photographs))
     theirs = DataLoader(TorchvisionViews(photographs), BATCH, num_workers=1, persistent_workers=True)
 
     def cut_alone() -> None:
@@ -136,7 +136,7 @@ def _pss_kib(pid: str) -> int:
 
 def peaks_mib(photographs: PackedSplit, epochs: int) -> list[float]:
     """Return the highest memory of each epoch of 8 views."""
-    read, order = Reader(photographs, num_workers=1), torch.arange(len(photographs))
+    read, order = BatchReader(photographs, num_workers=1), torch.arange(len(photographs))
     return [max(memory_mib() for _ in read(order, BATCH, cut=CUT)) for _ in range(epochs)]
 
 

@@ -1,1 +1,1 @@
-"""Packed data sets: the data loader, decoding workers, shuffling, checks before training."""
+"""Packed data sets: the data loader, views cut from photographs, shuffling, checks before training."""

@@ -170,9 +170,8 @@ def batches(
     drop_last: bool = False,
 ) -> Iterator[ImageBatch | CropBatch]:
     """Go through images once; see `BatchReader`."""
-    yield from BatchReader(images, num_workers=num_workers, device=device)(
-        order, batch_size, cut=cut, drop_last=drop_last
-    )
+    read = BatchReader(images, num_workers=num_workers, device=device)
+    yield from read(order, batch_size, cut=cut, drop_last=drop_last)
 
 
 def squares(

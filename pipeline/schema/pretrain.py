@@ -175,7 +175,12 @@ class Pretrain(Strict):
 
     epochs: int = Field(ge=1, le=1_000_000)
     batch_size: int = Field(ge=2, le=1_000_000)
-    load_px: int = Field(256, ge=8, le=4096, description="larger images are resized to this square when loaded")
+    load_px: int = Field(
+        256,
+        ge=8,
+        le=4096,
+        description="images of one size up to this side are read whole; of others views are cut from each photograph",
+    )
     shuffle_window_gb: float = Field(
         4.0,
         ge=0.1,

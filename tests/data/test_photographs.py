@@ -16,7 +16,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
-from pipeline.data.loader import CropBatch, BatchReader, open_split, squares, views_of
+from pipeline.data.loader import BatchReader, CropBatch, open_split, squares, views_of
 from pipeline.data.photographs import CentreCut, RandomCut, cut_photographs
 from pipeline.views.multicrop import Multicrop, evaluation_view
 
