@@ -31,19 +31,21 @@ pytestmark = pytest.mark.slow
 
 CELLS = ["digits--test_byobnet--lambda0.05--seed0", "digits--test_vit--lambda0.05--seed0"]
 COLUMNS = [
-    *(
-        "grid",
-        "dataset",
-        "backbone",
-        "lambda",
-        "seed",
-        "num_params",
-        "epochs",
-        "train_loss",
-        "pred_loss",
-        "sigreg_loss",
-    ),
-    *("linear_top1", "knn_top1", "linear_top1_1shot", "random_init_linear_top1", "random_init_knn_top1"),
+    "grid",
+    "dataset",
+    "backbone",
+    "lambda",
+    "seed",
+    "num_params",
+    "epochs",
+    "train_loss",
+    "pred_loss",
+    "sigreg_loss",
+    "linear_top1",
+    "knn_top1",
+    "linear_top1_1shot",
+    "random_init_linear_top1",
+    "random_init_knn_top1",
     "mlflow_run_id",
 ]
 

@@ -242,23 +242,6 @@ def test_folder_with_splits(tmp_path, pictures):
         read(tmp_path, **fields, train="train", test="tset")
 
 
-def test_empty_class_and_other_files(tmp_path, pictures):
-    (pictures / "köt ten" / "notes.txt").touch()
-    (pictures / "empty").mkdir()
-    account = open_source("set", entry(source="folder", path=str(pictures)), tmp_path / "scratch").account
-    assert account.left_out == {
-        "hidden files and folders": 1,
-        "files without a picture's suffix": 1,
-        "empty class folders": 1,
-    }
-    assert account.num_found == 13 and account.examples["empty class folders"] == ["empty"]
-    for name in ("texts", "notes"):
-        (pictures / name).mkdir()
-        (pictures / name / "notes.txt").touch()
-    with pytest.raises(FetchError, match=r"2 faults(.|\n)*notes has no picture .*suffix \((.|\n)*texts has no picture"):
-        read(tmp_path, source="folder", path=str(pictures))
-
-
 # ---- the stage
 
 
@@ -269,10 +252,3 @@ def test_stage_packs_and_prints_counts(tmp_path, pictures):
     meta = json.loads((tmp_path / "data" / "pets" / "meta.json").read_text(encoding="utf-8"))
     assert meta["source"]["path"] == str(pictures) and meta["splits"]["train"]["per_class"] == [4, 4]
     assert not list((tmp_path / ".scratch" / "downloads").glob("*"))  # raw transfers are gone
-
-
-def test_stage_errors_are_one_message(tmp_path):
-    done = run_stage(tmp_path, "pest", {"pets": {"source": "folder", "path": "x"}})
-    assert done.returncode == 1 and done.stderr == (
-        "ERROR: unknown data set 'pest'; did you mean 'pets'? known: pets; add it under datasets:\n"
-    )

@@ -258,11 +258,6 @@ def test_a_locked_database_costs_half_a_minute_once(path, capfd, readers_too):
     assert Store(path).disagreements(finished()) == []
 
 
-def test_a_good_store_warns_of_nothing(path):
-    publish_or_warn(finished(), path)
-    assert the_run(Store(path)).info.status == "FINISHED"
-
-
 # 4. Stages
 
 
