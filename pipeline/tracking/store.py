@@ -70,19 +70,13 @@ class Store:
         self.place = place(where)
         try:
             if isinstance(self.place, Path):
-                with alone(self.place):
-                    self._open_file(self.place)
+                with alone(self.place):  # no longer than it must be: MLflow takes seconds to open what is there
+                    _make_ready(self.place)
+                self._open(address(self.place), artifacts(self.place))
             else:
                 self._open(self.place, None if self.place.startswith("http") else artifacts(clone_store()))
         except (OSError, ImportError, MlflowException, SQLAlchemyError, sqlite3.Error) as error:
             raise StoreError(explain(self.place, error)) from error
-
-    def _open_file(self, path: Path) -> None:
-        if not path.exists():
-            _create(path)
-        with closing(sqlite3.connect(path)) as connection:
-            prepare(connection, path)
-        self._open(address(path), artifacts(path))
 
     def _open(self, uri: str, artifacts: str | None) -> None:
         """Find or make the experiment; None lets a server choose the place of its artifacts."""
@@ -254,6 +248,14 @@ class Store:
             for file in files:
                 self.client.log_artifact(run.info.run_id, str(file), folder)
         return bool(runs)
+
+
+def _make_ready(path: Path) -> None:
+    """Create the store if there is none; let it fit this clone and disk."""
+    if not path.exists():
+        _create(path)
+    with closing(sqlite3.connect(path)) as connection:
+        prepare(connection, path)
 
 
 def _create(path: Path) -> None:
