@@ -9,6 +9,14 @@ from typing import Any
 from pipeline.catalogue.validation import ParamsError
 from pipeline.runtime.bars import bar
 from pipeline.runtime.files import write_json
+from pipeline.schema.resolved import EXECUTION
+from pipeline.schema.resolved_analyses import (
+    AnalysisExecution,
+    ForeignRun,
+    PicturesRun,
+    ScoreRun,
+    configs_folder,
+)
 from pipeline.settings.grid import Listing, open_listing
 from pipeline.settings.resolve import resolve_listing
 from pipeline.sources.inputs import INPUTS, absent_inputs, link_foreign, link_inputs
@@ -23,8 +31,9 @@ def main(params_path: str = "params.yaml") -> None:
         raise ParamsError(params_path, problems)
     for cell, config in bar("write settings", len(configs), unit="cell", delay_s=2.0, iterable=configs.items()):
         write_settings(cell.configs, config.files())
+    write_analyses(listing)
     if listing.grid == "default":
-        write_sections(listing)
+        link_sets(listing)
     print(f"{params_path}: {len(configs)} cells of grid {listing.grid!r} are valid")
 
 
@@ -36,15 +45,23 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
         (folder / name).write_text(f"{text}\n", encoding="utf-8")
 
 
-def write_sections(listing: Listing) -> None:
-    """Write what the stages read that are no cells: analyses, the page, data sets; link the user's own files."""
-    params, folder = listing.params, Path("runs") / listing.grid / "configs"
-    for name in ("diagnose", "density", "pictures", "report"):
-        write_json(folder / f"{name}.json", getattr(params, name).model_dump(mode="json"))
-    own = {name: params.datasets[name] for name in params.grid.datasets}
-    foreign = {name: params.datasets[name] for name in params.density.sets if name not in own}
-    for name, entry in (own | foreign).items():
-        write_json(folder / "sets" / f"{name}.json", entry.model_dump(mode="json", by_alias=True))
+def write_analyses(listing: Listing) -> None:
+    """Write what the stages read that are no cells: the analyses and the page."""
+    params, path = listing.params, str(listing.path)
+    settings = {"diagnose": params.diagnose, "report": params.report, "foreign": ForeignRun.of(params)}
+    files = {f"{name}.json": section.model_dump(mode="json", by_alias=True) for name, section in settings.items()}
+    files["score.json"] = ScoreRun.of(params, path).result_key()
+    files["pictures.json"] = PicturesRun.of(params, path).result_key()
+    files[EXECUTION] = AnalysisExecution.of(params).model_dump(mode="json")
+    write_settings(configs_folder(path), files)
+
+
+def link_sets(listing: Listing) -> None:
+    """Write what downloads read, and link the user's own files."""
+    params, folder = listing.params, configs_folder(listing.path) / "sets"
+    own, foreign = {name: params.datasets[name] for name in params.grid.datasets}, ForeignRun.of(params).sets
+    for name, entry in own.items():
+        write_json(folder / f"{name}.json", entry.model_dump(mode="json", by_alias=True))
     listed = {name: link_inputs(name, entry) for name, entry in own.items()} | link_foreign(foreign)
     write_json(INPUTS / "listed.json", {name: [str(path) for path in paths] for name, paths in listed.items()})
 

@@ -23,23 +23,22 @@ from pipeline.runtime.absent import again, attempt
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_atomically, write_text
 from pipeline.runtime.project import grid_name, reports_folder
-from pipeline.schema.parameters import Params
-from pipeline.settings.params import load_params
+from pipeline.schema.resolved_analyses import ScoreRun
 from pipeline.tracking.live_run import attach_or_warn
 from stages import run
 
 
 def main(params_path: str = "params.yaml") -> None:
-    params, out = load_params(params_path), reports_folder(grid_name(params_path)) / "density"
-    attempt("density", out, partial(compare, params, params_path, out), command=again("density", params_path))
+    settings, out = ScoreRun.of_grid(params_path, "score"), reports_folder(grid_name(params_path)) / "density"
+    attempt("density", out, partial(compare, settings, out), command=again("density", params_path))
 
 
-def compare(params: Params, params_path: str, out: Path) -> None:
-    found, missing = separation.read_all(params, params_path)
+def compare(settings: ScoreRun, out: Path) -> None:
+    found, missing = separation.read_all(settings)
     print("".join(f"note: {line}\n" for line in missing), end="", file=sys.stderr)
     if not found:
         raise UserError(f"no run has scored its own set and others ({'; '.join(missing)})")
-    encoders = [find_encoder(name, params, params_path) for name in dict.fromkeys(name for name, _ in found)]
+    encoders = [find_encoder(name, settings) for name in dict.fromkeys(name for name, _ in found)]
     areas = separation.auroc_table(found, {encoder.name: encoder.home for encoder in encoders})
     table, correlations = (
         pd.DataFrame(rows, columns=columns)
@@ -50,7 +49,7 @@ def compare(params: Params, params_path: str, out: Path) -> None:
     for name, home in ((encoder.name, encoder.home) for encoder in encoders):
         own = {scored: scores for (of, scored), scores in found.items() if of == name}
         charts[f"histogram-{name}"] = figures_density.histograms(name, home, own)
-        sheets[f"sheet-{name}"] = typical_sheet(set_folder(home, params), own[home], params.density.num_shown)
+        sheets[f"sheet-{name}"] = typical_sheet(set_folder(home, settings), own[home], settings.density.num_shown)
     shutil.rmtree(out, ignore_errors=True)
     write_text(out / "table.csv", csv_text(table))
     write_text(out / "correlations.csv", csv_text(correlations))
@@ -59,13 +58,12 @@ def compare(params: Params, params_path: str, out: Path) -> None:
     for name, png in sheets.items():
         write_atomically(out / f"{name}.png", lambda file, png=png: file.write(png))
     pictures = [*(f"{name}.svg" for name in charts), *(f"{name}.png" for name in sheets)]
-    write_text(
-        out / "report.md", density_report.markdown(table, correlations, encoders, pictures, missing, params_path)
-    )
+    report = density_report.markdown(table, correlations, encoders, pictures, missing, settings.params_path)
+    write_text(out / "report.md", report)
     cells = {
         encoder.cell: [out / "table.csv", out / f"sheet-{encoder.name}.png"] for encoder in encoders if encoder.cell
     }
-    attach_or_warn(grid_name(params_path), cells, "density")
+    attach_or_warn(grid_name(settings.params_path), cells, "density")
     write_text(out / NOTES, "".join(f"{line}\n" for line in missing))
     print("\n".join(density_report.summary(table)))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json
-from pipeline.settings.params import load_params
+from pipeline.schema.resolved_analyses import ForeignRun, configs_folder
 from pipeline.sources.download import download, is_packed, summary
 from stages import run
 
@@ -18,8 +18,7 @@ FOREIGN = Path("data/foreign")
 
 
 def main(params_path: str = "params.yaml") -> None:
-    params = load_params(params_path)
-    wanted = {name: params.datasets[name] for name in params.density.sets if name not in params.grid.datasets}
+    wanted = ForeignRun.read(configs_folder(params_path) / "foreign.json").sets
     FOREIGN.mkdir(parents=True, exist_ok=True)
     for old in FOREIGN.iterdir():
         if old.name not in wanted:

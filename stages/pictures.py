@@ -15,33 +15,32 @@ from pipeline.pictures.exhibit import exhibits
 from pipeline.runtime.absent import again, attempt
 from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.runtime.files import write_atomically, write_json
-from pipeline.runtime.project import reports_folder
-from pipeline.settings.grid import Listing, open_listing
+from pipeline.runtime.project import grid_name, reports_folder
+from pipeline.schema.resolved_analyses import PicturesRun
 from pipeline.tracking.live_run import attach_or_warn
 from stages import run
 
 
 def main(dataset: str, params_path: str = "params.yaml") -> None:
-    listing = open_listing(params_path)
-    if dataset not in (names := listing.params.grid.datasets):
+    settings = PicturesRun.of_grid(params_path, "pictures")
+    if dataset not in (names := settings.datasets):
         raise UserError(f"unknown data set {dataset!r}{did_you_mean(dataset, names)}; it must be in grid.datasets")
-    out = reports_folder(listing.grid) / "pictures" / dataset
+    out = reports_folder(grid_name(params_path)) / "pictures" / dataset
     command = again(f"pictures@{dataset}", params_path)
-    attempt(f"pictures of {dataset}", out, partial(draw, listing, dataset, out), command=command)
+    attempt(f"pictures of {dataset}", out, partial(draw, settings, dataset, out), command=command)
 
 
-def draw(listing: Listing, dataset: str, out: Path) -> None:
-    settings = listing.params.pictures
-    made = exhibits(picked_runs(listing, dataset), settings)
+def draw(settings: PicturesRun, dataset: str, out: Path) -> None:
+    made = exhibits(picked_runs(settings, dataset), settings.pictures)
     shutil.rmtree(out, ignore_errors=True)
     for name, exhibit in made.items():
         for file, png in exhibit.files.items():
             write_atomically(out / file, lambda into, png=png: into.write(png))
         print(f"{dataset}, {name}: nearest training images of the right class: {shares(exhibit.facts)}")
     facts = {name: exhibit.facts for name, exhibit in made.items()}
-    write_json(out / FACTS, {"dataset": dataset, "settings": settings.model_dump(), "backbones": facts})
+    write_json(out / FACTS, {"dataset": dataset, "settings": settings.pictures.model_dump(), "backbones": facts})
     files = {exhibit.facts["cell"]: [out / file for file in exhibit.files] for exhibit in made.values()}
-    attach_or_warn(listing.grid, files, "pictures")
+    attach_or_warn(grid_name(settings.params_path), files, "pictures")
 
 
 if __name__ == "__main__":

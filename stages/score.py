@@ -23,47 +23,45 @@ from pipeline.density.methods import scores_text
 from pipeline.runtime.absent import NOTE, NotAskedFor, attempt
 from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.runtime.files import write_text
-from pipeline.schema.parameters import Params
-from pipeline.settings.params import load_params
+from pipeline.schema.resolved_analyses import ScoreRun
 from stages import run
 
 
 def main(trained: str, scored: str, params_path: str = "params.yaml") -> None:
-    params = load_params(params_path)
-    known = [*params.grid.datasets, *params.models]
+    settings = ScoreRun.of_grid(params_path, "score")
+    known = [*settings.datasets, *settings.execution.models]
     if trained not in known:
         raise UserError(f"unknown encoder {trained!r}{did_you_mean(trained, known)}; take a set of the grid or a model")
+    foreign = [name for name in settings.density.sets if name not in settings.datasets]
     if scored != "foreign":
-        if scored not in params.datasets:
-            raise UserError(f"unknown data set {scored!r}{did_you_mean(scored, params.datasets)}")
-        score(trained, scored, params, params_path)
+        if scored not in (sets := [*settings.datasets, *foreign]):
+            raise UserError(f"unknown data set {scored!r}{did_you_mean(scored, sets)}; add it to density.sets")
+        score(trained, scored, settings)
         return
-    others = [name for name in params.density.sets if name not in params.grid.datasets]
-    folder = scores_path(trained, "foreign", params, params_path).parent
+    folder = scores_path(trained, "foreign", settings).parent
     shutil.rmtree(folder, ignore_errors=True)
-    if not others:
+    if not foreign:
         write_text(folder / NOTE, "not asked for: density.sets names no set that is not in the grid\n")
-    for name in others:
-        score(trained, name, params, params_path)
+    for name in foreign:
+        score(trained, name, settings)
 
 
-def score(trained: str, scored: str, params: Params, params_path: str) -> None:
-    out = scores_path(trained, scored, params, params_path)
-    work = partial(_score, trained, scored, params, params_path, out)
-    command = scoring_command(trained, scored, params, params_path)
+def score(trained: str, scored: str, settings: ScoreRun) -> None:
+    out = scores_path(trained, scored, settings)
+    work, command = partial(_score, trained, scored, settings, out), scoring_command(trained, scored, settings)
     attempt(f"scores of {scored} by {trained}", out, work, command=command)
 
 
-def _score(trained: str, scored: str, params: Params, params_path: str, out: Path) -> None:
-    if scored not in scored_sets(trained, params):
+def _score(trained: str, scored: str, settings: ScoreRun, out: Path) -> None:
+    if scored not in scored_sets(trained, settings):
         raise NotAskedFor(f"density.sets does not name {scored}")
     if why := absent_sets().get(scored):
         raise UserError(f"the set is not there: {why}")
-    encoder = find_encoder(trained, params, params_path)
+    encoder = find_encoder(trained, settings)
     from pipeline.density.scores import Reading, score_images  # torch: seconds, only for what is asked for
 
-    folders = (set_folder(name, params) for name in (encoder.home, scored))
-    rows, notes = score_images(encoder, *folders, params.density, Reading.of(params, encoder))
+    folders = (set_folder(name, settings) for name in (encoder.home, scored))
+    rows, notes = score_images(encoder, *folders, settings.density, Reading.of(settings, encoder))
     write_text(out, scores_text(rows, notes))
     print(f"{len(rows)} test images of {scored} scored by {encoder.cell or encoder.name}: {out}")
 

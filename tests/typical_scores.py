@@ -10,7 +10,8 @@ import yaml
 
 from pipeline.density.encoders import scores_path
 from pipeline.density.methods import METHODS, scores_text
-from pipeline.runtime.files import write_text
+from pipeline.runtime.files import write_json, write_text
+from pipeline.schema.resolved_analyses import AnalysisExecution, ScoreRun, configs_folder
 from pipeline.settings.params import load_params
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
@@ -28,7 +29,14 @@ def write_params(change: dict | None = None, path: str = "params.yaml") -> str:
     sections = {name: {**section, **(change or {}).get(name, {})} for name, section in PARAMS.items()}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(yaml.safe_dump({**(change or {}), **sections}), encoding="utf-8")
+    params = load_params(path)
+    write_json(configs_folder(path) / "score.json", ScoreRun.of(params, path).result_key())
+    write_json(configs_folder(path) / "execution.json", AnalysisExecution.of(params).model_dump())
     return path
+
+
+def settings() -> ScoreRun:
+    return ScoreRun.of_grid("params.yaml", "score")
 
 
 def write_set(name: str, *, low: int = 0, high: int = 256, num: int = 20) -> None:
@@ -50,6 +58,7 @@ def write_pick(name: str, weights: Path, sha256: str, seed: int = 0) -> None:
         "backbone": "test_vit",
     }
     pick |= {"lambda": 0.05, "seed": seed, "weights": str(weights), "sha256": sha256, "by_backbone": {}}
+    pick["shown"] = settings().shown.model_dump()
     write_text(Path(f"reports/diagnosis/default/picks/{name}.json"), json.dumps(pick))
 
 
@@ -65,4 +74,4 @@ def write_scores(name: str, scored: str, *, shift: float = 0.0, num: int = 40, s
 
 
 def path_of(name: str, scored: str) -> Path:
-    return scores_path(name, scored, load_params(), "params.yaml")
+    return scores_path(name, scored, settings())

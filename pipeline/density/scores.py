@@ -28,7 +28,7 @@ from pipeline.models.backbones import create_backbone, initial_backbone
 from pipeline.models.weights import load_weights, read_description
 from pipeline.runtime.bars import bar
 from pipeline.schema.analysis import Density
-from pipeline.schema.parameters import Params
+from pipeline.schema.resolved_analyses import ScoreRun
 from pipeline.views.multicrop import evaluation_view
 
 FEWEST = 10  # images that are scored however much they cost: an area under a curve needs some
@@ -55,15 +55,15 @@ class Reading:
     device: torch.device
 
     @classmethod
-    def of(cls, params: Params, encoder: Encoder) -> Reading:
+    def of(cls, run: ScoreRun, encoder: Encoder) -> Reading:
         """Read as the encoder was shown its training images."""
-        pretrain = params.pretrain
+        loader = run.execution.loader
         return cls(
             load_px=encoder.load_px,
-            memory_gb=pretrain.loader.memory_gb,
-            num_workers=pretrain.loader.num_workers,
-            batch_size=params.probe.batch_size,
-            device=choose_device(pretrain.device),
+            memory_gb=loader.memory_gb,
+            num_workers=loader.num_workers,
+            batch_size=run.shown.batch_size,
+            device=choose_device(run.shown.device),
         )
 
     def split(self, folder: Path, split: str) -> ImageBatch | PackedSplit:

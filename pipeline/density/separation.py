@@ -14,18 +14,17 @@ from pipeline.density.encoders import encoder_names, home_of, scored_sets, score
 from pipeline.density.methods import CORRELATIONS, METHODS, Scores, read_scores
 from pipeline.runtime.absent import reason
 from pipeline.runtime.errors import UserError
-from pipeline.schema.parameters import Params
+from pipeline.schema.resolved_analyses import ScoreRun
 
 Found = Mapping[tuple[str, str], Scores]
 OTHERS = (*(name for name in METHODS if name != "jepa_score"), "pixel_mean")
 
 
-def read_all(params: Params, params_path: str) -> tuple[dict[tuple[str, str], Scores], list[str]]:
+def read_all(run: ScoreRun) -> tuple[dict[tuple[str, str], Scores], list[str]]:
     """Read the scores that every encoder of a grid gave to its own set and to each of density.sets.
 
     Args:
-        params: the validated parameter file.
-        params_path: where it lies.
+        run: settings of the scores.
 
     Returns:
         {(encoder, data set): scores}, and a line for everything that is absent, broken or scored otherwise than asked
@@ -35,10 +34,10 @@ def read_all(params: Params, params_path: str) -> tuple[dict[tuple[str, str], Sc
         NotAskedFor: if density.sets is empty.
     """
     found, told = {}, []
-    for name in encoder_names(params, params_path):
+    for name in encoder_names(run):
         own: dict[tuple[str, str], Scores] = {}
-        for scored in scored_sets(name, params):
-            path = scores_path(name, scored, params, params_path)
+        for scored in scored_sets(name, run):
+            path = scores_path(name, scored, run)
             if why := reason(path) or reason(path.parent):
                 told.append(f"{name} on {scored}: {why}")
                 continue
@@ -48,7 +47,7 @@ def read_all(params: Params, params_path: str) -> tuple[dict[tuple[str, str], Sc
                 told.append(f"{name} on {scored}: {error}; make it with: python -m stages.score {name} {scored}")
                 continue
             told += [f"{name} on {scored}: {note}" for note in own[name, scored].notes]
-        found |= own if (name, home_of(name, params)) in own else {}
+        found |= own if (name, home_of(name, run)) in own else {}
     return found, told
 
 

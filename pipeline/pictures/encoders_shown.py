@@ -7,39 +7,36 @@ from typing import Any, NamedTuple
 
 from pipeline.core.selected_run import picked_weights, read_pick, stale
 from pipeline.models.weights import read_description
-from pipeline.runtime.errors import UserError
-from pipeline.schema.parameters import Pretrain, Probe
-from pipeline.settings.cells import Cell
-from pipeline.settings.grid import Listing
+from pipeline.schema.pretrain import Loader
+from pipeline.schema.resolved_analyses import PicturesRun, Shown
 
 
 class Run(NamedTuple):
-    """A picked run: its cell with the settings of it, its weights, and what they say of themselves."""
+    """A picked run: its pick, its weights, what they say of themselves, and how it is shown images of a data set."""
 
-    cell: Cell
-    pretrain: Pretrain
-    probe: Probe
+    dataset: str
+    pick: dict[str, Any]
     weights: Path
     model: dict[str, Any]
+    shown: Shown
+    loader: Loader
 
 
-def picked_runs(listing: Listing, dataset: str) -> dict[str, Run]:
+def picked_runs(settings: PicturesRun, dataset: str) -> dict[str, Run]:
     """Return the run picked for each backbone of a data set, by the backbone's name, in the order of the grid.
 
     Args:
-        listing: the grid.
-        dataset: one of its data sets.
+        settings: of the pictures.
+        dataset: one of the grid's data sets.
 
     Raises:
-        UserError: there is no pick, it names a cell that the grid lacks, or its weights are absent or others.
+        UserError: there is no pick, or its weights are absent or others.
     """
-    picks, cells = read_pick(dataset, listing.path)["by_backbone"], {cell.key: cell for cell in listing.cells}
-    order = [name for name in listing.params.grid.backbones if name in picks]
-    return {name: _run(listing, cells, picks[name], stale(dataset, listing.path)) for name in order}
-
-
-def _run(listing: Listing, cells: dict[str, Cell], pick: dict[str, Any], remedy: str) -> Run:
-    if pick["cell"] not in cells:
-        raise UserError(f"the grid has no cell {pick['cell']}; {remedy}")
-    weights, cell = picked_weights(pick, remedy), cells[pick["cell"]]
-    return Run(cell, *listing.settings(cell)[:2], weights, read_description(weights, remedy=remedy))
+    picks, remedy = read_pick(dataset, settings.params_path)["by_backbone"], stale(dataset, settings.params_path)
+    found = {}
+    for name in (name for name in settings.backbones if name in picks):
+        pick = picks[name]
+        weights, shown = picked_weights(pick, remedy), Shown.model_validate(pick["shown"])
+        model = read_description(weights, remedy=remedy)
+        found[name] = Run(dataset, pick, weights, model, shown, settings.execution.loader)
+    return found

@@ -63,7 +63,7 @@ def exhibits(runs: Mapping[str, Run], settings: Pictures) -> dict[str, Exhibit]:
     rooms: dict[tuple[int, int], ImageSet] = {}
     found = {}
     for name, run in bar("pictures", len(runs), unit="backbone", delay_s=DELAY_S, iterable=runs.items()):
-        seen_as = run.model["img_size_px"], run.pretrain.load_px
+        seen_as = run.model["img_size_px"], run.shown.load_px
         rooms[seen_as] = rooms.get(seen_as) or ImageSet(run, settings)
         found[name] = _exhibit(name, run, rooms[seen_as])
     return found
@@ -71,15 +71,15 @@ def exhibits(runs: Mapping[str, Run], settings: Pictures) -> dict[str, Exhibit]:
 
 def _exhibit(name: str, run: Run, room: ImageSet) -> Exhibit:
     networks, reader = _networks(run), reader_of(run)
-    embed = partial(features.embeddings, reader=reader, site=run.probe.site)
+    embed = partial(features.embeddings, reader=reader, site=run.shown.site)
     spaces = room.explore({title: partial(embed, network) for title, network in networks.items()}) | room.raw_pixels
     files = {
         f"{name}-neighbours.png": _draw_neighbours(spaces, room),
         f"{name}-map.png": _draw_maps(name, spaces, room),
     }
     facts = {
-        "cell": run.cell.key,
-        "lambda": run.cell.lamb,
+        "cell": run.pick["cell"],
+        "lambda": run.pick["lambda"],
         "num_train": len(room.train.labels),
         "num_test": len(room.test.labels),
         "num_mapped": len(room.mapped),
@@ -103,7 +103,7 @@ def _networks(run: Run) -> dict[str, nn.Module]:
     architecture = run.model["backbone"], run.model["kwargs"]
     learned = create_backbone(*architecture)
     load_weights(run.weights, learned)
-    return {"learned": learned, "random init": initial_backbone(*architecture, seed=run.cell.seed)}
+    return {"learned": learned, "random init": initial_backbone(*architecture, seed=run.pick["seed"])}
 
 
 def see(network: nn.Module, views: Tensor) -> Seen:

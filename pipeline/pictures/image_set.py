@@ -41,10 +41,10 @@ class EmbeddingSpace(NamedTuple):
 
 def reader_of(run: Run) -> features.Reader:
     """Return how the backbone of a run is shown images."""
-    device = choose_device(run.pretrain.device, exact=True)
-    model, loader = run.model, run.pretrain.loader
-    shown = (model["img_size_px"], model["mean"], model["std"], run.probe.batch_size, loader.num_workers)
-    return features.Reader(*shown, device, choose_autocast(run.pretrain.precision, device))
+    device = choose_device(run.shown.device, exact=True)
+    model = run.model
+    shown = (model["img_size_px"], model["mean"], model["std"], run.shown.batch_size, run.loader.num_workers)
+    return features.Reader(*shown, device, choose_autocast(run.shown.precision, device))
 
 
 class ImageSet:
@@ -61,8 +61,7 @@ class ImageSet:
 
     def __init__(self, run: Run, settings: Pictures) -> None:
         """Open the data and draw the images that are shown."""
-        folder, loader = f"data/{run.cell.probed_on}", run.pretrain.loader
-        loading = {"load_px": run.pretrain.load_px, "memory_gb": loader.memory_gb}
+        folder, loading = f"data/{run.dataset}", {"load_px": run.shown.load_px, "memory_gb": run.loader.memory_gb}
         self.settings, self.size_px = settings, run.model["img_size_px"]
         self.classes: list[str] = read_meta(folder)["classes"]
         self.train, self.test = (open_split(folder, name, **loading) for name in ("train", "test"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.runtime.errors import ResultError
 from pipeline.runtime.files import sha256_file
+from pipeline.schema.resolved_analyses import Shown
 from pipeline.selection.correlation import ALL, Entry
 from pipeline.selection.criteria import RULE, Criterion, Run
 from pipeline.settings.cells import Cell
@@ -82,4 +83,5 @@ def _weights(listing: Listing, cell: Cell) -> dict[str, Any]:
         "seed": cell.seed,
         "weights": str(path),
         "sha256": sha256_file(path),
+        "shown": Shown.of(*listing.settings(cell)[:2]).model_dump(mode="json"),
     }

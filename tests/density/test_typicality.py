@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typical_scores import CLASSES, path_of, write_params, write_pick, write_set
+from typical_scores import CLASSES, path_of, settings, write_params, write_pick, write_set
 
 from pipeline.data.packed import PackedSplit
 from pipeline.density import scores
@@ -142,9 +142,8 @@ def test_frozen_model_is_at_home_in_the_first_set(network):
         score.main("mine", scored)
     home, foreign = (column(rows_of(scored, "mine"), "pixel_mean_distance") for scored in ("home", "abroad"))
     assert foreign.max() < home.min()
-    params = score.load_params()
-    assert find_encoder("mine", params, "params.yaml").home == "abroad"
-    assert encoder_names(params, "params.yaml") == ["home", "mine"]
+    assert find_encoder("mine", settings()).home == "abroad"
+    assert encoder_names(settings()) == ["home", "mine"]
 
 
 def test_a_frozen_model_needs_a_set(network):
@@ -204,7 +203,7 @@ def test_the_exact_score_has_a_budget(network, capsys):
     score.main("home", "home")
     exact = read_scores(path_of("home", "home"))
     image = views_of("home", "test")[:1]
-    settings = score.load_params().density
+    density = settings().density
     passes, forward = scores.num_passes(network, image)
     one = 4 * passes * forward / 1e12
     write_params({"density": {"max_tflop": 6 * one}})
@@ -212,7 +211,7 @@ def test_the_exact_score_has_a_budget(network, capsys):
     found = read_scores(path_of("home", "home"))
     assert "stands in for the exact score, which would take" in capsys.readouterr().err and len(found.notes) == 1
     assert np.array_equal(found.values["jepa_score"], exact.values["jepa_score_sketch"])
-    few = scores.affordable(network, image, 1000, settings.model_copy(update={"max_tflop": one}))
+    few = scores.affordable(network, image, 1000, density.model_copy(update={"max_tflop": one}))
     assert not few.exact and scores.FEWEST <= few.num_images < 1000 and "in place of 1000" in few.notes[1]
 
 
@@ -239,13 +238,12 @@ def test_scores_of_another_grid_lie_apart(network):
 
 
 def test_sizes_of_batches_are_no_part_of_a_score(network):
-    params = score.load_params()
-    encoder = find_encoder("home", params, "params.yaml")
+    encoder, density = find_encoder("home", settings()), settings().density
     folders = Path("data/home"), Path("data/foreign/abroad")
     reading = scores.Reading(load_px=256, memory_gb=1, num_workers=0, batch_size=256, device=torch.device("cpu"))
-    expected = scores.score_images(encoder, *folders, params.density, reading)[0]
+    expected = scores.score_images(encoder, *folders, density, reading)[0]
     small = scores.Reading(load_px=256, memory_gb=0, num_workers=0, batch_size=7, device=torch.device("cpu"))
-    found = scores.score_images(encoder, *folders, params.density, small)[0]
+    found = scores.score_images(encoder, *folders, density, small)[0]
     for name in set(COLUMNS) - {"class"}:
         values = [[row[name] for row in rows] for rows in (found, expected)]
         np.testing.assert_allclose(*values, rtol=1e-4, err_msg=name)

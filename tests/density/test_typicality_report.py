@@ -25,7 +25,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from typical_scores import path_of, write_params, write_pick, write_scores, write_set
+from typical_scores import path_of, settings, write_params, write_pick, write_scores, write_set
 
 from pipeline.density.methods import METHODS, TABLE, Scores, read_scores, scores_text
 from pipeline.density.separation import auroc_table, correlation_table, read_all
@@ -35,7 +35,6 @@ from pipeline.reports import density_report
 from pipeline.reports.page_sections import report_section
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_text
-from pipeline.settings.params import load_params
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
 from pipeline.tracking import live_run
@@ -107,7 +106,7 @@ def test_broken_scores_are_named(place, old, new, message):
 
 
 def test_areas_are_those_of_the_scores_as_directed(place):
-    found, missing = read_all(load_params(), "params.yaml")
+    found, missing = read_all(settings())
     table = auroc_table(found, {"home": "home"})
     assert [row["method"] for row in table] == list(METHODS) and not missing
     inside, outside = found["home", "home"].values, found["home", "abroad"].values
@@ -124,7 +123,7 @@ def test_directions_are_those_of_the_literature():
 
 def test_scores_that_go_the_wrong_way_stay_below_one_half(place):
     write_scores("home", "home", shift=-2.0)
-    found, _ = read_all(load_params(), "params.yaml")
+    found, _ = read_all(settings())
     table = auroc_table(found, {"home": "home"})
     assert all(row["high"] < 0.5 for row in table)
     overall, line = density_report.summary(pd.DataFrame(table))

@@ -171,12 +171,11 @@ def test_a2_sections_with_defaults(kind):
     configure.main()
     folder = Path("runs/default/configs")
     told = {
-        name: json.loads((folder / f"{name}.json").read_text())
-        for name in ("density", "pictures", "diagnose", "report")
+        name: json.loads((folder / f"{name}.json").read_text()) for name in ("score", "pictures", "diagnose", "report")
     }
-    assert told["density"]["sets"] == [] and told["density"]["k"] == 20
+    assert told["score"]["density"]["sets"] == [] and told["score"]["density"]["k"] == 20
     assert told["report"]["mlflow_url"] == "http://127.0.0.1:5000"
-    assert told["pictures"]["num_images"] == 8 and told["diagnose"]["exponent"] == 0.4
+    assert told["pictures"]["pictures"]["num_images"] == 8 and told["diagnose"]["exponent"] == 0.4
     assert [path.name for path in (folder / "sets").iterdir()] == ["digits.json"]
 
 

@@ -33,6 +33,7 @@ from pipeline.reports.render import literal
 from pipeline.runtime.absent import reason
 from pipeline.runtime.errors import UserError
 from pipeline.schema.probe import Health
+from pipeline.schema.resolved_analyses import Shown
 from pipeline.selection import picks
 from pipeline.selection.correlation import Entry
 from pipeline.selection.criteria import DIRECTIONS
@@ -110,7 +111,8 @@ def test_picks_name_the_weights():
     weights = f"runs/default/{key}/pretrain/backbone.safetensors"
     named = {"dataset": "digits", "criterion": "train_loss/lambda^0.4", "cell": key, "backbone": "test_vit"}
     checksum = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    place = {"lambda": 0.02, "seed": 0, "weights": weights, "sha256": checksum}
+    shown = Shown.of(listing.params.pretrain, listing.params.probe).model_dump()
+    place = {"lambda": 0.02, "seed": 0, "weights": weights, "sha256": checksum, "shown": shown}
     other = "digits--test_byobnet--lambda0.02--seed0"
     assert found.pop("by_backbone") == {
         "test_byobnet": {
@@ -119,6 +121,7 @@ def test_picks_name_the_weights():
             "seed": 0,
             "weights": f"runs/default/{other}/pretrain/backbone.safetensors",
             "sha256": hashlib.sha256(f"weights of {other}".encode()).hexdigest(),
+            "shown": shown,
         },
         "test_vit": {"cell": key, **place},
     }
