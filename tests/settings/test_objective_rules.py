@@ -3,10 +3,15 @@ suit is refused, with what to change; every objective of the project suits two v
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import yaml
 
 from pipeline.losses.objective import OBJECTIVES
 from pipeline.schema.pretrain import Pretrain
+from pipeline.settings.dvc_graph import graph_text
+from pipeline.settings.grid import open_listing
 from pipeline.settings.objective_rules import objective_problems
 
 
@@ -68,3 +73,21 @@ def test_local_views_make_pairs_with_global_ones():
 
 def test_regularised_objectives_take_several_lambdas_and_the_heuristics():
     assert problems(objective="visreg", lambdas=(0.1, 0.9), predictor={"enabled": True}, swa={"enabled": True}) == []
+
+
+def test_a_pipeline_with_an_own_objective_depends_on_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "objectives").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    grid = {"datasets": ["digits"], "backbones": ["test_vit"], "lambdas": [0.1], "seeds": [0]}
+    deps = {}
+    for name in ("lejepa", "objectives.sphere.Sphere"):
+        views = {"num_global": 2, "num_local": 0, "global_px": 32}
+        told = {"epochs": 20, "batch_size": 8, "views": views, "objective": name}
+        datasets = {"digits": {"source": "sklearn", "dataset": "digits"}}
+        path = tmp_path / name.partition(".")[0] / "params.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"grid": grid, "datasets": datasets, "pretrain": told}), encoding="utf-8")
+        graph = graph_text(open_listing(path.relative_to(tmp_path), whole=True))
+        deps[name] = yaml.safe_load(graph)["stages"]["configure"]["deps"]
+    assert "objectives" in deps["objectives.sphere.Sphere"] and "objectives" not in deps["lejepa"]
