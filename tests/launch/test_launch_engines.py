@@ -42,6 +42,7 @@ def small_grid(folder, **grid) -> Workspace:
     workspace = Workspace(folder)
     workspace.change_params({"grid": {"backbones": ["test_byobnet"], **grid}, "pretrain": {"epochs": 2}})
     workspace.keep_stages()
+    workspace.environment["OMP_NUM_THREADS"] = "1"  # the launcher gives a cell one core
     return workspace
 
 
