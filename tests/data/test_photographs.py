@@ -13,6 +13,7 @@ import torch
 from packed_pictures import encode, noise, pack_all
 from PIL import Image
 from scipy.stats import ks_2samp
+from small_training import new_learner, outcome
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
@@ -135,3 +136,10 @@ def test_a_damaged_photograph_is_an_error(photographs):
     file = photographs.encoded(1)
     with pytest.raises(OSError, match="truncated"):
         cut_photographs([file[: len(file) // 2]], 3, CentreCut(16), 0)
+
+
+def test_training_over_photographs_does_not_depend_on_workers(photographs, tmp_path):
+    alone, helped = (
+        outcome(new_learner(), photographs, tmp_path / str(num), loader={"num_workers": num}) for num in (0, 2)
+    )
+    assert alone == helped
