@@ -52,12 +52,15 @@ def read_yaml(path: str | Path) -> dict:
     Raises:
         ParamsError: if it is absent, not YAML, or not a mapping.
     """
+    text = ""
     try:
-        raw = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        raw = YAML(typ="safe").load(text)
     except FileNotFoundError:
         raise ParamsError(str(path), ["the file does not exist; run from the repository root"]) from None
     except MarkedYAMLError as error:
-        raise ParamsError(str(path), [f"not YAML in line {error.problem_mark.line + 1}: {error.problem}"]) from None
+        line = min(error.problem_mark.line + 1, len(text.splitlines()))  # an open bracket is noticed at the end
+        raise ParamsError(str(path), [f"not YAML in line {line}: {error.problem}"]) from None
     except OSError as error:
         raise ParamsError(str(path), [f"the file cannot be read: {error.strerror}"]) from None
     except (YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no such day as 2026-02-30, ...

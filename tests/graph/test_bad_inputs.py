@@ -149,7 +149,8 @@ def test_small_images_and_small_classes_are_told_but_accepted(place, capsys):
     meta = read_meta("data/digits")
     capsys.readouterr()
     preflight.check(PretrainRun.read(CELL / "pretrain.json"), meta)
-    small, uneven = capsys.readouterr().err.splitlines()
+    reading, small, uneven = capsys.readouterr().err.splitlines()
+    assert "one size" in reading
     assert small.startswith(
         "note: pretrain.views.global_px 32: the images of 'digits' have at most 8 px and are enlarged"
     )

@@ -32,9 +32,10 @@ from source_helpers import png, serving
 from pipeline.data.packed import PackedSplit
 from pipeline.runtime import bars, files
 from pipeline.runtime.errors import UserError
+from pipeline.settings.grid import open_listing
 from pipeline.sources import images, packing, torchvision_sets, transfer
 from pipeline.sources.hub import choose_files
-from stages import download, foreign
+from stages import configure, download, foreign
 
 LABELS = np.arange(60) % 3
 NAMES = np.array(["cat", "dog", "owl"])[LABELS]
@@ -799,6 +800,7 @@ def foreign_params(sets, datasets):
     catalogue = {"digits": {"source": "sklearn"}, **datasets}
     params = {"grid": grid, "datasets": catalogue, "pretrain": pretrain, "density": {"sets": sets}}
     Path("params.yaml").write_text(json.dumps(params), encoding="utf-8")
+    configure.write_analyses(open_listing("params.yaml"))
 
 
 def test_foreign_sets_are_packed_and_those_that_cannot_be_had_are_named(monkeypatch, capsys):
