@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.measure import write_report
 from pipeline.launch.engines import Local, OnRay, Options
-from pipeline.launch.recording import DVC, Plan, changed, record
+from pipeline.launch.recording import DVC, Plan, Records, changed
 from pipeline.launch.runner import Runner
 from pipeline.launch.task_graph import Graph, Task
 
@@ -96,8 +96,10 @@ def launched(open_engine: Callable[[], Local | OnRay]) -> Callable[[Graph], None
 
     def work(graph: Graph) -> None:
         plan = Plan([graph.tasks[stage] for stage in changed(["dvc.yaml"])], [], [])
-        report = Runner(plan, open_engine(), Local(1, {}), changed, retries=0).run()
-        report.reject_others(record(graph, plan))
+        records = Records(graph, plan)
+        report = Runner(plan, open_engine(), Local(1, {}), changed, records.enter_some, retries=0).run()
+        records.enter()
+        report.reject_others(records.stages)
         assert len(report.done) == len(graph.tasks), str(report)
 
     return work

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.launch.engines import Local, Options, open_engine
-from pipeline.launch.recording import Plan, changed, dvc, make_plan, record
+from pipeline.launch.recording import Plan, Records, changed, dvc, make_plan
 from pipeline.launch.runner import Report, Runner
 from pipeline.launch.stage_program import refuse_company
 from pipeline.launch.task_graph import cell_graph
@@ -49,21 +49,25 @@ def main(*arguments: str) -> int:
     plan = make_plan(graph)
     told = f"{len(plan.stale)} to run, {len(plan.dependent)} that depend on them, {len(plan.made)} to record"
     print(f"{asked.pipeline}: {len(graph.tasks)} stages of cells; {told}", flush=True)
+    records = Records(graph, plan)
     try:
-        report = work(options, plan) if plan.stale else Report()
+        report = work(options, plan, records) if plan.stale else Report()
     finally:
-        recorded = record(graph, plan)
-    report.reject_others(recorded)
+        records.enter()
+    report.reject_others(records.stages)
     print(report, flush=True)
     if report.failed:
         return 1
+    if outdated := [stage for stage in changed(graph.files) if stage in graph.tasks]:
+        told = f"settings, code or inputs of {len(outdated)} recorded stages changed since, of {outdated[0]} among them"
+        raise UserError(f"{told}; run the same command again")  # `dvc repro` would run them here, one after the other
     dvc("repro", asked.pipeline)  # the reports
     return 0
 
 
-def work(options: Options, plan: Plan) -> Report:
+def work(options: Options, plan: Plan, records: Records) -> Report:
     here = Local(1, {})  # commands of DVC, which lock each other out
-    return Runner(plan, open_engine(options), here, changed, options.retries).run()
+    return Runner(plan, open_engine(options), here, changed, records.enter_some, options.retries).run()
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Many cells at once: the programs of their stages on Ray, SLURM or this machine, recorded by DVC at the end."""
+"""Many cells at once: the programs of their stages on Ray, SLURM or this machine, recorded by DVC meanwhile."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pipeline.launch.stage_program import forget, is_made
+from tqdm import tqdm
+
+from pipeline.launch.stage_program import forget, is_made, set_aside
 from pipeline.launch.task_graph import PRETRAIN, PROBE, Graph, Task, address
 from pipeline.runtime.errors import UserError
 
@@ -18,6 +21,9 @@ PATIENT_DVC = (*DVC, "--wait-for-lock")
 # Words of `dvc status --json`.
 DELETED = "deleted"
 MODIFIED = "modified"
+# Tasks that end within this time are recorded together, or within SHARE times what the last `dvc commit` took: seconds,
+# in a large pipeline more, for it reads dvc.yaml anew for each of its stages.
+EVERY_S, SHARE = 300.0, 10
 
 
 class Plan(NamedTuple):
@@ -63,7 +69,10 @@ def changed(targets: Iterable[str]) -> dict[str, list]:
 
 
 def make_plan(graph: Graph) -> Plan:
-    """Compare all tasks with dvc.lock; results that lie in DVC's cache alone are brought back."""
+    """Compare all tasks with dvc.lock; results that lie in DVC's cache alone are brought back.
+
+    What was made and cannot be recorded, since settings, code or inputs have changed, is moved aside.
+    """
     print(f"dvc status: compares {len(graph.tasks)} stages with dvc.lock", file=sys.stderr, flush=True)
     status = changed(graph.files)
     if lost := [stage for stage in status if stage in graph.tasks and _is_lost(status[stage])]:
@@ -79,32 +88,72 @@ def make_plan(graph: Graph) -> Plan:
         if task.stage in status or follows:
             affected.add(task.stage)
             (plan.stale if task.stage in status else plan.dependent).append(task)
+    for task in plan.stale:
+        if kept := set_aside(task):
+            told = f"{task.stage} had finished before its settings, code or inputs changed: {kept} holds its result now"
+            print(told, file=sys.stderr, flush=True)
     for task in (*plan.stale, *plan.dependent):
         forget(task)
     return plan
 
 
 def _is_lost(changes: Sequence) -> bool:
-    """Whether outputs are gone that would be up to date: a stage that never ran has, to DVC, a modified program."""
+    """Whether outputs are gone that would be up to date: a stage that never ran has, to DVC, a modified program.
+
+    Beside an output that is another, half written perhaps, DVC would check out nothing and fail.
+    """
     found = defaultdict(set)
     for change in changes:
         for kind, states in change.items() if isinstance(change, dict) else ():
             found[kind] |= set(states.values())
-    return DELETED in found["changed outs"] and MODIFIED not in found["changed deps"]
+    return DELETED in (outs := found["changed outs"]) and MODIFIED not in outs | found["changed deps"]
 
 
-def record(graph: Graph, plan: Plan) -> set[str]:
-    """Enter into dvc.lock and DVC's cache what was made, with one `dvc commit`; return these stages.
+class Records:
+    """What the tasks of a plan have made, entered into dvc.lock and DVC's cache.
 
-    What was made from settings, code or inputs that have changed meanwhile is left out.
+    DVC records a result with the settings, code and inputs of that moment: what was made from others is left out.
+
+    Attributes:
+        stages: those that were entered.
     """
-    made = {task.stage for part in plan for task in part if task.out and is_made(task)}
-    if made:
-        print(f"dvc commit: records {len(made)} stages", file=sys.stderr, flush=True)
-        dvc("commit", "--force", *_targets(graph, made))
+
+    def __init__(self, graph: Graph, plan: Plan) -> None:
+        """Take the tasks."""
+        self._graph, self._plan = graph, plan
+        self._due = time.monotonic() + EVERY_S
+        self.stages: set[str] = set()
+
+    def enter(self, *options: str) -> None:
+        """Enter what was made since the last time with one `dvc commit`, which takes options.
+
+        Raises:
+            UserError: it fails.
+        """
+        made = {task.stage for part in self._plan for task in part if task.out and is_made(task)}
+        if not made:
+            return
+        with tqdm.external_write_mode(file=sys.stderr):
+            print(f"dvc commit: records {len(made)} stages", file=sys.stderr, flush=True)
+            dvc("commit", "--force", *options, *_targets(self._graph, made))
         for stage in made:
-            forget(graph.tasks[stage])
-    return made
+            forget(self._graph.tasks[stage])
+        self.stages |= made
+
+    def enter_some(self) -> None:
+        """Enter what was made while other tasks run, some minutes after the last time; trouble is said.
+
+        Files stay what they are: DVC makes no links to its cache of weights that a probe reads now.
+        """
+        if (started := time.monotonic()) < self._due:
+            return
+        try:
+            self.enter("--quiet", "--no-relink")
+        except UserError as error:
+            with tqdm.external_write_mode(file=sys.stderr):
+                print(f"warning: nothing recorded yet, later again: {error}", file=sys.stderr, flush=True)
+        ended = time.monotonic()
+        self._due = ended + max(EVERY_S, SHARE * (ended - started))
 
 
 def _targets(graph: Graph, made: set[str]) -> list[str]:

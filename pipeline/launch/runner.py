@@ -42,7 +42,10 @@ class Report:
 
     def reject_others(self, recorded: Collection[str]) -> None:
         """Count as failed what ran and could not be recorded."""
-        told = "its settings, code or inputs changed while it ran; run the same command again"
+        told = (
+            "its settings, code or inputs changed before its result was recorded; undo the change and run the same "
+            "command, which records it; with the change the same command moves it aside and runs the stage again"
+        )
         for task in [task for task in self.done if not task.here and task.stage not in recorded]:
             self.done.remove(task)
             self.failed[task] = Outcome(1, told)
@@ -67,7 +70,13 @@ class Runner:
     """The tasks of a plan under way: what DVC runs here, the others on an engine."""
 
     def __init__(
-        self, plan: Plan, away: Engine, here: Local, changed: Callable[[Iterable[str]], Iterable[str]], retries: int
+        self,
+        plan: Plan,
+        away: Engine,
+        here: Local,
+        changed: Callable[[Iterable[str]], Iterable[str]],
+        record: Callable[[], None],
+        retries: int,
     ) -> None:
         """Take the plan.
 
@@ -76,9 +85,10 @@ class Runner:
             away: for the programs of cells.
             here: for the commands of DVC.
             changed: returns those of some stages that are not up to date.
+            record: takes note of what was made, called over and over.
             retries: of a task whose job was lost, as its worker or node died.
         """
-        self._away, self._here, self._changed, self._retries = away, here, changed, retries
+        self._away, self._here, self._changed, self._record, self._retries = away, here, changed, record, retries
         self._stale, self._lost = set(plan.stale), Counter()
         self._tasks = {task.stage: task for task in (*plan.stale, *plan.dependent)}
         needs = {stage: [need for need in task.needs if need in self._tasks] for stage, task in self._tasks.items()}
@@ -117,17 +127,22 @@ class Runner:
         self._ready = [task for task in self._ready if not self._begin(task)]
         for job in [job for job in self._running if job.done()]:
             self._end(self._running.pop(job), job)
+        self._record()
         return bool(self._ready or self._running)
 
     def _engine(self, task: Task) -> Engine:
         return self._here if task.here else self._away
 
     def _begin(self, task: Task) -> bool:
+        """Hand a task to its engine, unless that is busy; return whether it is dealt with."""
         engine = self._engine(task)
         busy = sum(other.here == task.here for other in self._running.values())
         if engine.slots is not None and busy >= engine.slots:
             return False
-        self._running[engine.submit(task)] = task
+        try:
+            self._running[engine.submit(task)] = task
+        except OSError as error:  # a folder that cannot be emptied, a log that cannot be written
+            self._fail(task, Outcome(1, f"it could not be started: {error}"))
         return True
 
     def _end(self, task: Task, job: object) -> None:
@@ -141,12 +156,15 @@ class Runner:
                 return
             outcome = Outcome(1, f"its job was lost {self._lost[task]} times: {error}")
         if outcome.code:
-            self._report.failed[task] = outcome
-            _say(f"failed: {task.stage}; its log: {log_path(task.stage)}")
+            self._fail(task, outcome)
             return
         self._report.done.append(task)
         self._order.done(task.stage)
         self._next()
+
+    def _fail(self, task: Task, outcome: Outcome) -> None:
+        self._report.failed[task] = outcome
+        _say(f"failed: {task.stage}; {outcome.reason or f'its log: {log_path(task.stage)}'}")
 
     def _next(self) -> None:
         """Take what has become ready; what was up to date runs only if what it reads is another now."""

@@ -1,7 +1,8 @@
 """A stage's program as a process: started on an empty folder, ended as by Ctrl-C, its success marked by a file.
 
-DVC hears of results when all tasks have ended. Until then a marker vouches for them: a digest of what determines a
-result and of what lies there, so that a launch that was killed repeats nothing, and nothing older is recorded.
+DVC hears of results some minutes after their tasks have ended. Until then a marker vouches for them: digests of what
+determines a result and of what lies there, so that a launch that was killed repeats nothing, and nothing older is
+recorded.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +34,7 @@ LOGS = Path(".scratch/launch")
 POLL_S = 0.1
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 AT_WORK = r"\bdvc\b.* (repro|exp|commit|checkout|pull)\b|\bstages\.(launch|pretrain|probe)\b"
+LAUNCH = r"\bstages\.launch\b"
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -54,9 +57,21 @@ def log_path(stage: str) -> Path:
 
 def is_made(task: Task) -> bool:
     """Whether a launch has made what lies in the task's folder, from the settings, code and inputs of now."""
-    with suppress(FileNotFoundError):
-        return _marker(task).read_text(encoding="ascii") == _digest(task)
-    return False
+    return _is_finished(task) and _vouched(task)[0] == _inputs(task)
+
+
+def set_aside(task: Task) -> Path | None:
+    """Move away what a program has finished in the task's folder, which the task is about to empty.
+
+    Returns:
+        Where it lies now, beside the folder; None if nothing finished is there.
+    """
+    if not _is_finished(task):
+        return None
+    free = (task.out.with_name(f"{task.out.name}.before-{number}") for number in count(1))
+    place = next(place for place in free if not place.exists())
+    task.out.rename(place)
+    return place
 
 
 def forget(task: Task) -> None:
@@ -68,8 +83,20 @@ def _marker(task: Task) -> Path:
     return log_path(task.stage).with_suffix(".made")
 
 
-def _digest(task: Task, inputs: str = "") -> str:
-    return hashlib.sha256(f"{inputs or _inputs(task)} {_listing([task.out])}".encode()).hexdigest()
+def _vouched(task: Task) -> list[str]:
+    """Return the digests of the task's marker: of what its program started from, and of what it left; else nothing."""
+    with suppress(FileNotFoundError):
+        return _marker(task).read_text(encoding="ascii").split()
+    return []
+
+
+def _is_finished(task: Task) -> bool:
+    """Whether the task's folder is as a program has left it that came to its end."""
+    return task.out is not None and task.out.exists() and _vouched(task)[1:] == [_outputs(task)]
+
+
+def _outputs(task: Task) -> str:
+    return hashlib.sha256(_listing([task.out]).encode()).hexdigest()
 
 
 def _inputs(task: Task) -> str:
@@ -92,7 +119,7 @@ class Run:
         """Start it in the working directory, with `env` added to the environment."""
         self._task = task
         self._inputs = ""
-        self._marked = False
+        self._outcome: Outcome | None = None
         if task.out:
             forget(task)
             self._inputs = _inputs(task)
@@ -115,16 +142,23 @@ class Run:
         """Whether it has ended; if well, its marker is written."""
         if self._process.poll() is None:
             return False
-        if self._process.returncode == 0 and self._task.out and not self._marked:
-            write_text(_marker(self._task), _digest(self._task, self._inputs))
-            self._marked = True
+        if self._outcome is None:
+            self._outcome = self._ended(self._process.returncode)
         return True
+
+    def _ended(self, code: int) -> Outcome:
+        if code == 0 and self._task.out:
+            try:
+                write_text(_marker(self._task), f"{self._inputs} {_outputs(self._task)}")
+            except OSError as error:
+                return Outcome(1, f"it ended well, but that could not be noted: {error}; run the same command again")
+        return Outcome(128 - code if code < 0 else code)
 
     def result(self) -> Outcome:
         """Return how it ended."""
-        code = self._process.wait()
+        self._process.wait()
         self.done()
-        return Outcome(128 - code if code < 0 else code)
+        return self._outcome
 
     def interrupt(self) -> None:
         """End it as Ctrl-C in a terminal does: it keeps its state first."""
@@ -159,14 +193,18 @@ def run_task(task: Task, project: str, env: Mapping[str, str]) -> Outcome:
         return run.result()
 
 
-def refuse_company() -> None:
-    """Refuse to launch beside another `dvc repro`, launch or program of a cell in this project on this machine.
+def refuse_company(pattern: str = AT_WORK, then: str = "launch") -> None:
+    """Refuse to work beside another `dvc repro`, launch or program of a cell in this project on this machine.
+
+    Args:
+        pattern: of the commands that are in the way.
+        then: what a person does when they are not.
 
     Raises:
         UserError: naming it.
     """
-    for pid, command in _others(AT_WORK):
-        remedy = "wait for its end or end it, then launch"
+    for pid, command in _others(pattern):
+        remedy = f"wait for its end or end it, then {then}"
         raise UserError(f"another command works in this clone: process {pid}, `{command}`; {remedy}")
 
 

@@ -2,7 +2,8 @@
 
 1. The tasks are stages of DVC's own list, each after all that it needs; shared weights are trained once.
 2. What is up to date is left out; what depends on it runs if it comes to another result; results of an earlier launch
-   that nobody has recorded count unless they, their settings, code or inputs have changed.
+   that nobody has recorded count unless they, their settings, code or inputs have changed: then they are moved aside.
+   What ends is recorded while other tasks run.
 3. Failed tasks are named with the end of their log, what needs them is skipped, all else is done; lost ones run again.
 4. A program starts on an empty folder, waits for an orphan of itself, and ends as by Ctrl-C.
 5. Options that mean nothing, engines that are not installed, and company in the clone are refused with a remedy.
@@ -21,10 +22,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.launch import recording, runner, stage_program
-from pipeline.launch.engines import Options, open_engine
-from pipeline.launch.recording import Plan, make_plan, record
+from pipeline.launch.engines import Local, Options, open_engine
+from pipeline.launch.recording import Plan, Records, make_plan
 from pipeline.launch.runner import Runner
-from pipeline.launch.stage_program import Outcome, Run, is_made, refuse_company, run_task
+from pipeline.launch.stage_program import LAUNCH, Outcome, Run, is_made, refuse_company, run_task
 from pipeline.launch.task_graph import Graph, Task, cell_graph
 from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.settings.grid import open_listing
@@ -111,11 +112,32 @@ def test_what_an_earlier_launch_made_is_recorded_and_not_run(project, monkeypatc
     plan = planned(monkeypatch, graph, **status)
     assert (names(plan.stale), names(plan.made)) == (["probe@a"], ["pretrain@a"])
     finish(graph.tasks["probe@a"])
-    told = []
+    told, records = [], Records(graph, plan)
     monkeypatch.setattr(recording, "dvc", lambda *arguments: told.append(arguments))
-    assert record(graph, plan) == {"pretrain@a", "probe@a"}
+    records.enter()
+    assert records.stages == {"pretrain@a", "probe@a"}
     assert told == [("commit", "--force", "pretrain@a", "probe@a")]
-    assert record(graph, plan) == set(), "once"
+    records.enter()
+    assert len(told) == 1, "once"
+
+
+def test_what_has_ended_is_recorded_while_others_run(project, monkeypatch, capsys):
+    monkeypatch.setattr(recording, "EVERY_S", 0.0)
+    monkeypatch.setattr(recording, "SHARE", 0.0)
+    graph = small_graph()
+    plan, told = Plan(list(graph.tasks.values()), [], []), []
+
+    def dvc(*arguments: str) -> None:
+        told.append(arguments)
+        if len(told) == 1:
+            raise UserError("locked")
+
+    monkeypatch.setattr(recording, "dvc", dvc)
+    records, engine = Records(graph, plan), Local(1, {})
+    Runner(plan, engine, engine, lambda _: {}, records.enter_some, 0).run()
+    assert "warning: nothing recorded yet, later again: locked" in capsys.readouterr().err
+    assert records.stages == {"pretrain@a", "pretrain@b", "probe@a", "probe@b"} and len(told) > 2
+    assert all(one[:4] == ("commit", "--force", "--quiet", "--no-relink") for one in told)
 
 
 def test_a_group_is_recorded_by_its_name_where_all_of_it_was_made(project, monkeypatch):
@@ -123,7 +145,7 @@ def test_a_group_is_recorded_by_its_name_where_all_of_it_was_made(project, monke
     for stage in ("pretrain@a", "pretrain@b", "probe@a"):
         finish(graph.tasks[stage])
     monkeypatch.setattr(recording, "dvc", lambda *arguments: told.append(arguments))
-    record(graph, Plan(list(graph.tasks.values()), [], []))
+    Records(graph, Plan(list(graph.tasks.values()), [], [])).enter()
     assert told == [("commit", "--force", "pretrain", "probe@a")]
 
 
@@ -136,12 +158,27 @@ def test_a_result_whose_origin_has_changed_does_not_count(project, path):
     assert not is_made(one)
 
 
+def test_a_result_that_cannot_be_recorded_is_moved_aside(project, monkeypatch, capsys):
+    graph = small_graph()
+    for content in ("one", "two"):
+        finish(graph.tasks["pretrain@a"])
+        Path("settings.json").write_text(content)
+        assert names(planned(monkeypatch, graph, pretrain_a=CHANGED).stale) == ["pretrain@a"]
+        assert not Path("runs/pretrain@a").exists()
+    told = "pretrain@a had finished before its settings, code or inputs changed: runs/pretrain@a.before-{} holds"
+    said = capsys.readouterr().err
+    assert told.format(1) in said and told.format(2) in said
+    assert [Path(f"runs/pretrain@a.before-{n}/out").read_text() for n in (1, 2)] == ["made", "made"]
+
+
 def test_results_in_the_cache_alone_are_brought_back(project, monkeypatch):
     told = []
     monkeypatch.setattr(recording, "dvc", lambda *arguments: told.append(arguments))
     gone, never = {"changed outs": {"out": "deleted"}}, {"changed deps": {"stages/probe.py": "modified"}}
     follows = {"changed deps": {"runs/pretrain@a/out": "deleted"}}
+    half = {"changed outs": {"out": "deleted", "another": "modified"}}
     status = {"pretrain_a": [gone], "probe_a": [follows, gone], "probe_b": [never, gone], "compare": [gone]}
+    status["pretrain_b"] = [half]  # an output that is half written makes DVC's checkout fail
     planned(monkeypatch, small_graph(), **status)
     assert told == [("checkout", "--quiet", "--allow-missing", "pretrain@a", "probe@a")]
 
@@ -180,7 +217,7 @@ class FakeEngine:
 def run_plan(monkeypatch, plan: Plan, changed=lambda _: {}, retries: int = 1) -> tuple[runner.Report, FakeEngine]:
     monkeypatch.setattr(runner, "POLL_S", 0.0)
     engine = FakeEngine(slots=1)
-    return Runner(plan, engine, engine, changed, retries).run(), engine
+    return Runner(plan, engine, engine, changed, lambda: None, retries).run(), engine
 
 
 def test_failures_are_named_and_everything_else_is_done(monkeypatch, capsys):
@@ -211,7 +248,27 @@ def test_what_depends_runs_only_if_what_it_reads_is_another(monkeypatch):
 def test_what_could_not_be_recorded_counts_as_failed(monkeypatch):
     report, _ = run_plan(monkeypatch, Plan([task("data@d", here=True), task("probe@a"), task("probe@b")], [], []))
     report.reject_others({"probe@a"})
-    assert names(report.failed) == ["probe@b"] and "changed while it ran; run the same command again" in str(report)
+    assert names(report.failed) == ["probe@b"]
+    assert "changed before its result was recorded; undo the change" in str(report)
+
+
+def test_a_task_that_cannot_be_started_fails_alone(project):
+    tasks = [task("pretrain@a"), task("pretrain@b"), task("probe@a", "pretrain@a")]
+    Path("runs").mkdir()
+    Path("runs/pretrain@a").touch()  # a file where its folder belongs
+    engine = Local(1, {})
+    report = Runner(Plan(tasks, [], []), engine, engine, lambda _: {}, lambda: None, 0).run()
+    assert names(report.done) == ["pretrain@b"] and names(report.skipped) == ["probe@a"]
+    assert "failed   pretrain@a" in str(report) and "it could not be started: [Errno 20]" in str(report)
+
+
+def test_a_success_that_cannot_be_noted_is_a_failure(project, monkeypatch):
+    def full(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stage_program, "write_text", full)
+    outcome = Run(task("probe@a"), {}).result()
+    assert outcome.code == 1 and "could not be noted: [Errno 28] No space left on device" in outcome.reason
 
 
 def test_a_program_starts_on_an_empty_folder(project):
@@ -264,13 +321,24 @@ def test_a_program_waits_for_an_orphan_of_itself_and_a_launch_refuses_it(project
     refuse_company()
 
 
+def test_make_repro_refuses_a_launch_and_no_other_program(project):
+    pretraining = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # stages.pretrain"])
+    refuse_company(LAUNCH)
+    launcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # -m stages.launch --engine ray"])
+    with pytest.raises(UserError, match=f"process {launcher.pid}, .*; wait for its end .*, then run: make repro"):
+        refuse_company(LAUNCH, "run: make repro")
+    for process in (pretraining, launcher):
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("name", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_an_interrupted_launch_says_how_to_resume(project, name):
     engine = open_engine(Options(name))
     terminate_once_begun()
     with pytest.raises(Interrupted, match="interrupted with 1 stages left; rerun the same command to resume"):
-        Runner(Plan([task("probe@a", code=SLEEPS)], [], []), engine, engine, lambda _: {}, 0).run()
+        Runner(Plan([task("probe@a", code=SLEEPS)], [], []), engine, engine, lambda _: {}, lambda: None, 0).run()
     assert Path("state").exists()
 
 
