@@ -19,7 +19,7 @@ from pipeline.settings.cells import Cell
 from pipeline.settings.grid import open_listing
 from pipeline.tracking.live_run import open_store
 from pipeline.tracking.place import pages
-from pipeline.tracking.record import cell_record
+from pipeline.tracking.record import cell_record, readable_picks
 from stages import run
 
 
@@ -53,10 +53,10 @@ def main(params_path: str = "params.yaml") -> int:
 
 def tracked(grid: str, cells: list[Cell]) -> tuple[str, dict[str, str]]:
     """Return experiment id and run ids; a cell that DVC restored from its cache gets its run here."""
-    records = {}
+    records, picks = {}, readable_picks(grid)
     for cell in cells:
         with suppress(ResultError):
-            records[cell.key] = cell_record(cell.configs)
+            records[cell.key] = cell_record(cell.configs, picks)
     try:
         store = open_store()
         run_ids = store.finished_runs(grid)

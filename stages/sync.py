@@ -16,16 +16,16 @@ from pipeline.runtime.project import reports_folder
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import open_listing
 from pipeline.tracking.live_run import open_store
-from pipeline.tracking.record import cell_record
+from pipeline.tracking.record import cell_record, readable_picks
 from stages import run
 
 
 def main(params_path: str = "params.yaml") -> int:
     listing, records, missing = open_listing(params_path), [], []
-    grid, cells = listing.grid, listing.cells
+    grid, cells, picks = listing.grid, listing.cells, readable_picks(listing.grid)
     for cell in cells:
         try:
-            records.append(cell_record(cell.configs))
+            records.append(cell_record(cell.configs, picks))
         except ResultError as error:
             missing.append(f"{cell.key}: {error}")
     print(f"{len(records)} of {len(cells)} cells of grid {grid!r} have results", flush=True)

@@ -16,7 +16,7 @@ from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing, open_listing
 from pipeline.tracking.live_run import open_store
 from pipeline.tracking.lockfile import lock_check
-from pipeline.tracking.record import cell_record, table_disagreements
+from pipeline.tracking.record import DIAGNOSIS, cell_record, recorded_picks, table_disagreements
 from stages import run
 
 TRAINED = ("backbone.safetensors", "history.csv", "metrics.json", "projector.safetensors", "provenance.json")
@@ -27,16 +27,18 @@ def main(params_path: str = "params.yaml") -> int:
     listing, command = open_listing(params_path), repro_command(params_path)
     as_recorded = lock_check(Path(params_path).with_name("dvc.lock"), command)
     table, sync = read_table(listing), f"; run: python -m stages.sync {shown(params_path)}"
+    picks = recorded_picks(DIAGNOSIS / listing.grid / "picks")
     trained, problems, cells, store = set(listing.trained), [], listing.cells, open_store()
     for cell in bar("cells verified", len(cells), unit="cell", delay_s=DELAY_S, iterable=cells):
         outputs = [cell.folder / "pretrain" / name for name in TRAINED] if cell in trained else []
         found = list(as_recorded(outputs + [cell.folder / "probe" / name for name in PROBED]))
+        row = None if table is None else table.pop(cell.key, None)
         try:
-            record = cell_record(cell.configs)
+            record = cell_record(cell.configs, picks)
             found += [problem + sync for problem in store.disagreements(record)]
             if table is not None:
                 run_ids = [run.info.run_id for run in store.runs(cell.grid, cell.key)]
-                found += table_disagreements(record, table.pop(cell.key, None), run_ids)
+                found += table_disagreements(record, row, run_ids)
         except ResultError as error:
             found.append(str(error))
         problems += [f"{cell.key}: {problem}" for problem in found]

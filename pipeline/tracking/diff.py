@@ -49,7 +49,7 @@ class Difference(NamedTuple):
         """Name the fact, both values, and the file that holds the right one."""
         kind, name, step = self.fact
         if kind == "artifact":
-            return f"artifact {name} is missing in MLflow"
+            return f"artifact {name} {'is another' if self.found else 'is missing'} in MLflow"
         at = f" at step {step}" if kind == "metric" else ""
         return f"{kind} {name}{at} is {self.found or 'absent'} in MLflow but {self.wanted or 'absent'} in {self.file}"
 
@@ -60,7 +60,7 @@ def facts(record: Record, status: str) -> dict[Fact, str]:
         Fact("status", "of the run"): status,
         **{Fact("tag", name): value for name, value in record.tags.items()},
         **{Fact("param", name): value for name, value in record.params.items()},
-        **{Fact("metric", name, step): repr(_kept(value)) for (name, step), value in record.metrics.items()},
+        **{Fact("metric", name, step): _number(_kept(value)) for (name, step), value in record.metrics.items()},
         **{Fact("artifact", name): "kept" for name in record.artifacts},
     }
 
@@ -69,8 +69,13 @@ def point_facts(points: Iterable[tuple[str, int, float]]) -> dict[Fact, str]:
     """Return the facts of points (name, step, value); one that was logged twice has both values."""
     values = defaultdict[Fact, list[str]](list)
     for name, step, value in points:
-        values[Fact("metric", name, step)].append(repr(value))
+        values[Fact("metric", name, step)].append(_number(value))
     return {fact: ", ".join(found) for fact, found in values.items()}
+
+
+def _number(value: float) -> str:
+    """Write a number; a zero has no sign, which a database may drop."""
+    return repr(value + 0.0)
 
 
 def differences(found: dict[Fact, str], wanted: dict[Fact, str], record: Record) -> list[Difference]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,13 @@ def _axes(run: CellRun) -> dict[str, str]:
     return axes | {name: json.dumps(value).strip('"') for name, value in run.choices.items()}
 
 
-def cell_record(configs: Path) -> Record:
+def cell_record(configs: Path, picks: Mapping[str, str] | None = None) -> Record:
     """Return what the run of a finished cell holds, from the files on disk.
 
     Args:
         configs: runs/<grid>/configs/<cell>, whose pretrain.json (none for a frozen model) and probe.json name the
             folders of the results.
+        picks: {cell: what picked it}; None reads `readable_picks`.
 
     Raises:
         ResultError: naming the missing or broken file.
@@ -97,8 +99,8 @@ def cell_record(configs: Path) -> Record:
         raise ResultError(
             f"the files of {configs.name} lack {error}, as another version left them; run: dvc repro"
         ) from None
-    picked_by = recorded_picks(DIAGNOSIS / run.grid / "picks").get(record.cell, "")
-    artifacts = record.artifacts | {"probe.json": probe}
+    picks = readable_picks(run.grid) if picks is None else picks
+    picked_by, artifacts = picks.get(record.cell, ""), record.artifacts | {"probe.json": probe}
     return replace(record, params=params, metrics=metrics, artifacts=artifacts, picked_by=picked_by)
 
 
@@ -127,8 +129,31 @@ def recorded_picks(folder: Path) -> dict[str, str]:
     Raises:
         ResultError: one of them is broken.
     """
-    picks = map(read_json, sorted(folder.glob("*.json")))
-    return {pick["cell"]: pick["criterion"] for pick in picks if "absent" not in pick}
+    return {cell: rule for path in sorted(folder.glob("*.json")) for cell, rule in _read_pick(path).items()}
+
+
+def readable_picks(grid: str) -> dict[str, str]:
+    """Return the recorded picks of a grid; a file that is broken is named on stderr and costs its own pick alone."""
+    found = {}
+    for path in sorted((DIAGNOSIS / grid / "picks").glob("*.json")):
+        try:
+            found |= _read_pick(path)
+        except ResultError as error:
+            print(f"warning: no tag picked_by: {error}", file=sys.stderr)
+    return found
+
+
+def _read_pick(path: Path) -> dict[str, str]:
+    try:
+        pick = read_json(path)
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read ({error}); remove it and run: dvc repro") from None
+    if "absent" in pick:
+        return {}
+    cell, rule = pick.get("cell"), pick.get("criterion")
+    if not isinstance(cell, str) or not isinstance(rule, str):
+        raise ResultError(f"{path} must name a cell and a criterion; remove it and run: dvc repro")
+    return {cell: rule}
 
 
 def _numbers(prefix: str, values: dict[str, Any]) -> dict[tuple[str, int], float]:

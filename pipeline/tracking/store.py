@@ -6,6 +6,7 @@ or database that MLFLOW_TRACKING_URI names.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.runtime.project import tracked_grid
@@ -28,6 +30,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -113,15 +116,30 @@ class Store:
         names = sorted(run.data.metrics)
         return [point for name in names for point in self.client.get_metric_history(run.info.run_id, name)]
 
-    def _held(self, run: Run) -> dict[Fact, str]:
-        """Return all that a run holds."""
+    def _held(self, run: Run, record: Record) -> dict[Fact, str]:
+        """Return all that a run holds, artifacts as compared with those of a record."""
+        files = [file.path for file in self.client.list_artifacts(run.info.run_id)]
         return {
             Fact("status", "of the run"): run.info.status,
             **{Fact("tag", name): value for name, value in run.data.tags.items()},
             **{Fact("param", name): value for name, value in run.data.params.items()},
             **point_facts((point.key, point.step, point.value) for point in self.points(run)),
-            **{Fact("artifact", file.path): "kept" for file in self.client.list_artifacts(run.info.run_id)},
+            **{Fact("artifact", name): self._compared(run, name, record) for name in files},
         }
+
+    def _compared(self, run: Run, name: str, record: Record) -> str:
+        """Return `kept` for an artifact that a record has as well, else `another`."""
+        if name not in record.artifacts:
+            return "another"
+        with TemporaryDirectory() as folder:
+            text = Path(self.client.download_artifacts(run.info.run_id, name, folder)).read_bytes()
+        try:
+            found = json.loads(text)
+        except ValueError:
+            return "another"
+        # As text, in which a number that is none is itself.
+        found, wanted = (json.dumps(value, sort_keys=True, default=str) for value in (found, record.artifacts[name]))
+        return "kept" if found == wanted else "another"
 
     @_explained
     def disagreements(self, record: Record) -> list[str]:
@@ -129,7 +147,7 @@ class Store:
         runs = self.runs(record.grid, record.cell)
         if len(runs) != 1:
             return [f"{len(runs)} MLflow runs instead of one"]
-        return list(map(str, differences(self._held(runs[0]), facts(record, "FINISHED"), record)))
+        return list(map(str, differences(self._held(runs[0], record), facts(record, "FINISHED"), record)))
 
     @_explained
     def publish(self, record: Record) -> str:
@@ -143,7 +161,7 @@ class Store:
         kept = (
             run
             for run in finished_first
-            if all(difference.mendable for difference in differences(self._held(run), wanted, record))
+            if all(difference.mendable for difference in differences(self._held(run, record), wanted, record))
         )
         return self._keep(record, runs, next(kept, None), "FINISHED")
 
@@ -151,12 +169,17 @@ class Store:
     def open_run(self, record: Record, *, afresh: bool) -> str:
         """Continue the cell's newest run or start one; return its id.
 
+        A run that is finished, or has other params, is never continued: it is of an earlier training, since one that
+        was interrupted in its first epoch has left its state and no run.
+
         Args:
             record: identity, params and artifacts of the run; `work_s` ago it began.
             afresh: retire what was logged before; the old run stays under "deleted" in the UI.
         """
         runs = self.runs(record.grid, record.cell)
-        return self._keep(record, runs, None if afresh or not runs else runs[0], "RUNNING")
+        goes_on = not afresh and runs and runs[0].info.status != "FINISHED"
+        same = goes_on and all(runs[0].data.params.get(name, value) == value for name, value in record.params.items())
+        return self._keep(record, runs, runs[0] if same else None, "RUNNING")
 
     def _keep(self, record: Record, runs: list[Run], kept: Run | None, status: str) -> str:
         """Make one run of a cell's runs, the kept one or a new one, and write what it lacks."""
@@ -174,7 +197,7 @@ class Store:
     def _mend(self, run: Run, record: Record, status: str) -> None:
         """Write whatever of the record the run lacks; its status last, and as its duration that of the training."""
         run_id = run.info.run_id
-        found = differences(self._held(run), facts(record, status), record)
+        found = differences(self._held(run, record), facts(record, status), record)
         lacking = {difference.fact: difference.wanted for difference in found if difference.mendable}
         tags = {fact.name: value for fact, value in lacking.items() if fact.kind == "tag"}
         params = [Param(fact.name, value) for fact, value in lacking.items() if fact.kind == "param"]

@@ -63,12 +63,27 @@ def points(store: Store) -> list[tuple[str, int, float]]:
 def test_a_run_is_found_by_its_cell_and_continued(store):
     first = store.open_run(OPENING, afresh=True)
     assert store.open_run(OPENING, afresh=False) == first == the_run(store).info.run_id
+    store.end(first, "KILLED")
+    assert store.open_run(OPENING, afresh=False) == first and the_run(store).info.status == "RUNNING"
     again = store.open_run(OPENING, afresh=True)
     assert again != first and the_run(store).info.run_id == again
     assert store.open_run(replace(OPENING, cell="another"), afresh=False) not in (first, again)
     left_over = store.client.create_run(store.experiment_id, tags={"cell": OPENING.cell, "grid": "default"})
     assert store.open_run(OPENING, afresh=False) in (again, left_over.info.run_id)
     assert the_run(store).info.run_id in (again, left_over.info.run_id)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "status"),
+    [(finished(), "FINISHED"), (replace(OPENING, params=OPENING.params | {"pretrain.epochs": "9"}), "KILLED")],
+)
+def test_an_earlier_training_is_not_continued(store, path, earlier, status):
+    """One that was interrupted inside its first epoch has left a checkpoint and no run."""
+    old = store.publish(earlier)
+    store.client.set_terminated(old, status)
+    train(path, ROWS[0] | {"loss": 7.0}, ROWS[1], afresh=False)
+    assert the_run(store).info.run_id != old and the_run(store).data.params == OPENING.params
+    assert ("train/loss", 1, 7.0) in points(store) and len(points(store)) == 2 * len(LOSSES)
 
 
 def test_what_a_run_holds(store, path):
@@ -156,6 +171,16 @@ def without_artifact(store):
     (Path(the_run(store).info.artifact_uri) / "pretrain.json").unlink()
 
 
+def other_artifact(store):
+    store.publish(finished())
+    (Path(the_run(store).info.artifact_uri) / "pretrain.json").write_text('{"epochs": 9}')
+
+
+def broken_artifact(store):
+    store.publish(finished())
+    (Path(the_run(store).info.artifact_uri) / "pretrain.json").write_text("{")
+
+
 def twice(client, run_id):
     client.log_batch(run_id, metrics=[Metric("train/loss", ROWS[0]["loss"], 1, 1)])
 
@@ -167,6 +192,8 @@ MENDED = [
     (after(lambda client, run: client.delete_tag(run, "lambda")), "lambda is absent in MLflow but 0.1 in pretrain."),
     (after(lambda client, run: client.set_tag(run, "alarms", "x@1")), "is x@1 in MLflow but absent in pretrain/metr"),
     (without_artifact, "artifact pretrain.json is missing in MLflow"),
+    (other_artifact, "artifact pretrain.json is another in MLflow"),
+    (broken_artifact, "artifact pretrain.json is another in MLflow"),
     (logged(params=OPENING.params), "param probe.knn.k is absent in MLflow but 5 in pretrain.json"),
     (without_metric("train/loss", 2), "metric train/loss at step 2 is absent in MLflow but "),
 ]  # fmt: skip
@@ -209,6 +236,7 @@ def test_the_finished_run_that_agrees_is_kept(store):
 
 def test_numbers_that_are_not_finite_agree_with_themselves(store):
     odd = {("criteria/rankme", 0): math.nan, ("criteria/lidar", 0): -math.inf, ("probe/x", 0): math.inf}
+    odd[("probe/zero", 0)] = -0.0  # of which a database may keep 0.0
     record = replace(finished(), metrics=finished().metrics | odd)
     run_id = store.publish(record)
     assert store.disagreements(record) == [] and store.publish(record) == run_id
