@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from pipeline.reports import page_sections
 from pipeline.reports.render import Section, page
+from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_text
-from pipeline.runtime.project import REPORTS, grid_name, reports_folder
+from pipeline.runtime.project import REPORTS, grid_name, reports_folder, repro_command, shown
 from stages import run
 
 FOOTER = "The same numbers stand beside this page in comparison.csv and comparison.md."
@@ -22,31 +22,34 @@ FOOTER = "The same numbers stand beside this page in comparison.csv and comparis
 
 def main(params_path: str = "params.yaml") -> None:
     grid = grid_name(params_path)
-    out = reports_folder(grid)
-    title, shown = page_sections.comparison_sections(out)
+    out, command = reports_folder(grid), repro_command(params_path)
+    if not (table := out / "comparison.csv").is_file():
+        raise UserError(f"no {table}; make it with: python -m stages.compare {shown(params_path)}")
+    title, sections = page_sections.comparison_sections(out)
+
+    def report(heading: str, stage: str) -> Callable[[Path], list[Section]]:
+        made_by = f"python -m stages.{stage} {shown(params_path)}"
+        return lambda folder: [page_sections.report_section(folder, heading, made_by, out)]
+
     analyses = {
-        REPORTS / "diagnosis" / grid: partial(report, "Model selection without labels", "diagnose", out),
-        out / "density": partial(report, "In- and out-of-distribution scores", "density", out),
-        out / "pictures": page_sections.picture_sections,
-        out / "paper.csv": page_sections.paper_sections,
+        REPORTS / "diagnosis" / grid: (report("Model selection without labels", "diagnose"), command),
+        out / "density": (report("In- and out-of-distribution scores", "density"), command),
+        out / "pictures": (page_sections.picture_sections, command),
+        out / "paper.csv": (page_sections.paper_sections, "python -m stages.paper"),
     }
-    for place, make in analyses.items():
-        shown += section(place, make)
-    downloads = {"comparison.csv": (out / "comparison.csv").read_text(encoding="utf-8")}
-    write_text(out / "index.html", page(title, shown, downloads=downloads, footer=FOOTER))
+    for place, (make, remedy) in analyses.items():
+        sections += section(place, make, remedy)
+    downloads = {"comparison.csv": table.read_text(encoding="utf-8")}
+    write_text(out / "index.html", page(title, sections, downloads=downloads, footer=FOOTER))
     print(f"See {out}/index.html")
 
 
-def report(heading: str, stage: str, out: Path, folder: Path) -> list[Section]:
-    return [page_sections.report_section(folder, heading, f"python -m stages.{stage}", out)]
-
-
-def section(place: Path, make: Callable[[Path], list[Section]]) -> list[Section]:
+def section(place: Path, make: Callable[[Path], list[Section]], remedy: str) -> list[Section]:
     """Make the sections of one analysis, or one that says why its files cannot be shown."""
     try:
         return make(place)
     except Exception as error:  # a broken file costs its own section alone
-        told = f"{place} cannot be shown: {type(error).__name__}: {error}; remove it, then run: dvc repro"
+        told = f"{place} cannot be shown: {type(error).__name__}: {error}; remove it, then run: {remedy}"
         print(f"warning: {told}", file=sys.stderr)
         return [page_sections.note(place.stem.capitalize(), told)]
 

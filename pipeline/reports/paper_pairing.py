@@ -10,9 +10,10 @@ Axes in `grid.selected` are tuned: per seed the cell with the best accuracy on h
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline.reports.paper_results import COUNTS
@@ -46,7 +47,7 @@ def table_numbers(listing: Listing, results: pd.DataFrame) -> pd.DataFrame:
     numbers = [table.number(row, f"{where} line {line}") for line, row in enumerate(rows, start=2)]
     for metric in dict.fromkeys([number["metric"] for number in numbers] or [DEFAULT_METRIC]):
         mine = [row for row in rows if (row.get("metric") or DEFAULT_METRIC) == metric and not row.get("reduce")]
-        others = table.listed[[not any(is_about(row, cell) for row in mine) for cell in table.listed["cell"]]]
+        others = _where(table.listed, lambda cell, rows=mine: not any(is_about(row, cell) for row in rows))
         for _, group in others.groupby(table.axes, sort=False, dropna=False):
             numbers.append(table.unpublished(group, metric))
     if not numbers:
@@ -90,7 +91,7 @@ class _Table:
         """Answer a row of published.csv; `where` names it in messages."""
         reduce = row.get("reduce") or ""
         _check(row, reduce, where)
-        mine = self.possible[[is_about(row, cell) for cell in self.possible["cell"]]]
+        mine = _where(self.possible, lambda cell: is_about(row, cell))
         configurations = mine[self.axes].drop_duplicates()
         differ = [axis for axis in self.axes if configurations[axis].nunique() > 1]
         if differ and not reduce:
@@ -107,7 +108,7 @@ class _Table:
         told = [f"{axis} {value}" for axis, value in row.items() if axis in self.known and value]
         about = {"label": label, "metric": metric, "published": row["top1"], "num_configurations": len(configurations)}
         about["described"] = ", ".join([*([label] if label else []), *told, metric])
-        listed = self.listed[[is_about(row, cell) for cell in self.listed["cell"]]]
+        listed = _where(self.listed, lambda cell: is_about(row, cell))
         return self.answer(listed, names, about, reduce or "max")
 
     def unpublished(self, cells: pd.DataFrame, metric: str) -> dict[str, Any]:
@@ -170,6 +171,11 @@ class _Table:
         best = best[best["seed"].map(best["seed"].value_counts()) == num_configurations]
         picked = best.sort_values(metric, ascending=extreme == "min", kind="stable").drop_duplicates("seed")
         return picked.sort_values("seed", kind="stable")
+
+
+def _where(cells: pd.DataFrame, holds: Callable[[Cell], bool]) -> pd.DataFrame:
+    """Keep the rows whose cell is such; an empty list in the brackets would keep no column."""
+    return cells[np.array([holds(cell) for cell in cells["cell"]], dtype=bool)]
 
 
 def _check(row: Mapping[str, str], reduce: str, where: str) -> None:

@@ -30,8 +30,8 @@ from markupsafe import Markup
 from PIL import Image
 
 ABSENT = "–"
-# A cell that starts so is a number: bold or not, signed or not, or nothing.
-_NUMERIC = re.compile(r"(\*\*)?[+−±-]?\d|–|$")
+# A cell that starts so is a number, bold or not, signed or not; or stands where a run has none.
+_NUMERIC = re.compile(r"(\*\*)?[+−±-]?\d|–|$|collapsed \(epoch")
 
 
 def csv_text(frame: pd.DataFrame, digits: int = 6) -> str:

@@ -150,6 +150,10 @@ def test_a1_what_cannot_be_shown_is_named(here, capsys):
     assert "1 of 1 cells have results" in text
     for place in ("reports/diagnosis/default", "reports/density", "reports/pictures", "reports/paper.csv"):
         assert f"{place} cannot be shown: " in text
+    assert "remove it, then run: python -m stages.paper" in text, "no stage of DVC makes it"
+    Path("reports/comparison.csv").unlink()
+    with pytest.raises(UserError, match=r"no reports/comparison.csv; make it with: python -m stages.compare par"):
+        page.main()
 
 
 def test_a1_a_mistyped_encoder_is_refused(here):

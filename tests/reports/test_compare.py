@@ -118,7 +118,7 @@ def test_further_sections(cells, tmp_path):
     write_grid(tmp_path, cells)
     tables_and_page()
     shown = Path("reports/index.html").read_text(encoding="utf-8")
-    assert "reports/diagnosis/default is not there; run <code>python -m stages.diagnose</code>" in shown
+    assert "reports/diagnosis/default is not there; run <code>python -m stages.diagnose params.yaml</code>" in shown
     assert "python -m stages.density" in shown and "dvc repro pictures" in shown
     out = Path("reports/diagnosis/default")
     write_text(out / "report.md", f"# Diagnosis\n\nA sentence.\n\n{figure('criteria', 'criteria.svg')}\n")

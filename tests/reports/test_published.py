@@ -93,6 +93,9 @@ def test_rows_that_nothing_answers_are_not_run():
     assert [line["verdict"] for line in lines()] == ["reproduced", "not run", "not run"]
     assert "dataset cifar10, linear_top1: no cell of paper/t/params.yaml has it" in page()
     assert "dataset dtd, linear_top1: its cells are left out of cells.yaml" in page()
+    Path("paper/t/cells.yaml").write_text("cells: {}\n", encoding="utf-8")
+    table.main(PARAMS)
+    assert [line["verdict"] for line in lines()] == ["not run"] * 3
     assert [(claim.seeds, claim.ours) for claim in read_claims(Path("reports/claims/t.csv"))][1:] == [(0, "")] * 2
 
 

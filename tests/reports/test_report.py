@@ -103,6 +103,8 @@ def test_a_table_keeps_its_shape():
     table = pd.DataFrame({"a": ["x|y", None], "b": ["two\nlines", ""], "c": ["**1**", "−2"]})
     assert markdown_table(table) == "| a | b | c |\n|:--|:--|--:|\n| x\\|y | two lines | **1** |\n| – | – | −2 |\n"
     assert markdown_table(table[:0]).startswith("| a | b | c |\n")
+    scores = pd.DataFrame({"a": ["x", "y"], "b": ["81.3", "collapsed (epoch 3)"], "c": ["1", "collapsed"]})
+    assert "|:--|--:|:--|" in markdown_table(scores), "a run that collapsed leaves a column one of numbers"
     assert csv_text(pd.DataFrame({"x": [1, 2], "y": [0.123456789, None]})) == "x,y\n1,0.123457\n2,\n"
 
 
