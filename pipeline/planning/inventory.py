@@ -20,9 +20,9 @@ from PIL import Image
 from pipeline.catalogue.datasets import Dataset
 from pipeline.data.packed import PackedSplit, read_meta
 from pipeline.models import backbones
-from pipeline.runtime.errors import UserError
+from pipeline.runtime.errors import ResultError, UserError
 from pipeline.runtime.files import read_json
-from pipeline.runtime.project import grid_name
+from pipeline.runtime.project import grid_name, repro_command
 from pipeline.schema.parameters import Model, Params, Pretrain, Probe
 from pipeline.schema.pretrain import Backbone
 from pipeline.settings.cells import Cell
@@ -162,7 +162,6 @@ def read_pipeline(path: Path) -> Pipeline:
     for cell in listing.cells:
         (pretrain, probe, _), weights = listing.settings(cell), Path(listing.weights(cell))
         model = listing.params.models[cell.backbone] if cell.frozen else None
-        provenance = weights.with_name("provenance.json")
         task = Task(
             cell,
             listing.owners.get(cell),
@@ -174,10 +173,19 @@ def read_pipeline(path: Path) -> Pipeline:
             found.facts[cell.probed_on],
             weights.is_file(),
             (cell.folder / "probe" / "metrics.json").is_file(),
-            read_json(provenance).get("wall_s") if provenance.is_file() else None,
+            _trained_s(weights.with_name("provenance.json"), found),
         )
         found.tasks.append(task)
     return found
+
+
+def _trained_s(provenance: Path, found: Pipeline) -> float | None:
+    """Return what a training took, None if nothing says it; a broken file is a problem of the pipeline."""
+    try:
+        return read_json(provenance).get("wall_s") if provenance.is_file() else None
+    except ResultError as error:
+        found.problems.append(str(error).replace("dvc repro", repro_command(found.path)))
+        return None
 
 
 def _seen_by(model: Model, pretrain: Pretrain) -> Pretrain:

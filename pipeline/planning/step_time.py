@@ -7,11 +7,12 @@ Legend: F operations of a forward pass of one view, D features.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from math import log
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,8 @@ FREE_FRAC = 0.6  # of the free memory that a timed step may take
 BYTES_A_PARAM = 16  # float32 weight, gradient and the two moments of AdamW
 FEWEST, EMBEDDED, PROBED = 2, 64, 1024  # images of the smallest step, of a pass of embedding, of a probe
 STRIDE = 7  # members of a family stand beside each other in a grid
+OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can(no|')t allocate memory", re.IGNORECASE)  # of PyTorch
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # version 2
 STAGE_S = 2.2  # of DVC and MLflow for a stage, on two cores: reports/LOG.md, 2026-11-21
 
 
@@ -157,17 +160,27 @@ def time_shape(task: Task, found: Speed, budget_s: float) -> Speed | None:
     whole = found._replace(train_s=3 * found.embed_s, origin="three passes of embedding")
     if most < FEWEST or FEWEST * whole.step_s(operations, 1) > budget_s / 2:
         return whole
-    try:
+    timed = whole
+    with memory_permitting():
         num_images, step_s = largest_call(step, most, budget_s / 2, device)
         update_s = seconds(lambda _: learner.optimizer.step(), 0, device)
-    except torch.OutOfMemoryError:
-        return whole
-    timed = found._replace(
-        train_s=max(0.0, step_s - update_s) / (num_images * operations), update_s=update_s / found.num_params
-    )
-    if num_images < settings.batch_size:
-        return timed._replace(origin=f"a step of {num_images} of {settings.batch_size} images")
+        train_s = max(0.0, step_s - update_s) / (num_images * operations)
+        timed = found._replace(train_s=train_s, update_s=update_s / found.num_params)
+        if num_images < settings.batch_size:
+            timed = timed._replace(origin=f"a step of {num_images} of {settings.batch_size} images")
     return timed
+
+
+@contextmanager
+def memory_permitting() -> Iterator[None]:
+    """End a block where the memory of the GPU or of the machine is too small; what it would have timed is scaled."""
+    try:
+        yield
+    except MemoryError:
+        return
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; a processor's allocator has no class of its own
+        if not OUT_OF_MEMORY.search(str(error)):
+            raise
 
 
 def largest_call(work: Callable[[int], Any], most: int, budget_s: float, device: torch.device) -> tuple[int, float]:
@@ -204,13 +217,23 @@ def _noise(num_images: int, canvas: tuple[int, int, int], device: torch.device) 
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of the device, within the limit of a container."""
+    """Return the free memory of the device, within the limits of a container and of a batch system."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free, group = psutil.virtual_memory().available, Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # no cgroup, or "max": no limit
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    free = psutil.virtual_memory().available
+    for group in _cgroups():
+        with suppress(OSError, ValueError):  # no such file, or "max": no limit
+            free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return free
+
+
+def _cgroups() -> list[Path]:
+    """Return the folders of this process's control group and of those around it, whose limits hold as well."""
+    with suppress(OSError):
+        lines = OWN_CGROUP.read_text(encoding="utf-8").splitlines()
+        own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), "")
+        return [CGROUPS / own, *(place for place in (CGROUPS / own).parents if place.is_relative_to(CGROUPS))]
+    return [CGROUPS]
 
 
 class Measured(NamedTuple):
@@ -252,7 +275,7 @@ def _timed(shapes: dict[str, Task], sketches: dict[str, Speed], budget_s: float)
     for index, shape in enumerate(bar("timing steps", len(order), unit="shape", iterable=order, disable=not order)):
         share_s = (until - time.monotonic()) / (len(order) - index)
         if share_s > 0:
-            with suppress(torch.OutOfMemoryError):  # of a GPU: then it is scaled
+            with memory_permitting():
                 if found := time_shape(shapes[shape], sketches[shape], share_s):
                     timed[shape] = found
     scaled: dict[str, Speed] = {}

@@ -53,6 +53,13 @@ def printed(capsys, *pipelines: str, code: int = 0) -> str:
 # 1. Cells
 
 
+def test_a_broken_provenance_is_named_and_the_rest_planned(timed, capsys):
+    first, *_ = tasks_of()
+    finish(first, "pretrain")
+    (first.cell.folder / "pretrain/provenance.json").write_text("{")
+    assert "pretrain/provenance.json is broken" in printed(capsys, code=1)
+
+
 def test_cells_and_what_finished_ones_took(timed, capsys):
     first, second, *_ = tasks_of()
     finish(first, "pretrain", "probe")
@@ -211,6 +218,39 @@ def test_a_real_step_is_timed_within_budget_and_memory(monkeypatch):
     assert step_time.time_shape(task, found, 30.0).origin == "a step of 16 of 64 images"
     monkeypatch.setattr(step_time, "free_bytes", lambda _: found.num_params)
     assert step_time.time_shape(task, found, 30.0) is None
+
+
+@pytest.mark.parametrize(("error", "is_short"), [
+    (MemoryError(), True), (torch.OutOfMemoryError("CUDA out of memory"), True),
+    (RuntimeError("shape mismatch"), False),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+])  # fmt: skip
+def test_what_does_not_fit_into_the_memory_is_scaled(monkeypatch, error, is_short):
+    def full(*_) -> None:
+        raise error
+
+    (task, *_) = tasks_of(grid={"backbones": ["test_vit"]}, pretrain={"views": {"num_local": 0}})
+    monkeypatch.setattr(step_time, "time_shape", full)
+    shapes = {task.shape: step_time.sketch(task.backbone, task.pretrain)}
+    if is_short:
+        assert step_time._timed({task.shape: task}, shapes, 30.0) == {}
+    else:
+        with pytest.raises(RuntimeError, match="shape mismatch"):
+            step_time._timed({task.shape: task}, shapes, 30.0)
+
+
+def test_free_memory_is_within_every_control_group(folder, monkeypatch):
+    (folder / "own").write_text("0::/job/step\n")
+    for place, most, used in (("", "max", "1"), ("job", "5000", "3000"), ("job/step", "4000", "1000")):
+        group = folder / "groups" / place
+        group.mkdir(parents=True)
+        (group / "memory.max").write_text(f"{most}\n")
+        (group / "memory.current").write_text(f"{used}\n")
+    monkeypatch.setattr(step_time, "CGROUPS", folder / "groups")
+    monkeypatch.setattr(step_time, "OWN_CGROUP", folder / "own")
+    assert step_time.free_bytes(CPU) == 2000
+    (folder / "groups/job/memory.max").write_text("max\n")
+    assert step_time.free_bytes(CPU) == 3000
 
 
 def test_operations_match_a_published_count():
