@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -20,31 +21,41 @@ ALL_ROOMS = frozenset({"configure"})
 
 
 @cache
-def imports(path: Path) -> frozenset[str]:
-    """Return the absolute module names a file imports; `from pipeline import x` counts as pipeline.x as well."""
-    return frozenset(imports_of(path.read_text(encoding="utf-8")))
+def imports(path: Path, root: Path = LIBRARY.parent) -> frozenset[str]:
+    """Return the absolute module names a file imports; `from pipeline import x` counts as pipeline.x as well.
+
+    Args:
+        path: the file.
+        root: folder that absolute names begin in; the file's own package, which relative ones begin in, lies below it.
+    """
+    package = path.parent.relative_to(root).parts
+    return frozenset(imports_of(path.read_text(encoding="utf-8"), package))
 
 
-def imports_of(code: str) -> set[str]:
-    """Return the absolute module names that code imports, as `imports` does."""
+def imports_of(code: str, package: Sequence[str] = ()) -> set[str]:
+    """Return the absolute module names that the code of a module of `package` imports, as `imports` does."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: max(0, len(package) - node.level + 1)] if node.level else ()
+            base = [*start, *([node.module] if node.module else [])]
+            found |= {".".join(base)} | {".".join([*base, alias.name]) for alias in node.names}
     return found
 
 
 @cache
 def local_imports(path: Path, root: Path) -> frozenset[Path]:
     """Return the files of the repository that a file imports, with the `__init__` of every package on the way."""
-    found = set()
-    for name in imports(path):
-        parts = name.split(".")
-        heads = (root.joinpath(*parts[:end]) for end in range(1, len(parts) + 1))
-        found |= {file for head in heads for file in (head.with_suffix(".py"), head / "__init__.py") if file.exists()}
-    return frozenset(found)
+    return frozenset(file for name in imports(path, root) for file in module_files(name, root))
+
+
+def module_files(name: str, root: Path) -> set[Path]:
+    """Return the files of the repository that importing a module loads first: its own, and every package's above it."""
+    parts = name.split(".")
+    heads = (root.joinpath(*parts[:end]) for end in range(1, len(parts) + 1))
+    return {file for head in heads for file in (head.with_suffix(".py"), head / "__init__.py") if file.exists()}
 
 
 def import_closure(program: Path, root: Path) -> set[Path]:
@@ -96,9 +107,10 @@ def own_objective(name: str) -> dict[str, str]:
         name: value of `pretrain.objective`; objectives.<file>.<Class> is the user's own.
     """
     module, _, _ = name.rpartition(".")
-    root = LIBRARY.parent
-    program = root.joinpath(*module.split(".")).with_suffix(".py")
-    if root / OWN not in program.parents or not program.is_file():
+    if module.partition(".")[0] != OWN:
         return {}
-    files = sorted(path for path in import_closure(program, root) if root / OWN in path.parents)
+    root, found = LIBRARY.parent, set[Path]()
+    for program in module_files(module, root):
+        found |= import_closure(program, root)
+    files = sorted(path for path in found if root / OWN in path.parents)
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

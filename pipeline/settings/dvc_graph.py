@@ -6,11 +6,9 @@ Both are written, never edited; params.yaml is the source. Paths begin in the DV
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from pipeline.runtime.project import repository, repro_command, shown
 from pipeline.runtime.rooms import OWN, rooms
-from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing
 from pipeline.settings.params import bases
 
@@ -33,7 +31,8 @@ stages:
     deps:
       - {folder}/params.yaml
       - {folder}/cells.yaml
-{optional}{configure_deps}
+{optional}      - {own}
+{configure_deps}
     outs:
       - runs/{grid}/configs
 
@@ -130,8 +129,7 @@ def graph_text(listing: Listing) -> str:
         return "\n".join(f"{' ' * indent}- {os.path.relpath(root / place)}" for place in rooms(program))
 
     shares = [folder.parent / name / file for name in listing.params.shares for file in ("params.yaml", "cells.yaml")]
-    own = [Path(os.path.relpath(root / OWN))] if any(_is_own(listing, cell) for cell in listing.trained) else []
-    optional = [path for path in (backbones, published, *bases(listing.path), *shares, *own) if path.exists()]
+    optional = [path for path in (backbones, published, *bases(listing.path), *shares) if path.exists()]
     optional = list(dict.fromkeys(optional))
     return GRAPH.format(
         folder=folder,
@@ -139,6 +137,7 @@ def graph_text(listing: Listing) -> str:
         command=repro_command(listing.path),
         grid=listing.grid,
         name=folder.name,
+        own=os.path.relpath(root / OWN),
         optional="".join(f"      - {path}\n" for path in optional),
         published=f"      - {published}\n" if published.exists() else "",
         configure_deps=deps("configure"),
@@ -147,7 +146,3 @@ def graph_text(listing: Listing) -> str:
         table_deps=deps("table"),
         diagnose_deps=deps("diagnose"),
     )
-
-
-def _is_own(listing: Listing, cell: Cell) -> bool:
-    return listing.settings(cell).pretrain.objective.startswith(f"{OWN}.")
