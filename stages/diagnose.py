@@ -21,7 +21,7 @@ from pipeline.runtime.project import REPORTS, repro_command
 from pipeline.selection import picks
 from pipeline.selection.correlation import select
 from pipeline.selection.criteria import RULE, Criterion
-from pipeline.selection.runs import incomparable_axes, read_runs
+from pipeline.selection.runs import incomparable_settings, read_runs
 from pipeline.settings.grid import Listing, open_listing
 from pipeline.tracking.live_run import tag_or_warn
 from stages import run
@@ -58,7 +58,7 @@ def diagnose(listing: Listing, params_path: str, out: Path) -> None:
     charts |= figures_health.charts(picks.drawn_cells(found.health, picks.rule_entries(entries, settings.exponent)))
     for name, svg in charts.items():
         write_text(out / f"{name}.svg", svg)
-    trained_on, caution = sorted({run.trained_on for run in runs}), incomparable_axes(listing)
+    trained_on, caution = sorted({run.trained_on for run in runs}), incomparable_settings(listing)
     about = (paper, caution, trained_on, found.problems, command, str(listing.path))
     diagnosis = Diagnosis(grid, entries, settings.exponent, settings.score, *about)
     write_text(out / "report.md", markdown(diagnosis, charts))

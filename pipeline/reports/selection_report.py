@@ -70,7 +70,7 @@ class Diagnosis:
         exponent: a of the rule.
         score: name of the accuracy that runs are judged by.
         paper: of `read_paper`.
-        incomparable: axes of the grid that change what the loss measures.
+        incomparable: settings that change what the loss measures and differ among runs of a task.
         trained_on: hardware and commits of the pretrainings.
         missing: one line per cell without results.
         command: what makes the whole pipeline.
@@ -201,11 +201,11 @@ def _pictures(charts: Sequence[str], captions: Mapping[str, str]) -> Iterator[st
             yield figure(f"{name}. {captions[kind]}" if name else captions[kind], f"{chart}.svg")
 
 
-def _caution(axes: Sequence[str]) -> str:
-    if not axes:
+def _caution(settings: Sequence[str]) -> str:
+    if not settings:
         return ""
-    said = ", ".join(f"`{name}`" for name in axes)
-    return f"These axes of the grid change what the training loss measures, so it need not order their runs: {said}."
+    said = ", ".join(f"`{name}`" for name in settings)
+    return f"Runs differ in settings that change what the training loss measures, so it need not order them: {said}."
 
 
 def exponent_table(entries: Sequence[Entry]) -> pd.DataFrame:

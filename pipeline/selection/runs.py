@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 from pipeline.core.results import collapsed_at, read_history
 from pipeline.runtime.errors import ResultError
 from pipeline.runtime.files import read_json
+from pipeline.schema.pretrain import Pretrain
 from pipeline.selection.criteria import DIRECTIONS, Run
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing
 
 LOSSES = ("train_loss", "pred_loss", "sigreg_loss")  # of the parts those that an objective has
 HOLDOUT = "linear_holdout_top1"
-# Settings that change what the training loss measures, and not only how well it is minimised.
-MEASURES = ("batch_size", "views", "projector", "objective", "objectives", "sigreg", "predictor", "swa")
+# Settings that change what the training loss measures, and not only how well it is minimised; the objective's do too.
+MEASURES = {"batch_size", "views", "projector", "objective", "predictor", "swa"}
 
 
 class Found(NamedTuple):
@@ -74,14 +75,40 @@ def task(listing: Listing, cell: Cell) -> str:
     return "--".join(parts)
 
 
-def incomparable_axes(listing: Listing) -> list[str]:
-    """Name the grid's axes that change what the training loss measures, so that it need not order such runs."""
-    params, found = listing.params, []
-    for name, axis in params.grid.axes.items():
-        changed = {path.split(".")[1] for path in axis.sets if path.startswith("pretrain.")}
-        changed |= {key for override in params.overrides if name in override.when.axes for key in override.pretrain}
-        found += [name] * bool(changed & set(MEASURES))
-    return found
+def incomparable_settings(listing: Listing) -> list[str]:
+    """Name the settings in which runs of one task differ and that change what the training loss measures.
+
+    The loss need not order such runs. Settings of objectives are compared among the runs that minimise the same one.
+    """
+    tasks: dict[str, dict[str, Pretrain]] = {}
+    for cell in listing.cells:
+        if not cell.frozen:
+            settings = listing.settings(cell)
+            tasks.setdefault(task(listing, cell), {})[settings.key] = settings.pretrain
+    found: set[str] = set()
+    for runs in tasks.values():
+        found |= _differing([pretrain.model_dump(include=MEASURES) for pretrain in runs.values()])
+        by_objective: dict[str, list[dict[str, Any]]] = {}
+        for pretrain in runs.values():
+            name = pretrain.objective
+            place = "sigreg" if name == "lejepa" else f"objectives.{name}"
+            by_objective.setdefault(name, []).append({place: pretrain.objective_settings()})
+        found = found.union(*map(_differing, by_objective.values()))
+    return sorted(f"pretrain.{name}" for name in found)
+
+
+def _differing(runs: Sequence[dict[str, Any]]) -> set[str]:
+    """Return the dotted names of the settings that are not the same in all of these runs."""
+    told = [dict(_leaves(run)) for run in runs]
+    return {name for name in set().union(*told) if any(one.get(name) != told[0].get(name) for one in told)}
+
+
+def _leaves(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _run(listing: Listing, cell: Cell) -> Run:

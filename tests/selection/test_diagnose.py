@@ -5,7 +5,8 @@
 3. One sentence a data set: which run, by how much, how sure; few runs, an interval around 0 and lambda 0 are said.
 4. Cells without results or health are named with the command; frozen models are no runs; with none at all it fails.
 5. Tasks that are probed otherwise are kept apart; runs that differ in other axes are one group; a miniature has its own
-   folder; axes that change what the loss measures are named.
+   folder; settings that change what the loss measures are named where
+   runs of one task differ in them, be it by an axis or by an override.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from diagnosed_cells import OUT, enter, entry, files, put, table, write_cell, write_grid, write_params
+from diagnosed_cells import GRID, OUT, enter, entry, files, put, table, write_cell, write_grid, write_params
 from paper_results import write_pipeline
 from torch import nn
 
@@ -37,7 +38,7 @@ from pipeline.schema.resolved_analyses import Shown
 from pipeline.selection import picks
 from pipeline.selection.correlation import Entry
 from pipeline.selection.criteria import DIRECTIONS
-from pipeline.selection.runs import incomparable_axes
+from pipeline.selection.runs import incomparable_settings
 from pipeline.views.multicrop import Multicrop
 from stages import diagnose
 
@@ -302,19 +303,32 @@ def test_runs_of_a_task_are_compared_whatever_else_differs(capsys):
     assert sorted(path.name for path in (out / "picks").iterdir()) == ["digits--k20.json", "digits--k5.json"]
     assert entry("digits--k5", out=out).num_runs == 4
     text = (out / "report.md").read_text(encoding="utf-8")
-    assert "need not order their runs: `num_views`." in text
+    assert "need not order them: `pretrain.views.num_global`." in text
     assert "Command: `dvc repro paper/table0/dvc.yaml`. Settings: `paper/table0/params.yaml`." in text
     assert capsys.readouterr().out.count("\n") == 2
 
 
-def test_an_axis_that_overrides_act_on_is_named_too():
-    listing = write_pipeline(
-        "paper/table0",
-        "label,top1\n",
-        {"axes": {"layers": {"values": [1, 2]}}},
-        overrides=[{"when": {"axes": {"layers": "2"}}, "pretrain": {"projector": {"hidden_dims": [8]}}}],
-    )
-    assert incomparable_axes(listing) == ["layers"]
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ([("*vit", {"projector": {"proj_dim": 8}})], ["pretrain.projector.proj_dim"]),
+        ([("*vit", {"objective": "visreg"})], ["pretrain.objective"]),
+        (
+            [("*", {"objective": "visreg"}), ("*vit", {"objectives": {"visreg": {"shape": 2.0}}})],
+            ["pretrain.objectives.visreg.shape"],
+        ),
+        ([("*vit", {"epochs": 30, "objectives": {"visreg": {"shape": 2.0}}})], []),
+    ],
+)
+def test_settings_that_overrides_change_within_a_task_are_named(changes, named):
+    overrides = [{"when": {"dataset": "dtd", "backbone": name}, "pretrain": told} for name, told in changes]
+    listing = write_pipeline("paper/table0", "label,top1\n", GRID, overrides=overrides)
+    assert incomparable_settings(listing) == named
+
+
+def test_runs_of_different_tasks_may_differ():
+    overrides = [{"when": {"dataset": "dtd"}, "pretrain": {"objective": "visreg", "batch_size": 32}}]
+    assert incomparable_settings(write_pipeline("paper/table0", "label,top1\n", GRID, overrides=overrides)) == []
 
 
 def test_transfer_and_frozen_models():
