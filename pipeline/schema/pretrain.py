@@ -219,18 +219,6 @@ class Pretrain(Strict):
             )
         return self
 
-    @model_validator(mode="after")
-    def _images_are_no_smaller_than_views(self) -> Pretrain:
-        views = self.views
-        local = views.num_local > 0 and views.local_px > views.global_px
-        name, side = ("local_px", views.local_px) if local else ("global_px", views.global_px)
-        if self.load_px < side:
-            raise ValueError(
-                f"load_px must be >= views.{name}, got {self.load_px} for views of {side} px, to which images would be "
-                f"enlarged; write load_px: {side}"
-            )
-        return self
-
     def objective_settings(self) -> dict[str, Any]:
         """Return the settings of the objective that are not left to its defaults."""
         return self.sigreg.model_dump() if self.objective == "lejepa" else dict(self.objectives.get(self.objective, {}))
@@ -249,6 +237,8 @@ class Pretrain(Strict):
         """
         key = self.model_dump(mode="json", exclude=self.runtime_sections())
         key["objectives"] = {name: told for name, told in self.objectives.items() if name == self.objective}
+        if self.objective != "lejepa":
+            del key["sigreg"]
         if self.alarms.action == "stop":
             key["health"] = {"num_images": self.health.num_images}
         return key

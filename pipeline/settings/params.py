@@ -52,7 +52,7 @@ def open_params(path: str | Path = "params.yaml") -> Resolver:
         raise ParamsError(str(path), problems)
     resolver = Resolver(params)
     root = Path(path).resolve().parent == Path.cwd()
-    problems += _bad_combinations(resolver) or broken_relations(resolver, root=root)
+    problems += _bad_combinations(resolver) or broken_relations(params, root=root)
     if problems:
         raise ParamsError(str(path), problems)
     return resolver

@@ -7,20 +7,17 @@ from itertools import product
 
 from pipeline.runtime.errors import did_you_mean
 from pipeline.schema.parameters import Params
-from pipeline.settings.cells import Resolver, grid_cells
 
 WILD = "*?["
 
 
-def broken_relations(resolver: Resolver, *, root: bool) -> Iterator[str]:
-    """Yield a line for each broken rule: frozen models against load_px, overrides and names against each other.
+def broken_relations(params: Params, *, root: bool) -> Iterator[str]:
+    """Yield a line for each broken rule: overrides and names against each other.
 
     Args:
-        resolver: of a file that is validated section by section.
+        params: of a file that is validated section by section.
         root: whether the cells are stages of dvc.yaml's matrices, which join names with "-".
     """
-    params = resolver.params
-    yield from _enlarged_for_models(resolver)
     yield from _unknown_in_overrides(params)
     yield from _same_but_for_case("grid.datasets and density.sets", [*params.grid.datasets, *params.density.sets])
     yield from _same_but_for_case("grid.backbones", params.grid.backbones)
@@ -29,18 +26,6 @@ def broken_relations(resolver: Resolver, *, root: bool) -> Iterator[str]:
         yield from _same_stage("score", {"grid.datasets": axes.datasets, "grid.datasets again": axes.datasets})
         names = {"grid.datasets": axes.datasets, "grid.backbones": axes.backbones}
         yield from _same_stage("pretrain", {**names, "grid.lambdas": axes.lambdas, "grid.seeds": axes.seeds})
-
-
-def _enlarged_for_models(resolver: Resolver) -> Iterator[str]:
-    """Find frozen models that would be shown images enlarged from load_px."""
-    frozen = [cell for cell in grid_cells(resolver.params, "any") if cell.frozen]
-    for name, load_px in dict.fromkeys((cell.backbone, resolver(cell).pretrain.load_px) for cell in frozen):
-        size_px = resolver.params.models[name].img_size
-        if size_px and load_px < size_px:
-            yield (
-                f"pretrain.load_px must be >= models.{name}.img_size, got {load_px} for a model that sees {size_px} "
-                f"px, to which images would be enlarged; write load_px: {size_px}"
-            )
 
 
 def _unknown_in_overrides(params: Params) -> Iterator[str]:

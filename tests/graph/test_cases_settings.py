@@ -194,37 +194,6 @@ def test_a2_inner_sections_may_be_empty():
 # 3. Relations
 
 RELATIONS = {
-    "A6: global views": (
-        nested("pretrain", {"load_px": 64, "views": {"global_px": 128}}),
-        "pretrain.load_px must be >= views.global_px, got 64 for views of 128 px, to which images would be enlarged; "
-        "write load_px: 128",
-    ),
-    "A6: the committed load_px": (
-        nested("pretrain.views", {"global_px": 384}),
-        "pretrain.load_px must be >= views.global_px, got 256 for views of 384 px, to which images would be enlarged; "
-        "write load_px: 384",
-    ),
-    "A6: local views": (
-        nested("pretrain", {"load_px": 64, "views": {"num_local": 2, "local_px": 96}}),
-        "pretrain.load_px must be >= views.local_px, got 64 for views of 96 px",
-    ),
-    "A6: in an override": (
-        {"overrides": [{"when": {"dataset": "digits"}, "pretrain": {"views": {"global_px": 320}}}]},
-        "overrides.0.pretrain.load_px must be >= views.global_px, got 256 for views of 320 px",
-    ),
-    "A6: by two overrides together": (
-        {
-            "overrides": [
-                {"when": {"dataset": "digits"}, "pretrain": {"views": {"global_px": 128}}},
-                {"when": {"backbone": "test_*"}, "pretrain": {"load_px": 64}},
-            ]
-        },
-        "overrides of digits with test_byobnet together give pretrain.load_px must be >= views.global_px",
-    ),
-    "A6: a frozen model": (
-        {"grid": {"models": ["dinov2-vit-s14"]}, "pretrain": {"load_px": 128}},
-        "pretrain.load_px must be >= models.dinov2-vit-s14.img_size, got 128 for a model that sees 224 px",
-    ),
     "A7: published weights": (
         nested("grid.backbones", ["vit_tiny_patch16_224.augreg_in21k"]),
         "grid.backbones.0 must be an architecture, got 'vit_tiny_patch16_224.augreg_in21k', which names published "
@@ -260,12 +229,12 @@ def test_relations_are_refused_before_training(case):
 
 
 def test_what_is_meant_is_not_refused():
-    """A6, A8: small images are enlarged knowingly; local views that are not made, names that join to different ones."""
+    """A6, A8: views larger than load_px, as photographs are not resized to it; names that join to different ones."""
     sets = {name: {"source": "sklearn"} for name in ("my", "my-set", "set-b", "b")}
     change = {
         "datasets": sets,
         "grid": {"datasets": list(sets)},
-        "pretrain": {"load_px": 32, "views": {"local_px": 64}},
+        "pretrain": {"load_px": 32, "views": {"global_px": 64, "num_local": 2, "local_px": 48}},
     }
     change["overrides"] = [{"when": {"dataset": "nothing-*"}, "pretrain": {"epochs": 3}}]
     with pytest.raises(ParamsError, match="my with set-b and my-set with b would be one stage of DVC, score@my-set-b"):
