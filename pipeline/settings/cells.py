@@ -159,7 +159,7 @@ class Resolver:
                 settings = merge(settings, {"pretrain": override.pretrain, "probe": override.probe})
         for name, value in cell.choices:
             for path in self.params.grid.axes[name].sets:
-                settings = merge(settings, _nested(path.split("."), value))
+                settings = merge(settings, _nested(_keys(path), value))
         pretrain, probe = Pretrain.model_validate(settings["pretrain"]), Probe.model_validate(settings["probe"])
         return Settings(pretrain, probe, json.dumps(pretrain.result_key(), sort_keys=True))
 
@@ -169,6 +169,14 @@ def selects(override: Override, cell: Cell) -> bool:
     when, values = override.when, cell.axes
     patterns = {"dataset": when.dataset, "backbone": when.backbone, **when.axes}
     return all(fnmatchcase(_spelled(values.get(axis, "")), pattern) for axis, pattern in patterns.items())
+
+
+def _keys(path: str) -> list[str]:
+    """Split a dotted path; the name of an own objective, objectives.<file>.<Class>, is one key though it has dots."""
+    keys = path.split(".")
+    if keys[:2] == ["pretrain", "objectives"] and len(keys) > 3:
+        keys[2:-1] = [".".join(keys[2:-1])]
+    return keys
 
 
 def _nested(path: list[str], value: Any) -> dict:

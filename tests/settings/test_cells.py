@@ -88,6 +88,13 @@ def test_overrides_that_contradict_each_other_name_the_cells(tmp_path):
     ]
 
 
+def test_an_axis_may_set_an_own_objective_whose_name_has_dots(tmp_path):
+    path = "pretrain.objectives.objectives.sphere.Sphere.sharpness"
+    params = load(tmp_path, {"grid": {"axes": {"sharpness": {"sets": [path], "values": [1.0, 2.0]}}}})
+    found = [Resolver(params)(cell).pretrain.objectives for cell in grid_cells(params, "g")]
+    assert found == [{"objectives.sphere.Sphere": {"sharpness": value}} for value in (1.0, 2.0)]
+
+
 def test_merge_replaces_leaves_and_leaves_its_arguments_alone():
     base, change = {"a": {"b": 1, "c": [1, 2]}, "d": 2}, {"a": {"c": [3]}, "d": {"e": 4}}
     assert merge(base, change) == {"a": {"b": 1, "c": [3]}, "d": {"e": 4}}
