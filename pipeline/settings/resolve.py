@@ -44,6 +44,7 @@ def resolve_listing(listing: Listing) -> tuple[dict[Cell, CellConfigs], list[str
     ]
     configs: dict[Cell, CellConfigs] = {}
     checked: dict[str, Any] = {}
+    judged: dict[tuple, list[str]] = {}
     cells = [] if problems else listing.cells
     for cell in bar("try settings", len(cells), unit="cell", delay_s=2.0, iterable=cells):
         pretrain, probe, _ = listing.settings(cell)
@@ -51,8 +52,11 @@ def resolve_listing(listing: Listing) -> tuple[dict[Cell, CellConfigs], list[str
         if cell.frozen:
             configs[cell] = CellConfigs(None, _probe_run(cell, listing, model=listing.beside(cell)), execution)
             continue
-        if wrong := objective_problems(pretrain, listing.params.grid.lambdas):
-            problems += [problem for problem in wrong if problem not in problems]
+        pattern = listing.settings.pattern(cell)
+        if pattern not in judged:
+            judged[pattern] = objective_problems(pretrain, listing.params.grid.lambdas)
+            problems += [problem for problem in judged[pattern] if problem not in problems]
+        if judged[pattern]:
             continue
         geometry = str((*_geometry(cell.backbone, pretrain), probe.site))
         if geometry not in checked:

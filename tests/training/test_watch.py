@@ -29,6 +29,7 @@ from pipeline.losses.lejepa import epps_pulley, random_directions
 from pipeline.models.backbones import initial_backbone
 from pipeline.models.projector import make_projector
 from pipeline.schema.pretrain import Alarms, Pretrain
+from pipeline.settings.objective_rules import RESERVED
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
 from pipeline.training import alerts
@@ -67,6 +68,7 @@ def modules() -> tuple[nn.Module, nn.Module]:
 def test_numbers_are_those_of_evaluation_mode(watch, modules):
     backbone, projector = modules
     found = watch(backbone, projector)
+    assert found.keys() <= RESERVED, "names that an objective's parts must not have"
     assert list(found) == [*NAMES, "projection_epps_pulley"] and all(type(value) is float for value in found.values())
 
     autocast = choose_autocast("float32", CPU)
