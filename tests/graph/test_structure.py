@@ -4,7 +4,11 @@ stage depends on exactly the rooms that its program imports, but for those that 
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -143,6 +147,33 @@ STAGES = [entry for path in GRAPHS for entry in stages_of(path)]
 def test_deps_are_the_rooms_of_the_import_closure(name, program, deps):
     wanted = set(map(str, rooms(program)))
     assert deps == wanted, f"{name}: add {sorted(wanted - deps)}, remove {sorted(deps - wanted)}"
+
+
+def test_imports_leave_no_bytecode_in_what_a_stage_depends_on(tmp_path):
+    """.dvcignore does not reach out of paper/, whose stages depend on ../pipeline/<room> and ../objectives."""
+    for name in ("pipeline", "stages"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", "pyproject.toml", "data/bundled"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        copy(ROOT / name, tmp_path / name)
+    (tmp_path / "objectives").mkdir()
+    for name in ("__init__", "mine"):
+        (tmp_path / f"objectives/{name}.py").touch()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    for program in (("-m", "stages.check"), ("-c", "import pipeline, objectives.mine")):
+        subprocess.run([sys.executable, *program], cwd=tmp_path, env=kept, check=True)
+    found = {path.relative_to(tmp_path).parts[0:2] for path in tmp_path.rglob("__pycache__")}
+    assert found <= {("pipeline", "__pycache__"), ("pipeline", "runtime"), ("stages", "__pycache__")}
+    compiled = {path.name.partition(".")[0] for path in (tmp_path / ".scratch/pycache").rglob("*.pyc")}
+    assert {"pretrain", "cells", "mine"} <= compiled
+
+
+def test_settings_are_worked_out_again_when_a_users_objective_changes():
+    graphs = {path: yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] for path in GRAPHS}
+    deps = {path: stages["configure"]["deps"] for path, stages in graphs.items() if "configure" in stages}
+    assert len(deps) > 10
+    assert [path for path, found in deps.items() if not {"objectives", "../objectives"} & set(found)] == []
 
 
 def test_science_does_not_see_how_it_is_run_and_reported():
