@@ -1,7 +1,7 @@
 """All benchmarks, one after the other: python -m benchmarks [--threads N] [--device cpu|cuda]
 
 Each runs as a program of its own, with its defaults. Exits with 1 if any of them missed a bar or failed.
-benchmarks.launch, about many cells at once, is not among them.
+benchmarks.launch, about many cells at once, and benchmarks.stream, about photographs on disk, are not among them.
 """
 
 from __future__ import annotations

@@ -168,6 +168,8 @@ def main() -> int:
         f"Through the loader views come at {took['decode and cut 8 views, no loader'] / took['8 views, streamed']:.0%} "
         "of the speed of the same work without it.",
     ]
+    if args.rounds == 1:
+        notes.append("One short round: speeds and shares are rough, and so is the ratio to torchvision's transforms.")
     tables = [
         (["", "pictures/s and core", "share of decode only"], rows),
         (["bar", "wanted", "found"], [

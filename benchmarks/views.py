@@ -57,7 +57,7 @@ def crops(views: Multicrop) -> list[tuple[int, int, tuple[float, float]]]:
 
 def ours(views: Multicrop, device: torch.device) -> Callable[[Tensor], object]:
     generator = torch.Generator(device).manual_seed(0)
-    return lambda pixels: views(pixels, torch.ones(len(pixels), device=device), generator=generator)
+    return lambda pixels: views(pixels, generator=generator)
 
 
 def kornia(views: Multicrop, cropping: str, fused: bool) -> Callable[[Tensor], object]:
