@@ -1,5 +1,1 @@
 """The library: pure functions and small dataclasses; it never reads argv, cwd or params.yaml by itself."""
-
-from pipeline.runtime.bytecode import keep_apart
-
-keep_apart()

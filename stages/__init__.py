@@ -14,6 +14,8 @@ from pathlib import Path
 from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.runtime.project import enter
 
+sys.dont_write_bytecode = True  # DVC hashes the rooms that paper/ depends on, with every __pycache__ in them
+
 try:
     Path.home()
 except RuntimeError:  # a container's user without an entry in passwd and without HOME, at which MLflow's import ends

@@ -4,11 +4,13 @@ they bring, and equal thread counts give equal bits."""
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch loads MKL: set_num_threads speaks to the calling thread alone
 
 import torch
 
+sys.dont_write_bytecode = True  # as in stages/__init__.py
 torch.set_num_threads(1)
 
 

@@ -149,7 +149,7 @@ def test_deps_are_the_rooms_of_the_import_closure(name, program, deps):
     assert deps == wanted, f"{name}: add {sorted(wanted - deps)}, remove {sorted(deps - wanted)}"
 
 
-def test_imports_leave_no_bytecode_in_what_a_stage_depends_on(tmp_path):
+def test_stages_leave_no_bytecode_in_what_a_stage_depends_on(tmp_path):
     """.dvcignore does not reach out of paper/, whose stages depend on ../pipeline/<room> and ../objectives."""
     for name in ("pipeline", "stages"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -157,16 +157,10 @@ def test_imports_leave_no_bytecode_in_what_a_stage_depends_on(tmp_path):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         (tmp_path / name).parent.mkdir(exist_ok=True)
         copy(ROOT / name, tmp_path / name)
-    (tmp_path / "objectives").mkdir()
-    for name in ("__init__", "mine"):
-        (tmp_path / f"objectives/{name}.py").touch()
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    for program in (("-m", "stages.check"), ("-c", "import pipeline, objectives.mine")):
-        subprocess.run([sys.executable, *program], cwd=tmp_path, env=kept, check=True)
+    subprocess.run([sys.executable, "-m", "stages.check"], cwd=tmp_path, env=kept, check=True)
     found = {path.relative_to(tmp_path).parts[0:2] for path in tmp_path.rglob("__pycache__")}
     assert found <= {("pipeline", "__pycache__"), ("pipeline", "runtime"), ("stages", "__pycache__")}
-    compiled = {path.name.partition(".")[0] for path in (tmp_path / ".scratch/pycache").rglob("*.pyc")}
-    assert {"pretrain", "cells", "mine"} <= compiled
 
 
 def test_settings_are_worked_out_again_when_a_users_objective_changes():
