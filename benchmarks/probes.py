@@ -29,10 +29,10 @@ from torch.nn import functional
 
 from benchmarks.measure import in_turn, write_report
 from pipeline import features
+from pipeline.core.distributed.devices import choose_autocast
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch
-from pipeline.distributed.devices import choose_autocast
 from pipeline.models import backbones
 from pipeline.probing import probes
 from pipeline.schema.probe import Linear

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.catalogue.validation import read_section
-from pipeline.distributed.devices import choose_device
+from pipeline.core.distributed.devices import choose_device
 from pipeline.experiments.synthetic_report import write_report
 from pipeline.experiments.visuals_measure import Settings, measure
 from pipeline.experiments.visuals_report import report

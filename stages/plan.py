@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.catalogue.validation import ParamsError
-from pipeline.distributed.devices import announced, choose_device
+from pipeline.core.distributed.devices import announced, choose_device
 from pipeline.planning.inventory import Pipeline, params_files, read_pipeline
 from pipeline.planning.plan_text import conditions, pipeline_text, problems, totals
 from pipeline.planning.step_time import measure

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 
 from pipeline.core.checkpoints import Checkpoints, checkpoints_folder
+from pipeline.core.distributed import devices
+from pipeline.core.distributed.collectives import process_group, rank, world_size
+from pipeline.core.distributed.torchrun import relaunch_under_torchrun
 from pipeline.core.results import write_pretraining
 from pipeline.data import preflight
 from pipeline.data.loader import how_read, open_split
 from pipeline.data.packed import read_meta
 from pipeline.data.shuffle import build_shuffle
-from pipeline.distributed import devices
-from pipeline.distributed.collectives import process_group, rank, world_size
-from pipeline.distributed.torchrun import relaunch_under_torchrun
 from pipeline.losses.objective import build_objective
 from pipeline.models import backbones
 from pipeline.runtime import provenance, rooms

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.catalogue.validation import read_section
-from pipeline.distributed.devices import choose_device
+from pipeline.core.distributed.devices import choose_device
 from pipeline.experiments.sigreg_time import AXES, Settings, Size, measure, read_published
 from pipeline.experiments.sigreg_time_report import report
 from pipeline.experiments.synthetic_report import write_report

@@ -10,8 +10,8 @@ import torch
 from sklearn.datasets import load_digits
 
 from pipeline.core.checkpoints import Checkpoints
+from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.packed import ImageBatch, PackedSplit
-from pipeline.distributed.devices import choose_autocast
 from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.backbones import initial_backbone
 from pipeline.models.projector import make_projector

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.core.distributed.devices import choose_autocast, choose_device
 from pipeline.core.seeds import generator
 from pipeline.data.loader import open_split, squares
 from pipeline.data.packed import ImageBatch, PackedSplit, read_meta
 from pipeline.density import baselines
 from pipeline.density.encoders import Encoder
 from pipeline.density.jepa_score import jepa_score, jepa_score_sketch
-from pipeline.distributed.devices import choose_autocast, choose_device
-from pipeline.features import RAW_PIXELS_PX, Reader, embeddings
 from pipeline.models.backbones import create_backbone, initial_backbone
+from pipeline.models.features import RAW_PIXELS_PX, Reader, embeddings
 from pipeline.models.weights import load_weights, read_description
 from pipeline.runtime.bars import bar
 from pipeline.schema.analysis import Density

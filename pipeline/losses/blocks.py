@@ -8,7 +8,7 @@ from the same block while it is in cache. The extra memory is one block and a gr
 Shapes: V leading entries (views), N samples, K projection dimension, S slices, H = T - 1 knots above 0.
 
 With an initialised process group N is the global batch: sums and counts are summed over all ranks before the
-formula sees them (gradient convention: `pipeline.distributed.collectives`).
+formula sees them (gradient convention: `pipeline.core.distributed.collectives`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.distributed.collectives import sum_over_ranks, world_size
+from pipeline.core.distributed.collectives import sum_over_ranks, world_size
 from pipeline.losses.harmonics import FactoredBlock, Visit
 
 # Inner products of two (B, 2 H): of each row, (B,), or of all rows together, ().

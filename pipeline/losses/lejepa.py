@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.distributed.collectives import mean_over_ranks, world_size
+from pipeline.core.distributed.collectives import mean_over_ranks, world_size
 from pipeline.losses.blocks import Grid, Inner, PerColumn, SlicedMean
 
 
@@ -120,7 +120,7 @@ def epps_pulley(samples: Tensor, *, t_max: float = 3.0, num_knots: int = 17) -> 
 
     Returns:
         (..., S), float32, or float64 for float64 samples. With an initialised process group N is the global
-        batch and every rank gets the same values (gradient convention: `pipeline.distributed.collectives`).
+        batch and every rank gets the same values (gradient convention: `pipeline.core.distributed.collectives`).
 
     Raises:
         ValueError: N < 2 (over all ranks), S < 1, a dtype that is not floating, or a grid out of range.
@@ -186,7 +186,7 @@ def lejepa_loss(
     flow everywhere: there is no stop-gradient, teacher or predictor, unless `predictions` or `centre` bring one. With
     an initialised process group all three numbers are those of one process on the concatenated batch, and so are the
     parameter gradients once they are averaged over ranks, as DistributedDataParallel does
-    (`pipeline.distributed.collectives`).
+    (`pipeline.core.distributed.collectives`).
 
     Args:
         projections: (V, B, K), the global views first.

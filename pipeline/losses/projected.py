@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.distributed.collectives import gather_samples
+from pipeline.core.distributed.collectives import gather_samples
 
 
 @dataclass(frozen=True)

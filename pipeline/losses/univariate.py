@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pipeline.distributed.collectives import gather_samples
+from pipeline.core.distributed.collectives import gather_samples
 from pipeline.losses.lejepa import epps_pulley, sigreg
 from pipeline.losses.multivariate import bhep, comb, henze_visagie, henze_zirkler, ksd_imq, mmd
 from pipeline.runtime.errors import did_you_mean

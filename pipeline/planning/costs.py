@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
-from pipeline.distributed.devices import choose_device
-from pipeline.features import RAW_PIXELS_PX
+from pipeline.core.distributed.devices import choose_device
+from pipeline.models.features import RAW_PIXELS_PX
 from pipeline.planning.inventory import Pipeline, SetFacts, Task
 from pipeline.planning.step_time import Measured, Speed, an_image
 from pipeline.runtime.bars import num_cpus

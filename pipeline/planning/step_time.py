@@ -24,9 +24,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import features
+from pipeline.core.distributed.devices import choose_autocast, choose_device
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch
-from pipeline.distributed.devices import choose_autocast, choose_device
 from pipeline.losses.objective import build_objective
 from pipeline.models import backbones
 from pipeline.planning.inventory import Pipeline, SetFacts, Task

@@ -22,10 +22,10 @@ from pipeline.core.seeds import generator
 from pipeline.data.loader import batches, views_of
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.data.photographs import RandomCut
-from pipeline.features import Reader, embeddings
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import epps_pulley, random_directions
 from pipeline.losses.objective import RunObjective, build_objective
+from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector, project_views
 from pipeline.models.weights import load_weights, read_description
 from pipeline.runtime.bars import DELAY_S, bar

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pipeline.core.checkpoints import Checkpoints
+from pipeline.core.distributed.collectives import from_first_rank, rank
 from pipeline.data.packed import ImageBatch
-from pipeline.distributed.collectives import from_first_rank, rank
 from pipeline.runtime.errors import NonFiniteLossError
 from pipeline.training.learner import Learner
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline.distributed.batch_norm import synchronise
-from pipeline.distributed.collectives import data_parallel
+from pipeline.core.distributed.batch_norm import synchronise
+from pipeline.core.distributed.collectives import data_parallel
 from pipeline.losses.projected import Objective
 from pipeline.models import backbones
 from pipeline.models.projector import make_projector, project_views

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.core.checkpoints import Checkpoints
+from pipeline.core.distributed.collectives import alone, any_rank, from_first_rank, rank, share, world_size
 from pipeline.core.results import curves
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import derive_seed, generator
 from pipeline.data.loader import BatchReader, CropBatch, views_of
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.data.photographs import RandomCut
-from pipeline.distributed.collectives import alone, any_rank, from_first_rank, rank, share, world_size
 from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.runtime.signals import Request, deferred_signals
 from pipeline.schema.pretrain import Pretrain

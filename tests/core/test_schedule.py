@@ -13,9 +13,9 @@ import math
 import pytest
 import torch
 
+from pipeline.core.distributed.devices import choose_autocast, choose_device
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import derive_seed, generator
-from pipeline.distributed.devices import choose_autocast, choose_device
 from pipeline.runtime.errors import UserError
 
 CPU = torch.device("cpu")

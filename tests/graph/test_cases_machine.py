@@ -34,9 +34,9 @@ from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from stores import new_store, the_run
 
 from pipeline.core import float64
-from pipeline.distributed import collectives, devices
-from pipeline.distributed.devices import announced, choose_autocast, choose_device
-from pipeline.distributed.torchrun import relaunch_under_torchrun
+from pipeline.core.distributed import collectives, devices
+from pipeline.core.distributed.devices import announced, choose_autocast, choose_device
+from pipeline.core.distributed.torchrun import relaunch_under_torchrun
 from pipeline.launch.stage_program import refuse_company
 from pipeline.runtime.errors import UserError
 from pipeline.tracking.live_run import LiveRun, publish_or_warn
@@ -452,7 +452,7 @@ def test_c9_a_world_of_one_is_passed_over(monkeypatch, capfd):
     assert relaunch_under_torchrun("stages.pretrain", "nothing", 1) is None
     asked = []
     monkeypatch.setattr(
-        "pipeline.distributed.torchrun.subprocess.Popen", lambda command, **_: asked.append(command) or Done()
+        "pipeline.core.distributed.torchrun.subprocess.Popen", lambda command, **_: asked.append(command) or Done()
     )
     assert relaunch_under_torchrun("stages.pretrain", "nothing", 2) == 0 and "--nproc-per-node=2" in asked[0]
     assert "WORLD_SIZE=1 of the environment is passed over: pretrain.layout.processes is 2" in capfd.readouterr().err

@@ -18,7 +18,7 @@ from plan_files import fake_measurements, write
 
 from benchmarks import photographs
 from pipeline.catalogue.datasets import Folder
-from pipeline.distributed import devices
+from pipeline.core.distributed import devices
 from pipeline.planning import costs
 from pipeline.planning.inventory import read_pipeline
 from pipeline.planning.step_time import measure

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from workspace import Workspace
 
 from pipeline.data.loader import open_split
-from pipeline.features import Reader, embeddings
+from pipeline.models.features import Reader, embeddings
 from pipeline.probing.probes import Split, Task, evaluate
 from pipeline.schema.resolved import ProbeRun
 

@@ -20,9 +20,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.packed import ImageBatch
-from pipeline.distributed.devices import choose_autocast
-from pipeline.features import Reader, embeddings
 from pipeline.models.backbones import (
     BackboneError,
     backbone_arguments,
@@ -35,6 +34,7 @@ from pipeline.models.backbones import (
     pretrained_backbone,
     published,
 )
+from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector
 from pipeline.models.weights import save_weights
 from pipeline.views.multicrop import evaluation_view

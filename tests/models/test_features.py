@@ -17,11 +17,11 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.loader import in_memory
 from pipeline.data.packed import ImageBatch, PackedSplit
-from pipeline.distributed.devices import choose_autocast
-from pipeline.features import RAW_PIXELS_PX, Reader, embeddings, raw_pixels
 from pipeline.models.backbones import create_backbone
+from pipeline.models.features import RAW_PIXELS_PX, Reader, embeddings, raw_pixels
 from pipeline.models.sites import check_site, site_extractor
 from pipeline.runtime.errors import UserError
 from pipeline.sources.images import Picture

@@ -23,12 +23,12 @@ import torch
 from torch import nn
 
 from pipeline.core.checkpoints import Checkpoints
+from pipeline.core.distributed.devices import choose_autocast
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch
-from pipeline.distributed.devices import choose_autocast
-from pipeline.features import Reader, embeddings
 from pipeline.models.backbones import create_backbone, weight_decay_groups
+from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector
 from pipeline.models.weights import save_weights
 from pipeline.probing import finetune

@@ -23,15 +23,15 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from pipeline.core.distributed.devices import choose_autocast
 from pipeline.core.results import read_history
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch
-from pipeline.distributed.devices import choose_autocast
-from pipeline.features import Reader, embeddings
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import directions_for_step, epps_pulley, lejepa_loss
 from pipeline.models.backbones import create_backbone, initial_backbone
+from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector
 from pipeline.models.weights import save_weights
 from pipeline.probing import health

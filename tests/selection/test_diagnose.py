@@ -26,8 +26,8 @@ from paper_results import write_pipeline
 from torch import nn
 
 from pipeline.data.packed import ImageBatch
-from pipeline.features import Reader
 from pipeline.losses.lejepa import LeJEPALoss
+from pipeline.models.features import Reader
 from pipeline.probing import health
 from pipeline.reports import selection_report, selection_text
 from pipeline.reports.render import literal

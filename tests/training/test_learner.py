@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from pipeline.core.checkpoints import Checkpoints
+from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.packed import ImageBatch
-from pipeline.distributed.devices import choose_autocast
 from pipeline.losses.lejepa import lejepa_loss, random_directions
 from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.backbones import initial_backbone

@@ -31,11 +31,11 @@ from small_training import (
     timeless,
 )
 
+from pipeline.core.distributed.devices import choose_autocast
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.data.shards import Blocks
 from pipeline.data.shuffle import shuffled
-from pipeline.distributed.devices import choose_autocast
 from pipeline.losses.lejepa import random_directions
 from pipeline.runtime.errors import Interrupted
 from pipeline.training.held_out import HeldOutMonitor

@@ -35,11 +35,11 @@ from small_training import (
 from torch import nn
 
 from pipeline.core.checkpoints import Checkpoints
+from pipeline.core.distributed.devices import choose_autocast
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches, in_memory
 from pipeline.data.packed import ImageBatch, PackedSplit
-from pipeline.distributed.devices import choose_autocast
 from pipeline.losses.lejepa import LeJEPALoss, directions_for_step
 from pipeline.models.projector import project_views
 from pipeline.runtime.errors import NonFiniteLossError, UserError

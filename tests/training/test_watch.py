@@ -21,12 +21,12 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.packed import ImageBatch
-from pipeline.distributed.devices import choose_autocast
-from pipeline.features import Reader, embeddings
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import epps_pulley, random_directions
 from pipeline.models.backbones import initial_backbone
+from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector
 from pipeline.schema.pretrain import Alarms, Pretrain
 from pipeline.settings.objective_rules import RESERVED

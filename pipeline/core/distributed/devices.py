@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.distributed import collectives
+from pipeline.core.distributed import collectives
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.provenance import cpu_name
 

@@ -111,7 +111,7 @@ def test_two_processes_train_one_cell(workspace, whole):
     assert json.loads(provenance.read_text())["num_processes"] == 1
     found = taken(workspace)
     # In float32 AdamW turns the rounding of a gradient near zero into a whole step: no bound of rounding holds here.
-    # tests/distributed/test_several_processes.py has it in float64.
+    # tests/core/distributed/test_several_processes.py has it in float64.
     assert losses(found["history.csv"]) == pytest.approx(losses(whole["history.csv"]), rel=0.02)
     together(workspace)
 

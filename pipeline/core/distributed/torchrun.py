@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from pipeline.distributed import collectives
+from pipeline.core.distributed import collectives
 from pipeline.runtime.errors import Interrupted
 from pipeline.runtime.signals import deferred_signals
 
@@ -37,7 +37,7 @@ def relaunch_under_torchrun(module: str, argument: str, processes: int) -> int |
     if "WORLD_SIZE" in os.environ:
         said = f"WORLD_SIZE={os.environ['WORLD_SIZE']} of the environment is passed over"
         print(f"{said}: pretrain.layout.processes is {processes}", file=sys.stderr, flush=True)
-    launcher = [sys.executable, "-m", "pipeline.distributed.torchrun", *([] if across else ["--standalone"])]
+    launcher = [sys.executable, "-m", "pipeline.core.distributed.torchrun", *([] if across else ["--standalone"])]
     command = [*launcher, f"--nproc-per-node={processes}", "-m", module, argument]
     with deferred_signals() as request:
         # In a session of its own, so that a terminal's Ctrl-C comes once, from here: a second one would not wait.

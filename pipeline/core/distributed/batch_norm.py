@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.distributed.collectives import world_size
+from pipeline.core.distributed.collectives import world_size
 
 
 def synchronise(module: nn.Module) -> nn.Module:

@@ -22,10 +22,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from pipeline.core.checkpoints import Checkpoints
+from pipeline.core.distributed.batch_norm import SyncBatchNorm, synchronise
+from pipeline.core.distributed.collectives import share
+from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.packed import ImageBatch
-from pipeline.distributed.batch_norm import SyncBatchNorm, synchronise
-from pipeline.distributed.collectives import share
-from pipeline.distributed.devices import choose_autocast
 from pipeline.losses.lejepa import epps_pulley
 from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.backbones import initial_backbone

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pipeline.distributed.collectives import gather_samples, mean_over_ranks
+from pipeline.core.distributed.collectives import gather_samples, mean_over_ranks
 from pipeline.losses.lejepa import directions_for_step, epps_pulley, lejepa_loss, sigreg
 from pipeline.losses.objective import OBJECTIVES, RunObjective
 from pipeline.losses.projected import Objective
