@@ -75,9 +75,12 @@ def backbone_arguments(
     img_size: int,
     patch_size: int | None = None,
     drop_path_rate: float = 0.0,
+    small_stem: bool = False,
     kwargs: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the arguments with which plain `timm.create_model(name, num_classes=0, ...)` builds the backbone.
+
+    One is not timm's: `small_stem`, which `create_backbone` answers.
 
     Transformers learn `img_size` and `dynamic_img_size` so that one set of weights takes global and local views;
     convolutional networks have no such arguments and get none.
@@ -87,6 +90,7 @@ def backbone_arguments(
         img_size: side of a global view, px.
         patch_size: px; None keeps the architecture's own.
         drop_path_rate: stochastic depth in [0, 1]; 0 is not passed on.
+        small_stem: of a ResNet, for images of about 32 px; False is not passed on.
         kwargs: further arguments, passed on as they are.
 
     Raises:
@@ -97,6 +101,8 @@ def backbone_arguments(
         asked["patch_size"] = patch_size
     if drop_path_rate:
         asked["drop_path_rate"] = drop_path_rate
+    if small_stem:
+        asked["small_stem"] = True
     arguments = {"img_size": img_size, "dynamic_img_size": True, **asked}
     while True:
         try:
@@ -121,8 +127,31 @@ def backbone_arguments(
 
 def create_backbone(name: str, arguments: dict[str, Any]) -> nn.Module:
     """Build a randomly initialised backbone whose output is the pooled embedding (B, D)."""
+    asked = dict(arguments)
+    small_stem = asked.pop("small_stem", False)
     with _errors_alone():
-        return _timm().create_model(name, pretrained=False, num_classes=0, **arguments)
+        backbone = _timm().create_model(name, pretrained=False, num_classes=0, **asked)
+    if small_stem:
+        shrink_stem(backbone)
+    return backbone
+
+
+def shrink_stem(backbone: nn.Module) -> None:
+    """Give a ResNet the stem for images of about 32 px: a 3x3 convolution of stride 1 and no max-pooling.
+
+    Usual for CIFAR-10 (Chen et al., arXiv 2002.05709, appendix B.9); plain timm halves such images twice before its
+    first block.
+
+    Raises:
+        TypeError: if the backbone is no ResNet of timm.
+    """
+    first, pool = getattr(backbone, "conv1", None), getattr(backbone, "maxpool", None)
+    if first is None or pool is None:
+        raise TypeError("unexpected keyword argument 'small_stem'")
+    channels = first.out_channels if isinstance(first, nn.Conv2d) else first[-1].out_channels
+    backbone.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+    backbone.maxpool = nn.Identity()
 
 
 @contextmanager

@@ -65,6 +65,7 @@ class Backbone(Strict):
 
     patch_size: int | None = Field(None, ge=1, le=64, description="px; null keeps the architecture's own")
     drop_path_rate: Fraction = Field(0.0, description="stochastic depth; the paper uses 0.1 for ViT")
+    small_stem: bool = Field(False, description="of a ResNet, 3x3 and no max-pooling, for images of about 32 px")
     kwargs: dict[str, Plain] = Field({}, description="further arguments of timm.create_model")
 
 

@@ -56,6 +56,7 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
     [
         ("test_resnet", {}, {}),
         ("test_convnext", {"drop_path_rate": 0.1}, {"drop_path_rate": 0.1}),
+        ("test_resnet", {"small_stem": True}, {"small_stem": True}),
         ("test_byobnet", {}, {"img_size": 32}),
         ("poolformer_s12", {}, {}),  # timm lists what its constructor refuses
         ("test_vit", {}, {"img_size": 32, "dynamic_img_size": True}),
@@ -73,6 +74,7 @@ def test_arguments_that_the_architecture_knows(name, asked, arguments):
     ("name", "asked", "message"),
     [
         ("test_resnet", {"patch_size": 4}, "'test_resnet' takes no 'patch_size'; remove it from pretrain.backbone"),
+        ("test_vit", {"small_stem": True}, "'test_vit' takes no 'small_stem'"),
         ("vgg11", {"drop_path_rate": 0.1}, "'vgg11' takes no 'drop_path_rate'"),
         ("poolformer_s12", {"kwargs": {"reg_tokens": 2}}, "'poolformer_s12' takes no 'reg_tokens'"),
         ("test_resnet", {"kwargs": {"reg_tokens": 2}}, "takes no 'reg_tokens'.*in overrides"),
@@ -89,6 +91,16 @@ def test_arguments_that_the_architecture_knows(name, asked, arguments):
 def test_explicit_arguments_are_refused_not_dropped(name, asked, message):
     with pytest.raises(BackboneError, match=message):
         backbone_arguments(name, img_size=32, **asked)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet10t"])
+def test_small_stem_keeps_the_size_of_the_image(name):
+    backbone = create_backbone(name, {"small_stem": True})
+    shapes = []
+    backbone.layer1.register_forward_pre_hook(lambda module, images: shapes.append(images[0].shape[-2:]))
+    backbone.eval()(torch.zeros(1, 3, 32, 32))
+    assert shapes == [(32, 32)]
+    assert backbone.conv1.weight.std().item() == pytest.approx((2 / (9 * backbone.conv1.out_channels)) ** 0.5, rel=0.1)
 
 
 # 2. Conformance
