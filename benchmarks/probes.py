@@ -28,12 +28,11 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.measure import in_turn, write_report
-from pipeline import features
 from pipeline.core.distributed.devices import choose_autocast
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch
-from pipeline.models import backbones
+from pipeline.models import backbones, features
 from pipeline.probing import probes
 from pipeline.schema.probe import Linear
 

@@ -6,13 +6,12 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from pipeline import features
 from pipeline.core.checkpoints import Checkpoints, checkpoints_folder
 from pipeline.core.distributed.devices import announced, choose_device
 from pipeline.data import preflight
 from pipeline.data.loader import open_split
 from pipeline.data.packed import read_meta
-from pipeline.models import backbones
+from pipeline.models import backbones, features
 from pipeline.models.weights import load_weights
 from pipeline.probing import finetune, health, probes
 from pipeline.runtime import rooms

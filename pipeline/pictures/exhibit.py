@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from pipeline import features
+from pipeline.models import features
 from pipeline.models.backbones import create_backbone, initial_backbone
 from pipeline.models.weights import load_weights
 from pipeline.pictures import embedding_map, neighbours

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline import features
 from pipeline.core.distributed.devices import choose_autocast, choose_device
 from pipeline.core.seeds import generator
 from pipeline.data.loader import open_split, squares
 from pipeline.data.packed import ImageBatch, PackedSplit, read_meta
 from pipeline.data.strata import members_by_class
+from pipeline.models import features
 from pipeline.pictures.embedding_map import Map, make_maps
 from pipeline.pictures.encoders_shown import Run
 from pipeline.pictures.neighbours import Labelled, nearest

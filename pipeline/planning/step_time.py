@@ -23,12 +23,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline import features
 from pipeline.core.distributed.devices import choose_autocast, choose_device
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch
 from pipeline.losses.objective import build_objective
-from pipeline.models import backbones
+from pipeline.models import backbones, features
 from pipeline.planning.inventory import Pipeline, SetFacts, Task
 from pipeline.probing import probes
 from pipeline.runtime.bars import bar
