@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -257,35 +258,34 @@ def published(name: str) -> Published:
 
 
 def pretrained_backbone(
-    name: str, arguments: dict[str, Any], *, path: Path | None = None, checkpoint_key: str | None = None
+    name: str, arguments: dict[str, Any], *, state: Mapping[str, Tensor] | None = None, address: str | None = None
 ) -> nn.Module:
     """Build a backbone with published weights; timm converts names and resamples position embeddings.
 
     Every weight must be found and have the right shape: weights are loaded with the classifier that they were
-    published with, strictly, and the classifier is dropped afterwards. A local file may lack the classifier.
+    published with, strictly, and the classifier is dropped afterwards. Weights at hand may lack the classifier, or have
+    another one.
 
     Args:
         name: timm model name with the tag of its weights.
         arguments: of `backbone_arguments`.
-        path: local safetensors or weights-only torch file; None: timm's own download.
-        checkpoint_key: entry of the checkpoint that holds the weights, where timm would take another one.
+        state: the weights, named as in timm or as in an original that timm converts; None: a download.
+        address: of a folder in timm's format to load instead, local-dir:PATH or hf-hub:REPOSITORY; None: timm's own
+            download of `name`.
 
     Raises:
-        Exception: whatever a download or a file that does not fit ends in; `pipeline.models` explains it.
+        Exception: whatever a download or weights that do not fit end in; `pipeline.zoo.pretrained` explains it.
     """
-    source: dict[str, Any] = {"file": str(path)} if path else {}
-    if checkpoint_key:
-        source = {"state_dict": _checkpoint_entry(name, path, checkpoint_key)}
+    create = partial(_timm().create_model, address or name, pretrained=True, **arguments)
     with _errors_alone():
-        try:
-            backbone = _timm().create_model(name, pretrained=True, pretrained_cfg_overlay=source, **arguments)
-        except RuntimeError:  # load_state_dict names what is missing or too much
-            if not source:
-                raise
-            source["num_classes"] = 0
-            backbone = _timm().create_model(
-                name, pretrained=True, num_classes=0, pretrained_cfg_overlay=source, **arguments
-            )
+        if state is None:
+            backbone = create()
+        else:
+            try:
+                backbone = create(pretrained_cfg_overlay={"state_dict": dict(state)})
+            except RuntimeError:  # load_state_dict names what is missing or too much
+                bare = _without_classifier(name, state)
+                backbone = create(num_classes=0, pretrained_cfg_overlay={"state_dict": bare, "num_classes": 0})
     backbone.reset_classifier(0)
     with torch.device("meta"):
         plain = create_backbone(name, arguments)
@@ -293,10 +293,15 @@ def pretrained_backbone(
     return backbone
 
 
-def _checkpoint_entry(name: str, path: Path | None, key: str) -> dict[str, Tensor]:
-    """Return one entry of a torch checkpoint, without the prefix that distributed training leaves in names."""
-    if path:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    else:
-        checkpoint = torch.hub.load_state_dict_from_url(published(name).address, map_location="cpu", weights_only=True)
-    return {weight.removeprefix("module."): tensor for weight, tensor in checkpoint[key].items()}
+def _without_classifier(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    told = getattr(_timm().get_pretrained_cfg(name), "classifier", None) or ()
+    layers = (told,) if isinstance(told, str) else told
+    return {key: tensor for key, tensor in state.items() if not key.startswith(tuple(f"{layer}." for layer in layers))}
+
+
+def weights_in_file(path: Path) -> dict[str, Tensor]:
+    """Return the weights of a safetensors or weights-only torch file; of a whole training's as timm picks them.
+
+    That is averaged ones (`state_dict_ema`, `model_ema`) before `state_dict` and `model`, without the prefix `module.`.
+    """
+    return _timm().models.load_state_dict(str(path), device="cpu", weights_only=True)
