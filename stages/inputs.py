@@ -21,7 +21,7 @@ def main(params_path: str) -> None:
         for name, entry in entries.items():
             write_json(Path(kind) / "entries" / f"{name}.json", entry.model_dump(mode="json", by_alias=True))
     linked = [name for name, entry in sets.items() if link_if_there(name, entry)]
-    linked += [name for name, entry in models.items() if link_model(name, entry.pretrained_path)]
+    linked += [name for name, entry in models.items() if link_model(name, entry.local_path)]
     print(f"{len(sets)} data sets, {len(models)} frozen models; {len(linked)} read files of this machine: {linked}")
 
 

@@ -23,7 +23,7 @@ def main(name: str = "", params_path: str | None = None) -> None:
     if name not in catalogue:
         raise UserError(f"unknown model {name!r}{did_you_mean(name, catalogue)}; add it under models:")
     if os.path.lexists(MODELS / name):  # DVC watches it
-        link_model(name, catalogue[name].pretrained_path)
+        link_model(name, catalogue[name].local_path)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # whatever timm asks for: no pickled code is run
     socket.setdefaulttimeout(max(TIMEOUT_S))  # torch.hub would wait for ever for a silent server
     model = make_model(name, Path("models") / name, catalogue[name])

@@ -115,11 +115,16 @@ class Report(Strict):
     mlflow_url: str = Field("http://127.0.0.1:5000", description="where the page finds MLflow; `make ui PORT=...`")
 
 
+FOLDERS = ("local-dir:", "hf-hub:")
+
+
 class Model(Strict):
     """A frozen public model of the catalogue `models`: probed as it was published, never trained here."""
 
     backbone: str = Field(
-        min_length=1, description="timm name with the tag of its weights, as vit_small_patch14_dinov2.lvd142m"
+        min_length=1,
+        description="timm name with the tag of its weights, as vit_small_patch14_dinov2.lvd142m, or a folder in timm's "
+        "format: local-dir:PATH, hf-hub:REPOSITORY, hf-hub:REPOSITORY@REVISION",
     )
     pretrained_path: str | None = Field(
         None,
@@ -129,6 +134,9 @@ class Model(Strict):
     checkpoint_key: str | None = Field(
         None, min_length=1, description="entry of a torch checkpoint that holds the weights; null: timm's choice"
     )
+    checkpoint_prefix: str | None = Field(
+        None, min_length=1, description="of pretrained_path the weights whose names begin so, as backbone.; null: all"
+    )
     random_init: bool = Field(False, description="untrained weights of seed 0 instead of published ones")
     img_size: int | None = Field(None, ge=8, le=1024, description="px; null: the size of the published weights")
     kwargs: dict[str, Plain] = Field({}, description="further arguments of timm.create_model, as global_pool: token")
@@ -137,9 +145,26 @@ class Model(Strict):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
-        if self.random_init and (self.pretrained_path or self.checkpoint_key):
+        file = [name for name in ("pretrained_path", "checkpoint_key", "checkpoint_prefix") if getattr(self, name)]
+        if self.random_init and (file or self.is_folder):
             raise ValueError("random_init must be false beside pretrained_path or checkpoint_key, got true")
+        if file and self.is_folder:
+            raise ValueError(f"backbone must be a timm name beside {file[0]}, got {self.backbone!r}")
+        if self.checkpoint_prefix and not self.pretrained_path:
+            raise ValueError("checkpoint_prefix needs pretrained_path, the file that it picks from")
         return self
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether `backbone` is the address of a folder that says itself what network it holds."""
+        return self.backbone.startswith(FOLDERS)
+
+    @property
+    def local_path(self) -> str | None:
+        """The file or folder of this machine that is read, as it is written; None if there is none."""
+        return (
+            self.backbone.removeprefix("local-dir:") if self.backbone.startswith("local-dir:") else self.pretrained_path
+        )
 
     @classmethod
     def catalogue(cls, path: str | Path = "params.yaml") -> dict[str, Model]:

@@ -129,10 +129,10 @@ def link_again(name: str, entry: Dataset) -> None:
         link_inputs(name, entry)
 
 
-def link_model(name: str, pretrained_path: str | None) -> list[Path]:
+def link_model(name: str, local_path: str | None) -> list[Path]:
     """As link_if_there, for the weights of a frozen model."""
-    path = user_path(pretrained_path) if pretrained_path else None
-    inputs = [path] if path and path.is_file() else []
+    path = user_path(local_path) if local_path else None
+    inputs = [path] if path and path.exists() else []
     _link_all(MODELS / name, inputs)
     return inputs
 

@@ -10,9 +10,7 @@ from typing import Any
 
 import requests
 import torch
-from huggingface_hub import hf_hub_url, try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_OFFLINE
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.models.backbones import (
     BackboneError,
@@ -31,8 +29,9 @@ from pipeline.runtime.files import sha256_file, write_json
 from pipeline.schema.parameters import Model
 from pipeline.sources.inputs import user_path
 from pipeline.sources.transfer import TIMEOUT_S
+from pipeline.zoo.published_checkpoints import checkpoint_entry, read_checkpoint
+from pipeline.zoo.timm_folder import HUB, Folder, knock, read_folder
 
-HUB = "https://huggingface.co/"
 BY_HAND = Path("models/by-hand")
 """Where the error messages suggest to put what a person fetches; git and DVC leave it alone."""
 
@@ -52,20 +51,20 @@ def make_model(name: str, folder: Path, entry: Model) -> dict[str, Any]:
         UserError: an unknown backbone, weights that cannot be had (what to fetch, from where, where to put it), a file
             that does not fit, or an output that is not one vector an image.
     """
-    backbone = entry.backbone
-    if not is_known(backbone):
-        known = known_weights(backbone.partition(".")[0]) or known_backbones()
-        raise UserError(f"unknown backbone {backbone!r} in models.{name}.backbone{did_you_mean(backbone, known)}")
-    told = published(backbone)
+    folder_read = _open_folder(name, entry) if entry.is_folder else None
+    backbone, saved, told = _identity(name, entry, folder_read)
     size_px, mean, std = entry.img_size or told.size_px, entry.mean or told.mean, entry.std or told.std
+    kwargs = saved | ({"img_size": size_px} if "img_size" in saved else {}) | entry.kwargs
     try:
-        arguments = backbone_arguments(backbone, img_size=size_px, kwargs=entry.kwargs)
+        arguments = backbone_arguments(backbone, img_size=size_px, kwargs=kwargs)
     except BackboneError as error:
         problem = str(error).rpartition("; ")[0]  # what to change is somewhere else here
         raise UserError(f"models.{name}: {problem}; change models.{name}.kwargs or models.{name}.img_size") from None
     path = user_path(entry.pretrained_path) if entry.pretrained_path else None
     if entry.random_init:
         model, origin = initial_backbone(backbone, arguments, seed=0).eval(), "untrained, seed 0"
+    elif folder_read:
+        model, origin = _load_folder(name, folder_read, arguments).eval(), folder_read.address
     else:
         model = _load(name, entry, arguments, path, told).eval()
         origin = f"{entry.pretrained_path}, sha256 {sha256_file(path)}" if path else told.address
@@ -85,8 +84,55 @@ def make_model(name: str, folder: Path, entry: Model) -> dict[str, Any]:
     return description
 
 
+def _identity(name: str, entry: Model, folder: Folder | None) -> tuple[str, dict[str, Any], Published]:
+    """Return timm's name of an entry's network, the arguments that its weights were saved with, and what is told."""
+    if folder:
+        return folder.architecture, folder.arguments, folder.told
+    backbone = entry.backbone
+    if not is_known(backbone):
+        known = known_weights(backbone.partition(".")[0]) or known_backbones()
+        raise UserError(f"unknown backbone {backbone!r} in models.{name}.backbone{did_you_mean(backbone, known)}")
+    return backbone, {}, published(backbone)
+
+
+def _open_folder(name: str, entry: Model) -> Folder:
+    try:
+        return read_folder(entry.backbone)
+    except UserError as error:
+        raise UserError(f"models.{name}.backbone: {error}") from None
+    except Exception as error:  # downloads fail in many ways, each library with errors of its own
+        raise _not_fetched(name, entry.backbone, error) from None
+
+
+def _load_folder(name: str, folder: Folder, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        return pretrained_backbone(folder.architecture, arguments, address=folder.address)
+    except RuntimeError as error:  # of load_state_dict
+        raise UserError(
+            f"models.{name}.backbone: the weights of {folder.address} do not load as {folder.architecture!r} with "
+            f"{arguments} ({_reason(error)})"
+        ) from None
+    except Exception as error:
+        raise _not_fetched(name, folder.address, error) from None
+
+
+def _not_fetched(name: str, address: str, error: Exception) -> UserError:
+    repository, _, revision = address.partition(":")[2].partition("@")
+    command = f"hf download {repository} {f'--revision {revision} ' * bool(revision)}--local-dir {BY_HAND / name}"
+    return UserError(
+        f"models.{name}: {address} could not be loaded ({_reason(error)}). Run the same command again where there is a "
+        f"network (if {HUB}{repository} asks for a login, accept its terms there and run `hf auth login`), or run "
+        f"`{command}` on another machine, bring the folder here, and write local-dir:{BY_HAND / name} to "
+        f"models.{name}.backbone"
+    )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def _load(name: str, entry: Model, arguments: dict[str, Any], path: Path | None, told: Published) -> nn.Module:
-    backbone, key = entry.backbone, entry.checkpoint_key
+    backbone, key, prefix = entry.backbone, entry.checkpoint_key, entry.checkpoint_prefix
     if path and not path.is_file():
         raise UserError(f"models.{name}.pretrained_path: there is no file {path}")
     if not path and not told.address:
@@ -100,15 +146,16 @@ def _load(name: str, entry: Model, arguments: dict[str, Any], path: Path | None,
             "remove it, or name a local file in pretrained_path"
         )
     try:
-        if not path:
-            _knock(told)
-        return pretrained_backbone(backbone, arguments, path=path, checkpoint_key=key)
+        if path:
+            return pretrained_backbone(backbone, arguments, state=read_checkpoint(path, key=key, prefix=prefix))
+        _knock(told)
+        return pretrained_backbone(backbone, arguments, state=_download(told.address, key) if key else None)
     except Exception as error:  # files and downloads fail in many ways, each library with errors of its own
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason = _reason(error)
     if path:
-        entry = f"entry {key!r} of " if key else ""
+        part = f"entry {key!r} of " if key else ""
         raise UserError(
-            f"models.{name}.pretrained_path: {entry}{path} does not load as {backbone!r} with {arguments} ({reason}); "
+            f"models.{name}.pretrained_path: {part}{path} does not load as {backbone!r} with {arguments} ({reason}); "
             f"needed are its weights as safetensors, or a torch file of tensors alone, as from {told.address or 'timm'}"
         )
     raise UserError(
@@ -119,17 +166,16 @@ def _load(name: str, entry: Model, arguments: dict[str, Any], path: Path | None,
     )
 
 
+def _download(address: str, key: str) -> dict[str, Tensor]:
+    checkpoint = torch.hub.load_state_dict_from_url(address, map_location="cpu", weights_only=True)
+    return checkpoint_entry(checkpoint, key)
+
+
 def _knock(told: Published) -> None:
-    """Raise at once where there is no network: the hub's client would try for a minute (measured 2026-11-22: 52 s)."""
-    url = told.address
-    if url.startswith(HUB):
-        repo = url.removeprefix(HUB)
-        if HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(repo, told.file), str):
-            return
-        url = hf_hub_url(repo, told.file)
-    elif (Path(torch.hub.get_dir()) / "checkpoints" / told.file).exists():
-        return
-    requests.head(url, timeout=TIMEOUT_S)  # any answer will do: what it means is the client's business
+    if told.address.startswith(HUB):
+        knock(told.address.removeprefix(HUB), told.file)
+    elif not (Path(torch.hub.get_dir()) / "checkpoints" / told.file).exists():
+        requests.head(told.address, timeout=TIMEOUT_S)  # any answer will do: what it means is the client's business
 
 
 def _embed_dim(name: str, model: nn.Module, size_px: int) -> int:

@@ -33,11 +33,13 @@ from pipeline.models.backbones import (
     known_backbones,
     pretrained_backbone,
     published,
+    weights_in_file,
 )
 from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector
 from pipeline.models.weights import save_weights
 from pipeline.views.multicrop import evaluation_view
+from pipeline.zoo.published_checkpoints import read_checkpoint
 
 ZOO = ["test_byobnet", "test_convnext", "test_vit", "test_efficientnet", "test_resnet", "test_mambaout"]
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
@@ -261,7 +263,8 @@ def test_local_weights_load_bit_for_bit(tmp_path, name, num_classes, kind):
     arguments = backbone_arguments(name, img_size=160)
     model = timm.create_model(name, num_classes=num_classes, **arguments)
     path = saved(tmp_path, model, kind)
-    found = pretrained_backbone(name, arguments, path=path, checkpoint_key="target" if kind == "checkpoint" else None)
+    state = read_checkpoint(path, key="target" if kind == "checkpoint" else None)
+    found = pretrained_backbone(name, arguments, state=state)
     model.reset_classifier(0)
     assert same_weights(found, model)
     images = torch.randn(2, 3, 160, 160)
@@ -270,7 +273,7 @@ def test_local_weights_load_bit_for_bit(tmp_path, name, num_classes, kind):
 
 def test_position_embeddings_are_resampled_to_the_size_asked_for(tmp_path):
     path = saved(tmp_path, timm.create_model("test_vit", num_classes=0), "safetensors")
-    found = pretrained_backbone("test_vit", backbone_arguments("test_vit", img_size=32), path=path)
+    found = pretrained_backbone("test_vit", backbone_arguments("test_vit", img_size=32), state=weights_in_file(path))
     assert found.pos_embed.shape[1] == 1 + (32 // 16) ** 2
     assert found(torch.randn(2, 3, 32, 32)).shape == (2, 64)
 
@@ -283,9 +286,15 @@ def test_weights_that_do_not_fit_are_an_error(tmp_path, change):
         del weights[name]
     else:
         weights[name if change == "other shape" else "extra"] = torch.zeros(3)
-    torch.save(weights, tmp_path / "weights.pth")
     with pytest.raises(RuntimeError, match="state_dict"):
-        pretrained_backbone("test_convnext", {}, path=tmp_path / "weights.pth")
+        pretrained_backbone("test_convnext", {}, state=weights)
+
+
+def test_another_classifier_is_dropped():
+    model = timm.create_model("test_convnext", num_classes=7)
+    found = pretrained_backbone("test_convnext", {}, state=model.state_dict())
+    model.reset_classifier(0)
+    assert same_weights(found, model)
 
 
 # 10. Published facts
