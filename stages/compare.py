@@ -1,5 +1,6 @@
 """Compare the cells of a grid: `python -m stages.compare [params.yaml]` writes the tables and their figures.
 
+Beside them lies what DVC's commands show: metrics.json (`dvc metrics`, `dvc exp show`) and curves.csv (`dvc plots`).
 Runs on whatever is there; cells without results are named on stderr and in the tables. `stages.page` shows them.
 """
 
@@ -11,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.reports import comparison, figures_comparison, tables
-from pipeline.reports.render import markdown_table
+from pipeline.reports.render import csv_text, markdown_table
 from pipeline.runtime.errors import ResultError
-from pipeline.runtime.files import write_text
+from pipeline.runtime.files import write_json, write_text
 from pipeline.runtime.project import reports_folder, repro_command
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import open_listing
@@ -42,6 +43,8 @@ def main(params_path: str = "params.yaml") -> int:
     text = comparison.markdown(params.report.title, counted, rows, gains, missing, decimals, address)
     write_text(out / "comparison.csv", tables.to_csv(frame))
     write_text(out / "comparison.md", text)
+    write_text(out / "curves.csv", csv_text(curves))
+    write_json(out / "metrics.json", tables.headline(rows))
     shutil.rmtree(out / "figures", ignore_errors=True)
     for name, svg in figures_comparison.comparison(rows, curves, labels).items():
         write_text(out / "figures" / f"{name}.svg", svg)

@@ -19,9 +19,6 @@ from pipeline.tracking.lockfile import lock_check
 from pipeline.tracking.record import DIAGNOSIS, cell_record, recorded_picks, table_disagreements
 from stages import run
 
-TRAINED = ("backbone.safetensors", "history.csv", "metrics.json", "projector.safetensors", "provenance.json")
-PROBED = ("health.json", "metrics.json")
-
 
 def main(params_path: str = "params.yaml") -> int:
     listing, command = open_listing(params_path), repro_command(params_path)
@@ -30,8 +27,8 @@ def main(params_path: str = "params.yaml") -> int:
     picks = recorded_picks(DIAGNOSIS / listing.grid / "picks")
     trained, problems, cells, store = set(listing.trained), [], listing.cells, open_store()
     for cell in bar("cells verified", len(cells), unit="cell", delay_s=DELAY_S, iterable=cells):
-        outputs = [cell.folder / "pretrain" / name for name in TRAINED] if cell in trained else []
-        found = list(as_recorded(outputs + [cell.folder / "probe" / name for name in PROBED]))
+        outputs = ["pretrain", "probe"] if cell in trained else ["probe"]
+        found = list(as_recorded(cell.folder / name for name in outputs))
         row = None if table is None else table.pop(cell.key, None)
         try:
             record = cell_record(cell.configs, picks)

@@ -218,4 +218,27 @@ def histories(cells: Iterable[Cell], root: Path, *, command: str = "dvc repro") 
         names = {"dataset": cell.dataset, "backbone": cell.backbone, "lambda": cell.lamb, "seed": cell.seed}
         curve = pd.DataFrame(history)[["epoch", *curves(history[0])]].drop(columns="lr")
         found.append(curve.assign(**names, collapsed="collapse" in alarms))
-    return pd.concat(found) if found else pd.DataFrame(columns=HISTORY_COLUMNS), missing
+    frame = pd.concat(found) if found else pd.DataFrame(columns=HISTORY_COLUMNS)
+    return frame[[*HISTORY_COLUMNS, *frame.columns.difference(HISTORY_COLUMNS, sort=False)]], missing
+
+
+def headline(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return what `dvc metrics` and `dvc exp show` have as columns: of each data set the row of highest `linear_top1`.
+
+    That is what the grid reaches on test images; which run to take is told without them, by `stages.diagnose`.
+
+    Args:
+        rows: of `summarise`.
+
+    Returns:
+        {data set: backbone, lambda, linear, k-NN and few-shot accuracy (of most shots), baselines of the linear
+        probe}; nothing of a data set whose runs all collapsed, nor of what was not measured.
+    """
+    scores = score_columns(rows)
+    names = dict.fromkeys(
+        [*GROUP[1:], *scores[:2], *scores[-1:], *(f"{baseline}linear_top1" for baseline in BASELINES)]
+    )
+    sound = rows.dropna(subset="linear_top1")
+    best = sound.loc[sound.groupby("dataset", sort=False)["linear_top1"].idxmax()].set_index("dataset")
+    shown = best.reindex(columns=[*names]).round(6)
+    return {str(dataset): row.dropna().to_dict() for dataset, row in shown.iterrows()}

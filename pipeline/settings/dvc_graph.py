@@ -47,15 +47,7 @@ stages:
         - data/${{item.dataset}}
 {pretrain_deps}
       outs:
-        - runs/{grid}/${{key}}/pretrain/backbone.safetensors
-        - runs/{grid}/${{key}}/pretrain/projector.safetensors
-        - runs/{grid}/${{key}}/pretrain/provenance.json
-      metrics:
-        - runs/{grid}/${{key}}/pretrain/metrics.json
-      plots:
-        - runs/{grid}/${{key}}/pretrain/history.csv:
-            x: epoch
-            y: loss
+        - runs/{grid}/${{key}}/pretrain
 
   probe:
     foreach: ${{cells.probe}}
@@ -70,9 +62,7 @@ stages:
         - data/${{item.dataset}}
 {probe_deps}
       outs:
-        - runs/{grid}/${{key}}/probe/health.json
-      metrics:
-        - runs/{grid}/${{key}}/probe/metrics.json
+        - runs/{grid}/${{key}}/probe
 
   diagnose:
     desc: which run to take without labels, and how healthy the embeddings are
@@ -84,8 +74,7 @@ stages:
       - {folder}/cells.yaml
 {diagnose_deps}
     outs:
-      - reports/diagnosis/{grid}:
-          cache: false
+      - reports/diagnosis/{grid}: {{cache: false}}
 
   table:
     desc: our numbers beside the published ones
@@ -97,14 +86,10 @@ stages:
       - {folder}/cells.yaml
 {published}{table_deps}
     outs:
-      - reports/{name}.csv:
-          cache: false
-      - reports/{name}.md:
-          cache: false
-      - reports/plots/{name}.svg:
-          cache: false
-      - reports/claims/{name}.csv:
-          cache: false
+      - reports/{name}.csv: {{cache: false}}
+      - reports/{name}.md: {{cache: false}}
+      - reports/plots/{name}.svg: {{cache: false}}
+      - reports/claims/{name}.csv: {{cache: false}}
 """
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -16,12 +17,14 @@ from pipeline.runtime.errors import ResultError
 
 # Inputs of a stage that are made by other stages of the pipeline.
 MADE = ("runs/", "models/")
+CACHE = Path(".dvc/cache/files/md5")
 
 
 def lock_check(lock: Path, command: str) -> Callable[[Iterable[Path]], Iterator[str]]:
-    """Read a dvc.lock file; return what names the outputs, among files, that are not what it recorded.
+    """Read a dvc.lock file; return what names the outputs, files or folders, that are not what it recorded.
 
-    Named are outputs that changed, and such whose stage read a result that is another now, each result once.
+    Named are outputs that changed (of a folder the files, where DVC's cache lists it), and such whose stage read a
+    result that is another now, each result once.
 
     Args:
         lock: its path; nothing is vouched for where there is none.
@@ -39,9 +42,9 @@ def lock_check(lock: Path, command: str) -> Callable[[Iterable[Path]], Iterator[
                 yield f"{path} is not in {lock}; run: {command}"
                 continue
             outs, deps = stages[path]
-            if (found := digest(path)) != outs[path]:
-                recorded = f"but {lock} recorded {outs[path]}"
-                yield f"{path} {_shown(found)}, {recorded}; restore it with: dvc checkout --force {path}, or {remedy}"
+            for file, found, recorded in _changes(path, outs[path]):
+                told_of = f"{file} {_shown(found)}, but {lock} recorded {recorded or 'none'}"
+                yield f"{told_of}; restore it with: dvc checkout --force {path}, or {remedy}"
             for dep, recorded in deps.items():
                 if dep.startswith(MADE) and dep not in told and digest(dep) != recorded:
                     told.add(dep)
@@ -67,8 +70,32 @@ def _stages(lock: Path) -> dict[str, list[dict[str, str]]]:
     return {path: stage for stage in stages for path in stage[0]}
 
 
+def _changes(path: str, recorded: str) -> Iterator[tuple[str, str, str]]:
+    """Yield name, MD5 and recorded MD5 of an output that is another now, or of the files of such a folder."""
+    if (found := md5(path)) == recorded:
+        return
+    listing = CACHE / recorded[:2] / recorded[2:]
+    if not (recorded.endswith(".dir") and found and listing.is_file()):
+        yield path, found, recorded
+        return
+    before = {entry["relpath"]: entry["md5"] for entry in json.loads(listing.read_bytes())}
+    now = {entry["relpath"]: entry["md5"] for entry in _listing(Path(path))}
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            yield f"{path}/{name}", now.get(name, ""), before.get(name, "")
+
+
+def _listing(folder: Path) -> list[dict[str, str]]:
+    """Return what DVC records of the files of a folder."""
+    files = sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+    return [{"md5": md5(str(path)), "relpath": name} for name, path in files]
+
+
 def md5(path: str) -> str:
-    """Return the MD5 of a file as DVC records it, "" where there is none."""
+    """Return the MD5 of a file or folder as DVC records it, "" where there is none."""
+    if (folder := Path(path)).is_dir():
+        text = json.dumps(_listing(folder))
+        return f"{hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()}.dir"
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -182,3 +182,36 @@ def test_files_are_compared_with_the_lock(tmp_path, monkeypatch):
     assert gone.startswith(f"gone is missing, but dvc.lock recorded {md5['gone']}; ") and gone.endswith(restored)
     assert unknown == "unknown is not in dvc.lock; run: dvc repro"
     assert len(list(lock_check(Path("absent.lock"), "dvc repro")(paths))) == 4
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_folder_is_compared_with_the_lock(tmp_path, monkeypatch, cached):
+    """The digest of the folder and its listing are those of DVC 3.67."""
+    monkeypatch.chdir(tmp_path)
+    recorded, inside = "d94ea6786aebfcef04fcbfae174b682e.dir", Path("out/inside")
+    inside.mkdir(parents=True)
+    (inside / "a.txt").write_text("a")
+    Path("out/b.txt").write_text("b")
+    Path("dvc.lock").write_text(
+        f"schema: '2.0'\nstages:\n  some:\n    cmd: y\n    outs:\n    - path: out\n      md5: {recorded}\n"
+    )
+    listing = Path(".dvc/cache/files/md5", recorded[:2], recorded[2:])
+    if cached:
+        listing.parent.mkdir(parents=True)
+        listing.write_text(
+            '[{"md5": "92eb5ffee6ae2fec3ad71c777531578f", "relpath": "b.txt"}, '
+            '{"md5": "0cc175b9c0f1b6a831c399e269772661", "relpath": "inside/a.txt"}]'
+        )
+
+    def found() -> list[str]:
+        return [problem.split(";")[0] for problem in lock_check(Path("dvc.lock"), "dvc repro")([Path("out")])]
+
+    assert found() == []
+    Path("out/b.txt").unlink()
+    Path("out/c.txt").write_text("c")
+    if not cached:
+        assert found() == [f"out has md5 9aa812c08e0b8a4f2432928f3d91dd65.dir, but dvc.lock recorded {recorded}"]
+        return
+    gone, new = found()
+    assert gone.startswith("out/b.txt is missing, but dvc.lock recorded 92eb5ffee6ae2fec3ad71c777531578f")
+    assert new == "out/c.txt has md5 4a8a08f09d37b73795649038408b5f33, but dvc.lock recorded none"

@@ -136,17 +136,15 @@ def test_every_damage_is_named(workspace):
     found = "\n".join(verify(workspace))
     for said in (
         f"{folder}/probe/metrics.json has md5 ",
-        f"restore it with: dvc checkout --force {folder}/probe/metrics.json, or make it again with: dvc repro",
-        f"{folder}/probe/health.json was made from {folder}/pretrain/backbone.safetensors with md5",
+        f"restore it with: dvc checkout --force {folder}/probe, or make it again with: dvc repro",
+        f"{folder}/probe was made from {folder}/pretrain/backbone.safetensors with md5",
         f"{folder}/pretrain/backbone.safetensors has md5",
         "metric probe/knn_top1 at step 0 is 0.",
         "in probe/metrics.json; run: python -m stages.sync",
         "comparison.csv has knn_top1 0.",
     ):
         assert said in found, found
-    workspace.run(
-        "dvc", "checkout", "--force", f"{folder}/probe/metrics.json", f"{folder}/pretrain/backbone.safetensors"
-    )
+    workspace.run("dvc", "checkout", "--force", f"{folder}/probe", f"{folder}/pretrain")
 
     table = workspace.root / "reports/comparison.csv"
     kept = table.read_text(encoding="utf-8")
