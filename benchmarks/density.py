@@ -28,10 +28,10 @@ from benchmarks.measure import in_turn, write_report
 from benchmarks.probes import pictures
 from benchmarks.sketches import ESTIMATORS, full_jacobians
 from pipeline.core.seeds import generator
+from pipeline.data.views.multicrop import evaluation_view
 from pipeline.density.jepa_score import EPS, jepa_score, jepa_score_sketch
 from pipeline.models import backbones
 from pipeline.models.weights import load_weights, read_description
-from pipeline.views.multicrop import evaluation_view
 
 RUNS = Path(__file__).parents[1] / "runs" / "default"
 MODELS = ("resnet18", "test_resnet", "test_vit", "test_byobnet")

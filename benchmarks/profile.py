@@ -3,7 +3,7 @@
 A step is run phase by phase, each cut off from the next at its output, so that a backward pass belongs to its phase:
 views, backbone forward, projector, objective, backbone backward, AdamW. torch.profiler measures the time of every
 operation without those that it calls; the time counts for the operation's group: in the views the function of
-pipeline.views that called it, in the backbone the kind of its outermost operation, elsewhere the phase.
+pipeline.data.views that called it, in the backbone the kind of its outermost operation, elsewhere the phase.
 
 Writes reports/benchmarks/profile.md. Profiling itself slows short operations; the step without it stands in the table.
 """
@@ -27,8 +27,8 @@ from benchmarks.step import BATCH, PROJ_DIM, VIEWS, made_images, make_learner, m
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch
+from pipeline.data.views import colour, multicrop
 from pipeline.training.learner import Learner
-from pipeline.views import colour, multicrop
 
 MODELS = ("resnet18", "vit_tiny_patch16_224")
 # In the views: label by function, as multicrop calls them.

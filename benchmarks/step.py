@@ -29,12 +29,12 @@ from benchmarks.measure import in_turn, seconds, write_report
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models import backbones
 from pipeline.models.projector import make_projector, project_views
 from pipeline.schema.pretrain import Optimizer, Pretrain, Schedule
 from pipeline.training import learner
-from pipeline.views.multicrop import Multicrop
 
 BATCH, PROJ_DIM = 64, 64
 VIEWS = Multicrop(num_global=2, num_local=6, global_px=32, local_px=32)

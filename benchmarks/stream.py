@@ -32,9 +32,9 @@ from benchmarks.measure import write_report
 from pipeline.data.loader import BatchReader
 from pipeline.data.packed import PackedSplit, decode
 from pipeline.data.photographs import RandomCut, cut_photographs
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
-from pipeline.views.multicrop import Multicrop
 
 BATCH, WIDTH_PX, HEIGHT_PX, NUM_DISTINCT = 64, 500, 375, 128
 VIEWS = Multicrop()

@@ -28,8 +28,8 @@ from torchvision.transforms import v2
 
 from benchmarks.measure import in_turn, write_report
 from benchmarks.peers import ROOT, peer_python
-from pipeline.views.colour import BLUR_KERNEL_PX
-from pipeline.views.multicrop import Multicrop
+from pipeline.data.views.colour import BLUR_KERNEL_PX
+from pipeline.data.views.multicrop import Multicrop
 
 NUM_SAMPLES = 16  # images that torchvision gets: its time grows with their number alone
 

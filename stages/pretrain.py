@@ -16,6 +16,7 @@ from pipeline.data import preflight
 from pipeline.data.loader import how_read, open_split
 from pipeline.data.packed import read_meta
 from pipeline.data.shuffle import build_shuffle
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses.objective import build_objective
 from pipeline.models import backbones
 from pipeline.runtime import provenance, rooms
@@ -26,7 +27,6 @@ from pipeline.training import loop
 from pipeline.training.held_out import build_monitor
 from pipeline.training.learner import build_learner, save_networks
 from pipeline.training.monitor import NullTracker, run_epochs
-from pipeline.views.multicrop import Multicrop
 from stages import run
 
 

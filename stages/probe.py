@@ -11,6 +11,7 @@ from pipeline.core.distributed.devices import announced, choose_device
 from pipeline.data import preflight
 from pipeline.data.loader import open_split
 from pipeline.data.packed import read_meta
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.models import backbones, features
 from pipeline.models.weights import load_weights
 from pipeline.probing import finetune, health, probes
@@ -19,7 +20,6 @@ from pipeline.runtime.files import read_json, write_json
 from pipeline.schema.resolved import ProbeRun
 from pipeline.tracking.live_run import publish_or_warn
 from pipeline.tracking.record import cell_record
-from pipeline.views.multicrop import Multicrop
 from stages import run
 
 

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from pipeline.core.checkpoints import Checkpoints
 from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.packed import ImageBatch, PackedSplit
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.backbones import initial_backbone
 from pipeline.models.projector import make_projector
@@ -22,7 +23,6 @@ from pipeline.sources.packing import pack
 from pipeline.training.epochs import Epoch
 from pipeline.training.learner import Learner, make_learner
 from pipeline.training.loop import Recipe, pretrain
-from pipeline.views.multicrop import Multicrop
 
 CPU = torch.device("cpu")
 PROJ_DIM, NUM_GLOBAL, LAMB = 8, 2, 0.1

@@ -1,1 +1,1 @@
-"""Seeds, learning-rate schedule, checkpoints, and the files of a cell."""
+"""Seeds, learning-rate schedule, checkpoints, the files of a cell; distributed/: devices, collectives, torchrun."""

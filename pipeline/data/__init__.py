@@ -1,1 +1,1 @@
-"""Packed data sets: the data loader, views cut from photographs, shuffling, checks before training."""
+"""Packed data sets: loader, views of photographs, shuffling, checks; views/: multi-crop views of whole batches."""

@@ -19,8 +19,8 @@ from torch.utils.data import get_worker_info
 
 from pipeline.core.seeds import generator
 from pipeline.data.packed import MODES, in_mode
-from pipeline.views.crops import centre_boxes
-from pipeline.views.multicrop import Multicrop
+from pipeline.data.views.crops import centre_boxes
+from pipeline.data.views.multicrop import Multicrop
 
 
 class Cut(Protocol):

@@ -20,6 +20,7 @@ from pipeline.core.distributed.devices import choose_autocast, choose_device
 from pipeline.core.seeds import generator
 from pipeline.data.loader import open_split, squares
 from pipeline.data.packed import ImageBatch, PackedSplit, read_meta
+from pipeline.data.views.multicrop import evaluation_view
 from pipeline.density import baselines
 from pipeline.density.encoders import Encoder
 from pipeline.density.jepa_score import jepa_score, jepa_score_sketch
@@ -29,7 +30,6 @@ from pipeline.models.weights import load_weights, read_description
 from pipeline.runtime.bars import bar
 from pipeline.schema.analysis import Density
 from pipeline.schema.resolved_analyses import ScoreRun
-from pipeline.views.multicrop import evaluation_view
 
 FEWEST = 10  # images that are scored however much they cost: an area under a curve needs some
 AT_A_TIME = 16  # images between two movements of the bar

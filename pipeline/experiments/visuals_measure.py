@@ -23,6 +23,7 @@ from pipeline.catalogue.validation import Strict
 from pipeline.core.seeds import generator
 from pipeline.data.loader import squares
 from pipeline.data.packed import ImageBatch, PackedSplit
+from pipeline.data.views.multicrop import evaluation_view
 from pipeline.experiments import visuals
 from pipeline.models.backbones import create_backbone, initial_backbone
 from pipeline.models.weights import load_weights, read_description
@@ -30,7 +31,6 @@ from pipeline.pictures import last_layer
 from pipeline.pictures.colours import heat, pca_rgb, project
 from pipeline.pictures.sheet import thumbnails
 from pipeline.runtime.errors import UserError
-from pipeline.views.multicrop import evaluation_view
 
 MEASURES = ("pca", "attention")
 NETWORKS = ("trained", "random_init", "best_init")

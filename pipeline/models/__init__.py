@@ -1,1 +1,1 @@
-"""timm backbones, projector, weights, probe sites."""
+"""Timm backbones, projector, weights, probe sites, features of a split."""

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from pipeline.data.loader import squares
 from pipeline.data.packed import ImageBatch, PackedSplit
+from pipeline.data.views.multicrop import evaluation_view
 from pipeline.models.sites import site_extractor
 from pipeline.runtime.bars import DELAY_S, bar
-from pipeline.views.multicrop import evaluation_view
 
 # Raw pixels are shrunk to at most this side: at 224 px they would have 150,528 dimensions.
 RAW_PIXELS_PX = 32

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from pipeline.data.views.multicrop import evaluation_view
 from pipeline.models import features
 from pipeline.models.backbones import create_backbone, initial_backbone
 from pipeline.models.weights import load_weights
@@ -23,7 +24,6 @@ from pipeline.pictures.sheet import sheet, thumbnails
 from pipeline.runtime.bars import DELAY_S, bar
 from pipeline.runtime.errors import UserError
 from pipeline.schema.analysis import Pictures
-from pipeline.views.multicrop import evaluation_view
 
 LEAST_SIDE, FINE_SIDE = 4, 16  # positions a side: of the layer that is shown, and of the picture made of it
 FEATURES_CELL_PX = 96

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from pipeline.data.packed import ImageBatch
-from pipeline.views.multicrop import evaluation_view
+from pipeline.data.views.multicrop import evaluation_view
 
 CELL_PX, GAP_PX, HEAD_PX, TEXT_PX, SMALL_PX = 192, 8, 28, 14, 12
 

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.core.distributed.devices import choose_autocast, choose_device
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses.objective import build_objective
 from pipeline.models import backbones, features
 from pipeline.planning.inventory import Pipeline, SetFacts, Task
@@ -35,7 +36,6 @@ from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.schema.parameters import Pretrain
 from pipeline.schema.pretrain import Views
 from pipeline.training.learner import build_learner
-from pipeline.views.multicrop import Multicrop
 from pipeline.zoo.families import family_of
 
 ROOT = Path(__file__).parents[2]

@@ -17,12 +17,12 @@ from pipeline.core.seeds import derive_seed, generator
 from pipeline.data.loader import BatchReader, views_of
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.data.photographs import RandomCut
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.models.backbones import weight_decay_groups
 from pipeline.models.features import Reader, embeddings
 from pipeline.models.sites import check_site, site_extractor
 from pipeline.probing.probes import Task, few_shot_members, stratified_holdout
 from pipeline.runtime.bars import DELAY_S, bar
-from pipeline.views.multicrop import Multicrop
 
 Images = ImageBatch | PackedSplit
 

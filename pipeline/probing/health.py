@@ -22,6 +22,7 @@ from pipeline.core.seeds import generator
 from pipeline.data.loader import batches, views_of
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.data.photographs import RandomCut
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import epps_pulley, random_directions
 from pipeline.losses.objective import RunObjective, build_objective
@@ -31,7 +32,6 @@ from pipeline.models.weights import load_weights, read_description
 from pipeline.runtime.bars import DELAY_S, bar
 from pipeline.schema.probe import Health
 from pipeline.schema.resolved import TrainedWith
-from pipeline.views.multicrop import Multicrop
 
 Images = ImageBatch | PackedSplit
 

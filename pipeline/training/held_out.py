@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches, squares
 from pipeline.data.packed import ImageBatch, PackedSplit
+from pipeline.data.views.multicrop import evaluation_view
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import random_directions
 from pipeline.schema.pretrain import Pretrain
-from pipeline.views.multicrop import evaluation_view
 
 MIN_RANKED = 16  # images: a rank is bounded by their number, and of fewer it says nothing about the network
 DRAWS_SEED = 0  # of images and directions: the same for every run, so that their curves compare

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from pipeline.data.loader import BatchReader, CropBatch, open_split, squares, views_of
 from pipeline.data.photographs import CentreCut, RandomCut, cut_photographs
-from pipeline.views.multicrop import Multicrop, evaluation_view
+from pipeline.data.views.multicrop import Multicrop, evaluation_view
 
 VIEWS = Multicrop(global_px=32, local_px=16)
 SIDE_PX = 600

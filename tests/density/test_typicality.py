@@ -22,6 +22,7 @@ import torch
 from typical_scores import CLASSES, path_of, settings, write_params, write_pick, write_set
 
 from pipeline.data.packed import PackedSplit
+from pipeline.data.views.multicrop import evaluation_view
 from pipeline.density import scores
 from pipeline.density.encoders import encoder_names, find_encoder
 from pipeline.density.jepa_score import jepa_score
@@ -31,7 +32,6 @@ from pipeline.models.weights import save_weights
 from pipeline.runtime.absent import reason
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_text
-from pipeline.views.multicrop import evaluation_view
 from stages import score
 
 KWARGS = {"img_size": 16, "patch_size": 8}

@@ -32,7 +32,7 @@ OWNERS = {
 }
 # Rooms from the ground up: each imports those before it alone.
 ORDER = [
-    *("runtime", "catalogue", "schema", "core", "losses", "views", "data", "models"),
+    *("runtime", "catalogue", "schema", "core", "losses", "data", "models"),
     *("training", "probing", "settings", "sources", "zoo", "tracking", "selection", "density", "pictures", "reports"),
     *("experiments", "launch", "planning"),
 ]
@@ -200,7 +200,6 @@ def test_science_does_not_see_how_it_is_run_and_reported():
         assert not outside & {place.name for place in rooms(program)}
     assert {place.name for place in rooms("pretrain")} >= {
         "losses",
-        "views",
         "data",
         "models",
         "training",

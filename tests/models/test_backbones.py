@@ -22,6 +22,7 @@ from torch import nn
 
 from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.packed import ImageBatch
+from pipeline.data.views.multicrop import evaluation_view
 from pipeline.models.backbones import (
     BackboneError,
     backbone_arguments,
@@ -38,7 +39,6 @@ from pipeline.models.backbones import (
 from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector
 from pipeline.models.weights import save_weights
-from pipeline.views.multicrop import evaluation_view
 from pipeline.zoo.published_checkpoints import read_checkpoint
 
 ZOO = ["test_byobnet", "test_convnext", "test_vit", "test_efficientnet", "test_resnet", "test_mambaout"]

@@ -20,13 +20,13 @@ from torch import nn
 from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.loader import in_memory
 from pipeline.data.packed import ImageBatch, PackedSplit
+from pipeline.data.views.multicrop import evaluation_view
 from pipeline.models.backbones import create_backbone
 from pipeline.models.features import RAW_PIXELS_PX, Reader, embeddings, raw_pixels
 from pipeline.models.sites import check_site, site_extractor
 from pipeline.runtime.errors import UserError
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
-from pipeline.views.multicrop import evaluation_view
 
 CPU = torch.device("cpu")
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]

@@ -27,6 +27,7 @@ from pipeline.core.distributed.devices import choose_autocast
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch
+from pipeline.data.views.multicrop import evaluation_view
 from pipeline.models.backbones import create_backbone, weight_decay_groups
 from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector
@@ -41,7 +42,6 @@ from pipeline.schema.probe import FewShot, Finetune, Health, Knn, Linear, Probe
 from pipeline.schema.resolved import Execution, ProbeRun, TrainedWith
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
-from pipeline.views.multicrop import evaluation_view
 from stages import probe as stage
 
 CPU = torch.device("cpu")

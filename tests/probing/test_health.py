@@ -28,6 +28,7 @@ from pipeline.core.results import read_history
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import directions_for_step, epps_pulley, lejepa_loss
 from pipeline.models.backbones import create_backbone, initial_backbone
@@ -43,7 +44,6 @@ from pipeline.schema.resolved import Execution, PretrainRun, ProbeRun, TrainedWi
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
 from pipeline.tracking.record import cell_record
-from pipeline.views.multicrop import Multicrop
 from stages import pretrain as pretrain_stage
 from stages import probe as probe_stage
 

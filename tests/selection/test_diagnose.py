@@ -26,6 +26,7 @@ from paper_results import write_pipeline
 from torch import nn
 
 from pipeline.data.packed import ImageBatch
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses.lejepa import LeJEPALoss
 from pipeline.models.features import Reader
 from pipeline.probing import health
@@ -39,7 +40,6 @@ from pipeline.selection import picks
 from pipeline.selection.correlation import Entry
 from pipeline.selection.criteria import DIRECTIONS
 from pipeline.selection.runs import incomparable_settings
-from pipeline.views.multicrop import Multicrop
 from stages import diagnose
 
 # SQLAlchemy on MLflow's own models.

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from params_file import BASE, problems, written
 
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.runtime.errors import did_you_mean
 from pipeline.schema.pretrain import Views
 from pipeline.settings.cells import grid_cells
 from pipeline.settings.params import load_params
-from pipeline.views.multicrop import Multicrop
 
 ROOT = Path(__file__).parents[2]
 

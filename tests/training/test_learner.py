@@ -21,13 +21,13 @@ from torch import nn
 from pipeline.core.checkpoints import Checkpoints
 from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.packed import ImageBatch
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses.lejepa import lejepa_loss, random_directions
 from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.backbones import initial_backbone
 from pipeline.schema.pretrain import Pretrain
 from pipeline.training.learner import Learner, build_learner, make_learner
 from pipeline.training.loop import Recipe, pretrain
-from pipeline.views.multicrop import Multicrop
 
 CPU = torch.device("cpu")
 SETTINGS = {

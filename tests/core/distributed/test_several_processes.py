@@ -26,6 +26,7 @@ from pipeline.core.distributed.batch_norm import SyncBatchNorm, synchronise
 from pipeline.core.distributed.collectives import share
 from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.packed import ImageBatch
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses.lejepa import epps_pulley
 from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.backbones import initial_backbone
@@ -34,7 +35,6 @@ from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.schema.pretrain import Layout, Loader, Optimizer, Pretrain, Schedule
 from pipeline.training.learner import Learner, make_learner
 from pipeline.training.loop import Recipe, pretrain
-from pipeline.views.multicrop import Multicrop
 
 pytestmark = pytest.mark.slow
 

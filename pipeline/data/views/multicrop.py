@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.views import colour
-from pipeline.views.crops import centre_boxes, crop_resize, random_boxes
+from pipeline.data.views import colour
+from pipeline.data.views.crops import centre_boxes, crop_resize, random_boxes
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Float32 images processed at once: what stays in a core's cache (measured: benchmarks.views); bounded memory on a GPU.

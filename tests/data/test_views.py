@@ -23,9 +23,9 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
-from pipeline.views import colour
-from pipeline.views.crops import centre_boxes, crop_resize, random_boxes
-from pipeline.views.multicrop import IMAGENET_MEAN, IMAGENET_STD, Multicrop, _host_generator, evaluation_view
+from pipeline.data.views import colour
+from pipeline.data.views.crops import centre_boxes, crop_resize, random_boxes
+from pipeline.data.views.multicrop import IMAGENET_MEAN, IMAGENET_STD, Multicrop, _host_generator, evaluation_view
 
 RATIO = (3 / 4, 4 / 3)
 PLAIN = Multicrop(
