@@ -59,13 +59,14 @@ class SlicedMean(torch.autograd.Function):
             angles.addmm_(a[columns], z[rows].t(), beta=0, alpha=grid.spacing)
 
         def write(rows: slice, columns: slice, slopes: Tensor) -> None:
-            if wants_z:  # the first columns overwrite what is not initialised
+            if grad_z is not None:  # the first columns overwrite what is not initialised
                 grad_z[rows].addmm_(slopes.t(), a[columns], beta=int(columns.start > 0), alpha=scale)
-            if wants_a:
+            if grad_a is not None:
                 grad_a[columns].addmm_(slopes, z[rows], alpha=scale)
 
         totals = _sweep(shape, read, write if wants_z or wants_a else None, grid, z, _inner_of_all)
-        ctx.save_for_backward(grad_z.view(projections.shape) if wants_z else None, grad_a.t() if wants_a else None)
+        kept_z = None if grad_z is None else grad_z.view(projections.shape)
+        ctx.save_for_backward(kept_z, None if grad_a is None else grad_a.t())
         return (reduce(torch.add, totals) * share).to(projections)
 
     @staticmethod
@@ -91,11 +92,12 @@ class PerColumn(torch.autograd.Function):
             torch.mul(x[rows, columns].t(), grid.spacing, out=angles)
 
         def write(rows: slice, columns: slice, slopes: Tensor) -> None:
-            torch.mul(slopes.t(), scale, out=slopes_of_all[rows, columns])
+            if slopes_of_all is not None:
+                torch.mul(slopes.t(), scale, out=slopes_of_all[rows, columns])
 
         shape = x.shape[0], num_samples, num_slices
         values = _sweep(shape, read, write if wants else None, grid, x, torch.linalg.vecdot)
-        ctx.save_for_backward(slopes_of_all.view(samples.shape) if wants else None)
+        ctx.save_for_backward(None if slopes_of_all is None else slopes_of_all.view(samples.shape))
         return torch.cat(values).view(*views, num_slices).to(samples)
 
     @staticmethod
@@ -148,7 +150,9 @@ def _sweep(
     for (row_slices, columns), stack_sums in zip(stacks, sums, strict=True):
         value, weights = grid.formula(stack_sums, count, inner)
         values.append(value)
-        for rows in row_slices if write is not None else []:
+        if write is None:
+            continue
+        for rows in row_slices:
             if shared or len(row_slices) > 1:
                 block.load(rows, columns, read)
             write(rows, columns, block.derivative(weights))

@@ -42,6 +42,7 @@ class BYOL(Objective):
 
     def __call__(self, seen: Projected) -> dict[str, Tensor]:
         """Return the loss."""
+        assert seen.predictions is not None and seen.targets is not None
         predictions, targets = normalize(seen.predictions, dim=-1), normalize(seen.targets, dim=-1)
         distances = [
             (predictions[view] - target).square().sum(-1).mean()

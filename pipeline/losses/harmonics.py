@@ -87,8 +87,8 @@ def product_tables(num_harmonics: int, device: torch.device, dtype: torch.dtype)
     stored[:, h + 1 :] *= torch.tensor(_sine_scales(h, 1.0), dtype=torch.float64)
     stored[m_max:-1] *= torch.tensor(_sine_scales(m_max, -1.0), dtype=torch.float64).unsqueeze(1)
     table /= stored[..., None, None]
-    k = torch.arange(1, num_harmonics + 1, dtype=torch.float64)
-    derivatives = torch.stack([-k * table[:, :, 1], k * table[:, :, 0]], dim=2)
+    multiples = torch.arange(1, num_harmonics + 1, dtype=torch.float64)
+    derivatives = torch.stack([-multiples * table[:, :, 1], multiples * table[:, :, 0]], dim=2)
     harmonics, derivatives = (t.reshape(-1, 2 * num_harmonics).to(device, dtype) for t in (table, derivatives))
     return harmonics, derivatives.t().contiguous()
 

@@ -49,11 +49,10 @@ class Projected:
         labels = None
         if self.labels is not None:
             labels = gather_samples(self.labels.to(self.projections.device).unsqueeze(-1)).squeeze(-1)
-        views = [None if z is None else gather_samples(_exact(z)) for z in self._views()]
-        return Projected(views[0], self.num_global, self.lamb, self.seed, self.step, views[1], views[2], labels)
-
-    def _views(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return self.projections, self.predictions, self.targets
+        projections = gather_samples(_exact(self.projections))
+        made = (self.predictions, self.targets)
+        predictions, targets = (None if z is None else gather_samples(_exact(z)) for z in made)
+        return Projected(projections, self.num_global, self.lamb, self.seed, self.step, predictions, targets, labels)
 
     def pairs(self) -> Iterator[tuple[int, int]]:
         """Yield every pair of two views of which one is global at least, once: for two global views (0, 1)."""

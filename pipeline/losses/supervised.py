@@ -32,8 +32,9 @@ class Supervised(Objective):
 
     def __call__(self, seen: Projected) -> dict[str, Tensor]:
         """Return the cross-entropy, mean over views and images."""
-        logits = seen.predictions
-        labels = seen.labels.expand(len(logits), -1).flatten()
+        logits, labels = seen.predictions, seen.labels
+        assert logits is not None and labels is not None
+        labels = labels.expand(len(logits), -1).flatten()
         return {"loss": cross_entropy(logits.flatten(0, 1), labels, label_smoothing=self.label_smoothing)}
 
     def head(self, proj_dim: int, num_classes: int) -> nn.Module:

@@ -6,6 +6,7 @@ Legend: B images, D features, C classes. Accuracies are fractions in [0, 1].
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +137,8 @@ def finetuned(
     steps_per_epoch = len(members) // batch_size
     epochs = max(settings.epochs, -(-settings.min_steps // steps_per_epoch))
     num_steps = epochs * steps_per_epoch
-    shape = {"num_steps": num_steps, "num_warmup_steps": int(settings.warmup_frac * num_steps), "final_frac": 0.0}
+    num_warmup_steps = int(settings.warmup_frac * num_steps)
+    shape: dict[str, Any] = {"num_steps": num_steps, "num_warmup_steps": num_warmup_steps, "final_frac": 0.0}
     read = BatchReader(images, num_workers=reader.num_workers, device=device)
     step = 0
     for epoch in bar(f"fine-tuning at {lr:g}", epochs, unit="epoch", delay_s=DELAY_S, iterable=range(epochs)):

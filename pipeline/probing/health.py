@@ -70,7 +70,7 @@ def load_trained(path: Path, make_views: Multicrop, settings: TrainedWith, *, la
     description = read_description(path, remedy="run: dvc repro")
     projector = make_projector(**description)
     load_weights(path, projector)
-    shape = {"lamb": lamb, "num_global": make_views.num_global, "seed": DRAWS_SEED}
+    shape: dict[str, Any] = {"lamb": lamb, "num_global": make_views.num_global, "seed": DRAWS_SEED}
     run = build_objective(settings.objective, settings.objective_settings, **shape)
     measurable = run if run.objective.needs_projections_alone else None
     return Trained(projector, measurable, settings.batch_size, make_views)
@@ -267,7 +267,7 @@ def heldout_losses(
         module.to(device).eval()
     order = members[torch.randperm(len(members), generator=generator(DRAWS_SEED, "health order"))]
     cut = RandomCut(trained.make_views, DRAWS_SEED, "health loss crops")
-    how = {"cut": cut, "num_workers": reader.num_workers, "device": device, "drop_last": True}
+    how: dict[str, Any] = {"cut": cut, "num_workers": reader.num_workers, "device": device, "drop_last": True}
     names, losses = list[str](), []
     for index, batch in enumerate(batches(images, order, trained.batch_size, **how)):
         draws = generator(DRAWS_SEED, "health losses", index, device=device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -276,7 +276,7 @@ def evaluate(train: Split, test: Split, task: Task) -> dict[str, float]:
     out["knn_top1"] = knn_probe(train, test, num_classes=task.num_classes, **settings.knn.model_dump())
     few_shot = settings.few_shot
     for shots in few_shot.shots:
-        how = {"shots": shots, "num_draws": few_shot.num_draws, "ridge": few_shot.ridge}
+        how: dict[str, Any] = {"shots": shots, "num_draws": few_shot.num_draws, "ridge": few_shot.ridge}
         found = few_shot_probe(train, test, **how, **common)
         name = f"linear_top1_{shots}shot"
         out |= {name: found.top1, f"{name}_std": found.std, f"{name}_images": found.num_images}

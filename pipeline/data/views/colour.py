@@ -8,6 +8,7 @@ its addition where one factor is a value an image (measured for 3 x 224 x 224: 6
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -99,7 +100,7 @@ def gaussian_blur_some(images: Tensor, sigma: Tensor, chosen: Tensor) -> Tensor:
     return torch.cat((images, blurred)).index_select(0, place)
 
 
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], *, out: Tensor) -> None:
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], *, out: Tensor) -> None:
     """Write (images - mean) / std into `out` (B, 3, s, s); a single channel spreads to all three."""
     for channel, (centre, spread) in enumerate(zip(mean, std, strict=True)):  # a tensor of them would make a GPU wait
         plane = images[:, channel % images.shape[1]]

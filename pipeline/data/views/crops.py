@@ -6,6 +6,8 @@ px.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -17,8 +19,8 @@ NUM_TRIES = 10  # torchvision's RandomResizedCrop tries this often before it tak
 def random_boxes(
     heights_px: Tensor,
     widths_px: Tensor,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
+    scale: Sequence[float],
+    ratio: Sequence[float],
     *,
     generator: torch.Generator,
 ) -> Tensor:
@@ -50,7 +52,7 @@ def random_boxes(
     return torch.where(fits.any(0)[:, None], drawn, centre_boxes(heights_px, widths_px, ratio))
 
 
-def centre_boxes(heights_px: Tensor, widths_px: Tensor, ratio: tuple[float, float]) -> Tensor:
+def centre_boxes(heights_px: Tensor, widths_px: Tensor, ratio: Sequence[float]) -> Tensor:
     """Return the largest centred boxes whose width / height lies in `ratio`.
 
     Args:

@@ -38,7 +38,7 @@ class ViewGroup(NamedTuple):
 
     num: int
     size_px: int
-    scale: tuple[float, float]
+    scale: Sequence[float]
 
 
 Crop = Callable[[int, slice, slice, Tensor], Tensor]
@@ -75,9 +75,9 @@ class Multicrop:
     num_local: int = 6
     global_px: int = 224
     local_px: int = 98
-    global_scale: tuple[float, float] = (0.3, 1.0)
-    local_scale: tuple[float, float] = (0.05, 0.3)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    global_scale: Sequence[float] = (0.3, 1.0)
+    local_scale: Sequence[float] = (0.05, 0.3)
+    ratio: Sequence[float] = (3 / 4, 4 / 3)
     flip_prob: float = 0.5
     jitter_prob: float = 0.8
     brightness: float = 0.4
@@ -86,11 +86,11 @@ class Multicrop:
     hue: float = 0.1
     grey_prob: float = 0.2
     blur_prob: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_sigma: Sequence[float] = (0.1, 2.0)
     solarize_prob: float = 0.2
     solarize_threshold: int = 128
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         """Turn lists into tuples (JSON knows no tuples) and check every setting."""
@@ -126,8 +126,8 @@ class Multicrop:
             views = []
             for group in self.groups:
                 # All views' parameters at once: (num * batch, ...), view by view; of the whole batch.
-                sides = _sides(group.num * batch, source)
-                boxes = random_boxes(*sides, group.scale, self.ratio, generator=generator)
+                heights_px, widths_px = _sides(group.num * batch, source)
+                boxes = random_boxes(heights_px, widths_px, group.scale, self.ratio, generator=generator)
                 crop = _from_images(source, boxes, group.size_px)
                 shape = group.num, len(source), source.shape[1], group.size_px
                 views.append(self._views(crop, shape, generator, first, batch))
@@ -149,8 +149,8 @@ class Multicrop:
         whole[first : first + len(sizes_px)] = sizes_px
         found = []
         for group in self.groups:
-            sides = whole.repeat(group.num, 1).unbind(1)
-            boxes = random_boxes(*sides, group.scale, self.ratio, generator=generator)
+            heights_px, widths_px = whole.repeat(group.num, 1).unbind(1)
+            boxes = random_boxes(heights_px, widths_px, group.scale, self.ratio, generator=generator)
             found.append(boxes.view(group.num, -1, 4)[:, first : first + len(sizes_px)])
         return found
 
@@ -263,8 +263,8 @@ def evaluation_view(
     pixels: Tensor,
     size_px: int,
     *,
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
     """Return the one deterministic view that probes see: the largest centred square, resized and normalised.
 
@@ -280,7 +280,8 @@ def evaluation_view(
     out = torch.empty(len(pixels), 3, size_px, size_px, device=pixels.device)
     chunk = max(1, CHUNK_BYTES[pixels.device.type] // (4 * pixels.shape[1] * size_px**2))
     with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
-        boxes = centre_boxes(*_sides(len(pixels), pixels), (1.0, 1.0))
+        heights_px, widths_px = _sides(len(pixels), pixels)
+        boxes = centre_boxes(heights_px, widths_px, (1.0, 1.0))
         for start in range(0, len(pixels), chunk):
             part = slice(start, start + chunk)
             colour.normalise(crop_resize(pixels[part], boxes[part], size_px), mean, std, out=out[part])
