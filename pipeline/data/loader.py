@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from pipeline.data.packed import READ_AT_ONCE, ImageBatch, PackedSplit
-from pipeline.data.photographs import CentreCut, Cut, cut_photographs, shared
+from pipeline.data.photographs import CentreCut, Cut
 from pipeline.data.shards import Shards
+from pipeline.data.slots import Decoder, Job, Jobs, num_bytes, parts
 from pipeline.runtime.errors import UserError
 
 MakeViews = Callable[..., tuple[Tensor, Tensor | None]]
@@ -47,7 +46,8 @@ def in_memory(images: PackedSplit) -> ImageBatch:
 
     def fill(start: int) -> None:
         part = range(len(images))[start : start + READ_AT_ONCE]
-        images.decode_into(decoded := _empty(images, len(part)), part)
+        decoded = torch.empty(len(part), *images.size_px, images.channels, dtype=torch.uint8)
+        images.decode_into(decoded, part)
         pixels[part.start : part.stop] = decoded.movedim(3, 1)
 
     images.encoded(0)  # opens the files once, before the threads share them
@@ -91,7 +91,7 @@ class BatchReader:
     def __init__(self, images: ImageBatch | PackedSplit, *, num_workers: int = 0, device: torch.device | str = "cpu"):
         """Start nothing yet: the first batch does."""
         self._images, self._num_workers, self._device = images, num_workers, torch.device(device)
-        self._jobs = _Jobs()
+        self._jobs: Jobs | None = None
         self._loader: DataLoader | None = None
 
     def __call__(
@@ -99,7 +99,7 @@ class BatchReader:
     ) -> Iterator[ImageBatch | CropBatch]:
         """Yield the images of `order`, `batch_size` at a time, in their order and on the device.
 
-        The result does not depend on num_workers, and no global random state is touched.
+        The result does not depend on num_workers, and no global random state is touched. A batch may be kept.
 
         Args:
             order: (M,) int64 indices of images; repeats are allowed.
@@ -108,7 +108,7 @@ class BatchReader:
             drop_last: leave out a last batch that is not full.
 
         Raises:
-            UserError: a worker was killed.
+            UserError: a worker was killed, or there is too little memory to share with workers.
             Exception: whatever a worker met, when the turn of its batch has come.
         """
         if isinstance(self._images, ImageBatch):
@@ -117,23 +117,23 @@ class BatchReader:
             return
         if self._images.size_px is None and cut is None:
             raise ValueError("photographs have no common size: say what is cut of them")
-        self._jobs.jobs = _jobs(self._images.shards, order, batch_size, cut, drop_last)
-        stream = self._begun()
+        size = num_bytes(self._images, min(batch_size, len(self._images)), cut)
+        stream = self._begun(_jobs(self._images.shards, order, batch_size, cut, drop_last), size)
         try:
             while True:
                 with _loss_told():
-                    batch = next(stream, None)
-                if batch is None:
+                    result = next(stream, None)
+                if result is None:
                     return
-                if isinstance(batch, Exception):
-                    raise batch
-                yield _moved(batch, self._device)
+                if isinstance(result, Exception):
+                    raise result
+                yield _moved(_batch(self._images, *self._jobs.done()), self._device)
         except Exception:
             self._loader = stream = None  # the traceback holds this frame, and with it the workers
             raise
 
-    def _begun(self) -> Iterator[ImageBatch | CropBatch | Exception]:
-        """Start the workers, or give those that are there the jobs of another epoch.
+    def _begun(self, planned: Iterator[Job], size: int) -> Iterator[bool | Exception]:
+        """Start workers with slots of `size` bytes, or give those that are there the jobs of another epoch.
 
         torch's handler of SIGCHLD would raise wherever the program is when a worker dies; `next` notices it as well,
         within five seconds of waiting.
@@ -141,18 +141,19 @@ class BatchReader:
         before = signal.getsignal(signal.SIGCHLD)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores: as was asked
-            if self._loader is None:
+            if self._loader is None or size > self._jobs.slots.shape[1]:
+                self._jobs = Jobs(AHEAD * self._num_workers, size)
                 self._loader = DataLoader(
-                    _Decoder(self._images),
+                    Decoder(self._images, self._jobs.slots),
                     batch_size=None,
                     sampler=self._jobs,
                     num_workers=self._num_workers,
                     prefetch_factor=AHEAD if self._num_workers else None,
                     persistent_workers=self._num_workers > 0,
-                    pin_memory=self._device.type == "cuda",
                     worker_init_fn=_ignore_signals,
                     generator=torch.Generator(),  # else every epoch takes a number from the global one
                 )
+            self._jobs.planned = planned
             stream = iter(self._loader)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, before)
@@ -194,47 +195,15 @@ def views_of(batch: ImageBatch | CropBatch, views: MakeViews, **draws) -> tuple[
     return views(batch.pixels, **draws)
 
 
-class _Job(NamedTuple):
-    indices: np.ndarray
-    number: int
-    cut: Cut | None
-
-
-class _Jobs:
-    """The jobs of the epoch under way."""
-
-    jobs: Iterator[_Job] = iter(())
-
-    def __iter__(self) -> Iterator[_Job]:
-        return self.jobs
-
-
-class _Decoder(Dataset):
-    """What a worker does. An error is returned, not raised: torch would put its own words around the message."""
-
-    def __init__(self, images: PackedSplit) -> None:
-        self.images = images
-
-    def __getitem__(self, job: _Job) -> ImageBatch | CropBatch | Exception:
-        try:
-            return self._read(job)
-        except Exception as error:
-            error.add_note(traceback.format_exc())
-            return error
-
-    def _read(self, job: _Job) -> ImageBatch | CropBatch:
-        images, labels = self.images, self.images.labels[job.indices]
-        if images.size_px:
-            images.decode_into(pixels := _empty(images, len(labels)), job.indices)
-            return ImageBatch(pixels.movedim(3, 1), labels)
-        crops = cut_photographs(images.shards.read(job.indices), images.channels, job.cut, job.number)
-        if isinstance(job.cut, CentreCut):
-            return ImageBatch(crops[0][0], labels)
-        return CropBatch(crops[0], crops[1] if len(crops) > 1 else None, labels)
-
-
-def _empty(images: PackedSplit, num: int) -> Tensor:
-    return shared(num, *images.size_px, images.channels)
+def _batch(images: PackedSplit, job: Job, pixels: Tensor) -> ImageBatch | CropBatch:
+    """Return the batch of a job whose slot is filled."""
+    labels = images.labels[job.indices]
+    shown = [part.movedim(-1, -3) for part in parts(images, job, pixels)]
+    if images.size_px:
+        return ImageBatch(shown[0], labels)
+    if isinstance(job.cut, CentreCut):
+        return ImageBatch(shown[0][0], labels)
+    return CropBatch(shown[0], shown[1] if len(shown) > 1 else None, labels)
 
 
 def _ignore_signals(_: int) -> None:
@@ -258,7 +227,13 @@ def _loss_told() -> Iterator[None]:
 
 
 def _moved(batch: ImageBatch | CropBatch, device: torch.device) -> ImageBatch | CropBatch:
-    return type(batch)(*(part if part is None else part.to(device, non_blocking=True) for part in batch))
+    return type(batch)(*(part if part is None else _on(device, part) for part in batch))
+
+
+def _on(device: torch.device, part: Tensor) -> Tensor:
+    if device.type == "cuda" and part.device.type == "cpu":
+        return part.pin_memory().to(device, non_blocking=True)  # a copy, so that nothing waits for the GPU
+    return part.to(device)
 
 
 def _full(parts: tuple[Tensor, ...], batch_size: int, drop_last: bool) -> Iterator[Tensor]:
@@ -267,7 +242,7 @@ def _full(parts: tuple[Tensor, ...], batch_size: int, drop_last: bool) -> Iterat
             yield part
 
 
-def _jobs(shards: Shards, order: Tensor, batch_size: int, cut: Cut | None, drop_last: bool) -> Iterator[_Job]:
+def _jobs(shards: Shards, order: Tensor, batch_size: int, cut: Cut | None, drop_last: bool) -> Iterator[Job]:
     """Yield the images of each batch; blocks of which most images are wanted are read whole when the first one is.
 
     Batches are asked for before their turn comes, so the disk is ahead of the decoders.
@@ -280,4 +255,4 @@ def _jobs(shards: Shards, order: Tensor, batch_size: int, cut: Cut | None, drop_
         for block in sorted(set(touched[wanted[touched]].tolist())):
             shards.read_ahead(block)
         wanted[touched] = False
-        yield _Job(order[place].numpy(), number, cut)
+        yield Job(order[place].numpy(), number, cut)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from pipeline.core.seeds import generator
 from pipeline.data.packed import MODES, in_mode
@@ -27,8 +26,8 @@ class Cut(Protocol):
     """What is cut of the photographs of a batch: groups of views, each of one side."""
 
     @property
-    def sides_px(self) -> Sequence[int]:
-        """The side of the views of each group."""
+    def groups(self) -> Sequence[tuple[int, int]]:
+        """The number V of views of each group, and their side s."""
 
     def boxes(self, sizes_px: Tensor, number: int) -> list[Tensor]:
         """Return the boxes (V, B, 4) of each group, for pictures of (height, width) (B, 2) in batch `number`."""
@@ -41,9 +40,9 @@ class CentreCut:
     size_px: int
 
     @property
-    def sides_px(self) -> tuple[int]:
-        """One group."""
-        return (self.size_px,)
+    def groups(self) -> list[tuple[int, int]]:
+        """One group of one view."""
+        return [(1, self.size_px)]
 
     def boxes(self, sizes_px: Tensor, number: int) -> list[Tensor]:
         """Return the same boxes whatever the batch."""
@@ -69,9 +68,9 @@ class RandomCut:
     of: int | None = None
 
     @property
-    def sides_px(self) -> list[int]:
+    def groups(self) -> list[tuple[int, int]]:
         """Global and local."""
-        return [group.size_px for group in self.views.groups]
+        return [(group.num, group.size_px) for group in self.views.groups]
 
     def boxes(self, sizes_px: Tensor, number: int) -> list[Tensor]:
         """Return the boxes of each group of views."""
@@ -79,7 +78,14 @@ class RandomCut:
         return self.views.boxes(sizes_px, generator=draws, first=self.first, of=self.of)
 
 
-def cut_photographs(files: Sequence[bytes], channels: int, cut: Cut, number: int) -> list[Tensor]:
+def crop_shapes(cut: Cut, num_images: int, channels: int) -> list[tuple[int, ...]]:
+    """Return the shape (V, B, s, s, C) of the crops of each group, as pictures have them."""
+    return [(num, num_images, side, side, channels) for num, side in cut.groups]
+
+
+def cut_photographs(
+    files: Sequence[bytes], channels: int, cut: Cut, number: int, out: Sequence[Tensor] | None = None
+) -> list[Tensor]:
     """Decode the pictures of a batch and cut their views, resized with the antialiased bilinear filter.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the smallest of its boxes still has all pixels of its view.
@@ -89,6 +95,7 @@ def cut_photographs(files: Sequence[bytes], channels: int, cut: Cut, number: int
         channels: 1 or 3.
         cut: says which boxes.
         number: of the batch.
+        out: uint8 of `crop_shapes`, to be written; None: new memory.
 
     Returns:
         (V, B, C, s, s) uint8 of each group of views.
@@ -96,22 +103,18 @@ def cut_photographs(files: Sequence[bytes], channels: int, cut: Cut, number: int
     images = [Image.open(io.BytesIO(file)) for file in files]
     sizes_px = torch.tensor([(image.height, image.width) for image in images], dtype=torch.float32)
     groups = [boxes.numpy() for boxes in cut.boxes(sizes_px, number)]
-    cropped = [shared(*boxes.shape[:2], side, side, channels) for boxes, side in zip(groups, cut.sides_px, strict=True)]
-    shown = [views.numpy() for views in cropped]
+    sides_px = [side for _, side in cut.groups]
+    if out is None:
+        out = [torch.empty(shape, dtype=torch.uint8) for shape in crop_shapes(cut, len(files), channels)]
+    shown = [views.numpy() for views in out]
     for place, image in enumerate(images):
         boxes = [of_views[:, place] for of_views in groups]
-        picture, scale = _decoded(image, MODES[channels], boxes, cut.sides_px)
-        for of_views, views, side in zip(boxes, shown, cut.sides_px, strict=True):
+        picture, scale = _decoded(image, MODES[channels], boxes, sides_px)
+        for of_views, views, side in zip(boxes, shown, sides_px, strict=True):
             for box, view in zip(of_views, views[:, place], strict=True):
                 view[...] = np.asarray(_resized(picture, box, scale, side)).reshape(view.shape)
         images[place] = None  # so that one picture at a time is decoded
-    return [views.movedim(4, 2) for views in cropped]
-
-
-def shared(*shape: int) -> Tensor:
-    """Return uint8 pixels to be written; of a worker in memory that it shares, so that no copy is sent."""
-    pixels = torch.empty(shape, dtype=torch.uint8)
-    return pixels.share_memory_() if get_worker_info() else pixels
+    return [views.movedim(4, 2) for views in out]
 
 
 def _decoded(

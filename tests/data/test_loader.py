@@ -1,13 +1,15 @@
 """Claims: batches follow the order given and are the same from memory, from disk and from any number of workers; the
 global random state is left alone; files are read by position, neither mapped nor left open; a block that comes into use
-is read ahead once; what a batch held is given back; workers live over epochs and end with their reader and with their
-parent; a lost worker and an error in a worker are told."""
+is read ahead once; memory is used again, but not while somebody looks at it; workers live over epochs and end with
+their reader and with their parent, however they are started; a lost worker, an error in a worker and a lack of shared
+memory are told."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ import torch
 from packed_pictures import encode, noise, pack_all
 from PIL import Image
 
-from pipeline.data.loader import BatchReader, batches, how_read, in_memory, open_split, squares
+from pipeline.data.loader import BatchReader, batches, how_read, in_memory, open_split
 from pipeline.data.packed import ImageBatch, PackedSplit, read_blocks
 from pipeline.data.shards import Shards
 from pipeline.runtime.errors import UserError
@@ -104,12 +106,33 @@ def test_an_error_in_a_worker_is_raised_here_in_its_turn(many, num_workers):
     assert "in decode_into" in "".join(caught.value.__notes__), "where in the worker it happened"
 
 
-def test_what_batches_held_is_given_back(many):
-    def handles():
-        return len(list(Path("/proc/self/fd").iterdir()))
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_memory_is_used_again_and_never_while_pixels_are_looked_at(many, num_workers, monkeypatch):
+    wanted = opened(many, 1).pixels
+    read = BatchReader(opened(many), num_workers=num_workers)
+    order = torch.arange(50).repeat(2)
+    kept = next(read(order, 2)).pixels  # of an epoch that is left before its end
+    rows = [batch.pixels[1] for batch in read(order, 2)]
+    assert torch.equal(kept, wanted[:2]) and torch.equal(torch.stack(rows), wanted[order[1::2]])
+    larger = list(read(order, 5))
+    assert torch.equal(torch.cat([batch.pixels for batch in larger]), wanted[order])
+    assert torch.equal(kept, wanted[:2])
+    del kept, rows, larger
+    monkeypatch.setattr(torch.Tensor, "clone", lambda _: pytest.fail("a loop that keeps no batch needs no copy"))
+    handles = [len(os.listdir("/proc/self/fd")) for _ in read(order, 2)]
+    assert max(handles[10:]) <= max(handles[:10])
 
-    seen = [handles() for _ in squares(opened(many), torch.arange(50).repeat(8), 5, 16, num_workers=2)]
-    assert max(seen[10:]) <= max(seen[:10]) + 2
+
+def test_too_little_shared_memory_is_told(many):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"too little shared memory for 7 batches.*; lower pretrain\.loader\.num_workers"
+        ):
+            next(batches(opened(many), torch.arange(50), 2, num_workers=2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_workers_live_over_epochs_and_end_with_their_reader(many):
@@ -154,6 +177,21 @@ time.sleep(60)
     while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(is_running(pid) for pid in pids)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_may_be_started_anew(many, method):
+    program = f"""
+import multiprocessing, torch
+from pipeline.data.loader import batches, in_memory
+from pipeline.data.packed import PackedSplit
+multiprocessing.set_start_method({method!r})
+images = PackedSplit({str(many)!r}, "train", load_px=32)
+found = torch.cat([batch.pixels for batch in batches(images, torch.arange(50), 2, num_workers=2)])
+assert torch.equal(found, in_memory(images).pixels)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def is_running(pid):
