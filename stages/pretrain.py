@@ -70,6 +70,7 @@ def train(cell: PretrainRun, device: torch.device) -> None:
     numbers = loop.summary(learner.backbone, cell.embed_dim, len(images.labels), settings.batch_size, history)
     where = provenance.describe(str(device), world_size(), **devices.found(device, autocast))
     where |= {"wall_s": round(time.monotonic() - started, 1), **times, "images": how_read(images)}
+    where["peak_memory_mib"] = round(devices.peak_memory_mib(device))
     where["config"] = cell.result_key()
     numbers |= story | {"objective": settings.objective} | objective.weighing(settings.batch_size)
     write_pretraining(out, history, numbers, where)

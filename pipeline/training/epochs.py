@@ -24,7 +24,8 @@ class Epoch(NamedTuple):
     """Means over the steps of one epoch: the loss and its parts; `lr` is the learning rate of its last step.
 
     `health` is what was watched: the mean norm of the gradient, and what the watch saw at the epoch's end. `wait_frac`
-    is the part of the wall time that went into waiting for images; unlike all else it differs from run to run.
+    is the part of `wall_s`, the seconds of its steps, that went into waiting for images; unlike all else the two differ
+    from run to run.
     """
 
     epoch: int
@@ -32,6 +33,7 @@ class Epoch(NamedTuple):
     lr: float
     health: dict[str, float]
     wait_frac: float
+    wall_s: float
 
     @property
     def loss(self) -> float:
@@ -109,7 +111,8 @@ class Progress:
         """Turn the tally into the means of an epoch, keep the state and return them."""
         losses = self.tally.means()
         health = {"gradient_norm": losses.pop("gradient_norm")} | watched
-        self.history.append(Epoch(len(self.history) + 1, losses, lr, health, self.tally.wait_frac))
+        times = self.tally.wait_frac, self.tally.wall_s
+        self.history.append(Epoch(len(self.history) + 1, losses, lr, health, *times))
         self.tally = EpochTotals()
         self.keep()
         return self.history[-1]

@@ -169,24 +169,46 @@ class _Run:
 
     def losses(self, batch: ImageBatch | CropBatch, step: int) -> dict[str, Tensor]:
         """Return the loss of a batch and its parts."""
-        seed, learner, batch_size = self.recipe.seed, self.learner, self.settings.batch_size
-        draws = generator(seed, "views", step, device=batch.labels.device)
-        part = {"first": share(batch_size).start, "of": batch_size} if world_size() > 1 else {}
-        with torch.no_grad():
-            global_views, local_views = views_of(batch, self.recipe.make_views, generator=draws, **part)
-        groups = [global_views] if local_views is None else [global_views, local_views]
-        torch.manual_seed(derive_seed(seed, f"dropout of rank {rank()}" if rank() else "dropout", step))
-        with self.autocast:
-            projections, predictions = learner.project(groups)
-            targets = learner.targets(global_views)
-        seen = {"predictions": predictions, "targets": targets, "labels": batch.labels}
-        return self.recipe.objective(projections, step, **seen)
+        how = {"batch_size": self.settings.batch_size, "autocast": self.autocast}
+        return step_losses(self.learner, batch, self.recipe, step, **how)
 
     def end_if_asked(self, signum: int) -> None:
         """Leave the training, if a signal asked for it."""
         if signum:
             done = f"{self.progress.step}/{self.bar.total}"
             raise Interrupted(signum, f"interrupted at step {done}; checkpoint saved, rerun the same command to resume")
+
+
+def step_losses(
+    learner: Learner,
+    batch: ImageBatch | CropBatch,
+    recipe: Recipe,
+    step: int,
+    *,
+    batch_size: int,
+    autocast: torch.autocast,
+) -> dict[str, Tensor]:
+    """Return the loss and its parts of one step: views, projections, objective.
+
+    Args:
+        learner: backbone and projector.
+        batch: this rank's part of the step's images.
+        recipe: views, objective, seed.
+        step: of which views and dropout are drawn.
+        batch_size: images of all ranks.
+        autocast: precision context.
+    """
+    seed = recipe.seed
+    draws = generator(seed, "views", step, device=batch.labels.device)
+    part = {"first": share(batch_size).start, "of": batch_size} if world_size() > 1 else {}
+    with torch.no_grad():
+        global_views, local_views = views_of(batch, recipe.make_views, generator=draws, **part)
+    groups = [global_views] if local_views is None else [global_views, local_views]
+    torch.manual_seed(derive_seed(seed, f"dropout of rank {rank()}" if rank() else "dropout", step))
+    with autocast:
+        projections, predictions = learner.project(groups)
+        targets = learner.targets(global_views)
+    return recipe.objective(projections, step, predictions=predictions, targets=targets, labels=batch.labels)
 
 
 def _watched(watch: Monitor | None, learner: Learner) -> dict[str, float]:

@@ -42,7 +42,8 @@ class TrainingOutcome(NamedTuple):
     """What was seen.
 
     history: a row an epoch. story: `alarms` {name: epoch} and whether the run ended `collapsed`. times: `wait_frac` of
-    every epoch and the epoch that `starved_at` first (None: none did), which no two machines share.
+    every epoch, the epoch that `starved_at` first (None: none did), and `train_s`, the seconds of all steps, also of
+    those before an interruption; no two machines share them.
     """
 
     history: list[dict[str, float]]
@@ -68,9 +69,11 @@ def run_epochs(
     unsettled = alerts.unsettled_epochs(settings.schedule.warmup_epochs, steps_per_epoch)
     history: list[dict[str, float]] = []
     waits: list[float] = []
+    train_s = 0.0
     for epoch in epochs:
         history.append(epoch.row())
         waits.append(round(epoch.wait_frac, 4))
+        train_s += epoch.wall_s
         tracked.log_epoch(history[-1])
         rows = [{**row, "wait_frac": wait} for row, wait in zip(history, waits, strict=True)]
         new = alerts.raised(rows, watched, num_epochs=settings.epochs, num_unsettled=unsettled)
@@ -85,4 +88,4 @@ def run_epochs(
             break
     starved_at = rang.pop("starvation", None)
     story = {"alarms": rang, "collapsed": alerts.is_collapsed(history[-1], watched, num_unsettled=unsettled)}
-    return TrainingOutcome(history, story, {"wait_frac": waits, "starved_at": starved_at})
+    return TrainingOutcome(history, story, {"wait_frac": waits, "starved_at": starved_at, "train_s": round(train_s, 3)})

@@ -160,7 +160,7 @@ def test_watching_changes_no_bit(images, tmp_path, name, arguments):
     history = list(start(watched, images, tmp_path / "watched", watch=new_watch()))
     plain = list(start(alone, images, tmp_path / "alone"))
     assert bits(watched.state()) == bits(alone.state())
-    assert [record[:-2] for record in history] == [record[:-2] for record in plain]
+    assert [record[:-3] for record in history] == [record[:-3] for record in plain]
     gradient = {"gradient_norm": plain[-1].health["gradient_norm"]}
     assert history[-1].health == gradient | new_watch()(watched.backbone, watched.projector)
     assert history[0].health != history[-1].health and [list(record.health) for record in plain] == [list(gradient)] * 3

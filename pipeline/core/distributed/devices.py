@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,14 @@ def found(device: torch.device, autocast: torch.autocast) -> dict[str, Any]:
         "precision": "bfloat16" if autocast._enabled else "float32",
         "num_threads": torch.get_num_threads(),
     }
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Return the most memory this process has had so far, in MiB: of the GPU, or on a CPU that of the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def announced(precision: str, device: torch.device) -> torch.autocast:
