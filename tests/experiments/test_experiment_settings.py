@@ -12,6 +12,7 @@ import pytest
 from pipeline.catalogue.validation import read_section
 from pipeline.experiments import anisotropy, quadrature, repair, resampling, sigreg_time, visuals_measure
 from pipeline.runtime.errors import UserError
+from pipeline.schema.trials import Trials
 from tests.figure_params import PAPER, small_params
 
 KINDS = {
@@ -20,6 +21,7 @@ KINDS = {
     "figure7": ("resampling", resampling.Settings),
     "figure13": ("visuals", visuals_measure.Settings),
     "figure20": ("quadrature", quadrature.Settings),
+    "objectives_laptop": ("trials", Trials),
     "table6": ("sigreg_time", sigreg_time.Settings),
 }
 
