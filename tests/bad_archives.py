@@ -87,14 +87,10 @@ def zip_link() -> zipfile.ZipInfo:
 
 OUTSIDE, LINK = ("points outside the archive", "nothing of it is used"), ("is a link or a device", "only files and")
 HOSTILE = {
-    "an absolute member": ("x.zip", zip_of(("/tmp/evil.png", b"1")), ("'/tmp/evil.png'", *OUTSIDE)),
     "a member above": ("x.zip", zip_of(("a/../../evil.png", b"1")), ("'a/../../evil.png'", *OUTSIDE)),
     "an absolute member of a tar": ("x.tar", tar_of("/tmp/evil.png"), ("'/tmp/evil.png'", *OUTSIDE)),
-    "a member above a tar": ("x.tar", tar_of("../evil.png"), ("'../evil.png'", *OUTSIDE)),
     "a link in a zip": ("x.zip", zip_of((zip_link(), b"/etc/passwd")), ("'a/link.png'", *LINK)),
     "a symbolic link": ("x.tar", tar_of("a/1.png", type=tarfile.SYMTYPE, linkname="/etc/passwd"), ("'a/1.png'", *LINK)),
-    "a hard link": ("x.tar", tar_of("a/1.png", type=tarfile.LNKTYPE, linkname="/etc/passwd"), ("'a/1.png'", *LINK)),
-    "a device": ("x.tar", tar_of("a/1.png", type=tarfile.CHRTYPE), ("'a/1.png'", *LINK)),
     "no archive": ("x.zip", lambda name: Path(name).write_bytes(b"hello"), ("x.zip", "neither a zip nor a tar")),
 }
 for _name, (_file, _write, _words) in HOSTILE.items():

@@ -3,7 +3,7 @@
 - Crop and resize equal torchvision's antialiased `resized_crop`, on small and on large images, flipped or not.
 - Each colour operation equals torchvision's at the same strength.
 - Crop boxes have the distribution of torchvision's RandomResizedCrop, on square, wide and high pictures.
-- Flip, jitter, grey, blur and solarize happen as often as set; strengths and sigma fill their ranges.
+- Flip, jitter, grey, blur and solarize happen as often as set.
 - Parameters are drawn per image and per view; the same generator state gives the same bits; autocast changes nothing.
 - Grey input gives three equal channels; without flipping, digits never turn.
 - Crops that were cut before are flipped and coloured alike; a part of a batch gets the draws that it has in the whole.
@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from pipeline.data.views import colour
 from pipeline.data.views.crops import centre_boxes, crop_resize, random_boxes
-from pipeline.data.views.multicrop import IMAGENET_MEAN, IMAGENET_STD, Multicrop, _host_generator, evaluation_view
+from pipeline.data.views.multicrop import IMAGENET_MEAN, IMAGENET_STD, Multicrop, evaluation_view
 
 RATIO = (3 / 4, 4 / 3)
 PLAIN = Multicrop(
@@ -136,36 +135,6 @@ def test_operation_happens_as_often_as_set(name):
     assert abs(changed.float().mean().item() - 0.3) < 4 * (0.3 * 0.7 / 3000) ** 0.5
 
 
-def test_strengths_fill_their_ranges():
-    flat = torch.full((2000, 1, 16, 16), 100, dtype=torch.uint8)
-    bright = globals_of(replace(PLAIN, jitter_prob=1.0, brightness=0.4, contrast=0), flat)[:, 0, 0, 0] * 255 / 100
-    assert ks_2samp(bright, np.random.default_rng(0).uniform(0.6, 1.4, 4000)).pvalue > 1e-3
-    sigma = PLAIN._draw(2000, seeded()).sigma
-    assert ks_2samp(sigma, np.random.default_rng(0).uniform(*PLAIN.blur_sigma, 4000)).pvalue > 1e-3
-
-
-def test_jitter_operations_come_in_every_order():
-    pixels, views = pictures(1), replace(PLAIN, jitter_prob=1.0, saturation=0, hue=0, brightness=0.99, contrast=0.99)
-    orders = set()
-    for seed in range(40):
-        found = views.finished(pixels[None], None, generator=seeded(seed))[0][0]
-        factors = views._draw(1, seeded(seed)).jitter
-        first = colour.contrast_(colour.brightness_(pixels / 255, factors[:, 0]), factors[:, 1])
-        second = colour.brightness_(colour.contrast_(pixels / 255, factors[:, 1]), factors[:, 0])
-        orders |= {name for name, one in (("bc", first), ("cb", second)) if torch.allclose(found, one, atol=1e-5)}
-    assert orders == {"bc", "cb"}
-
-
-def test_orders_follow_a_device_generator_that_the_host_can_read():
-    def first_draw(offset: int) -> int:
-        device = SimpleNamespace(device=torch.device("cuda"), get_state=lambda: torch.tensor([7, offset]))
-        return torch.randint(2**31, (1,), generator=_host_generator(device)).item()
-
-    assert first_draw(0) == first_draw(0) != first_draw(4)
-    host = seeded()
-    assert _host_generator(host) is host
-
-
 def test_every_image_and_view_has_its_own_parameters():
     twins = pictures(1, 3, 32, 32).expand(2, -1, -1, -1)
     large, small = Multicrop(global_px=24, local_px=12)(twins, generator=seeded())
@@ -230,45 +199,22 @@ def test_evaluation_view_equals_resize_and_centre_crop(height, width):
     torch.testing.assert_close(view, reference.center_crop(resized, [28, 28]), atol=0.03, rtol=0)
 
 
-def test_evaluation_view_spreads_grey():
-    assert evaluation_view(pictures(5, 1), 8).shape == (5, 3, 8, 8)
-
-
 @pytest.mark.parametrize(
     ("name", "value", "rule"),
     [
         ("num_global", 0, ">= 1"),
-        ("num_local", -1, ">= 0"),
         ("global_px", 3, ">= 4"),
-        ("local_px", 0, ">= 4"),
         ("global_scale", [0.5, 1.2], r"\[low, high\] with 0 < low <= high <= 1"),
-        ("local_scale", [0.3, 0.1], r"\[low, high\] with"),
         ("ratio", [0.0, 1.0], r"\[low, high\] with 0 < low <= high"),
-        ("blur_sigma", [0.1], r"\[low, high\] with"),
         ("flip_prob", 1.5, r"in \[0, 1\]"),
-        ("jitter_prob", -0.1, r"in \[0, 1\]"),
-        ("brightness", -0.1, ">= 0"),
         ("hue", 0.6, r"in \[0, 0.5\]"),
         ("solarize_threshold", 300, r"in \[0, 256\]"),
-        ("mean", [0.5], "three numbers"),
         ("std", [0.5, 0.5, 0.0], "three numbers > 0"),
     ],
 )
 def test_broken_setting_is_named(name, value, rule):
     with pytest.raises(ValueError, match=rf"pretrain\.views\.{name} must be {rule}.*, got"):
         Multicrop(**{name: value})
-
-
-def test_lists_from_json_become_tuples():
-    assert Multicrop(global_scale=[0.3, 1.0], mean=list(IMAGENET_MEAN)) == Multicrop()
-
-
-@pytest.mark.parametrize(
-    "pixels", [torch.zeros(2, 3, 8, 8), torch.zeros(2, 4, 8, 8, dtype=torch.uint8)], ids=["float", "four channels"]
-)
-def test_wrong_input_is_named(pixels):
-    with pytest.raises(ValueError, match="pixels must be"):
-        PLAIN(pixels, generator=seeded())
 
 
 @pytest.mark.gpu

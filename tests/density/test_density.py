@@ -1,17 +1,13 @@
-"""Claims about pipeline.density.jepa_score, pipeline.density.jacobian and what benchmarks.density compares them with.
+"""Claims about pipeline.density.jepa_score and pipeline.density.jacobian:
 
-1. Exact scores equal a plain loop (one backward pass an output of a sample, then an SVD) to 1e-4 relative:
-   convolutional networks with BatchNorm, dead outputs and in-place activations, transformers with fused attention,
-   LayerNorm, standardised weights; they are closer to float64 than an SVD in float32 where the rank is low.
-2. Forward and reverse mode agree; auto takes the smaller side, and says so where forward mode is not possible.
+1. Exact scores equal a plain loop (one backward pass an output of a sample, then an SVD) to 1e-4 relative, in any order
+   and chunk; they are closer to float64 than an SVD in float32 where the rank is low.
+2. Forward and reverse mode agree; an encoder without forward mode is told.
 3. A linear map has the log-sum of its singular values; below eps each counts log eps, whatever the route.
-4. Order, size and chunks of the batch change rounding alone. Encoder, its mode, gradients and precision stay as they
-   were; no gradient reaches its parameters, and neither autocast nor a caller's no_grad changes a score.
+4. Encoder, its mode, gradients and precision stay as they were.
 5. Dead outputs are skipped only where their rows are zero: an output that happens to be 0 still counts.
-6. The sketch counts dead outputs exactly, equals the exact score once it covers the living ones, depends on its seed
-   and on nothing else, and keeps a ranking by contrast.
-7. Training mode, interacting samples, wrong shapes, dtypes, numbers and settings are refused by name.
-8. Estimators of the benchmark: each with all it may use gives the exact log-volume, or its own closed form.
+6. The sketch equals the exact score once it covers the living outputs, and depends on its seed and on nothing else.
+7. Training mode, interacting samples, wrong shapes, dtypes and numbers are refused by name.
 """
 
 from __future__ import annotations
@@ -22,11 +18,9 @@ import math
 import pytest
 import timm
 import torch
-from scipy.stats import spearmanr
 from torch import nn
 
 from benchmarks import density as benchmark
-from benchmarks import sketches
 from pipeline.core.seeds import generator
 from pipeline.density.jacobian import jacobians
 from pipeline.density.jepa_score import EPS, jepa_score, jepa_score_sketch
@@ -113,14 +107,6 @@ def test_forward_and_reverse_agree(dim, size):
     torch.testing.assert_close(plain_scores(encoder, inputs), reverse, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("dim", "size", "transposed"), [(5, 12, False), (12, 5, True)])
-def test_auto_takes_the_smaller_side(dim, size, transposed):
-    encoder, inputs = network(dim, size), torch.zeros(4, size)
-    (block,) = jacobians(encoder, inputs)
-    assert block.rows.shape == ((4, size, dim) if transposed else (4, dim, size))
-    assert block.num_values == min(dim, size)
-
-
 class Distances(nn.Module):
     """An encoder with an operation that has no forward mode."""
 
@@ -147,14 +133,6 @@ def test_a_linear_map_has_its_singular_values_and_eps_below(mode, dtype, largest
     wanted = math.log(largest) + math.log(max(0.5, eps)) + 3 * math.log(eps)
     assert scores.dtype == torch.float64
     torch.testing.assert_close(scores, torch.full((2,), wanted, dtype=torch.float64), rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("mode", ["forward", "reverse"])
-@pytest.mark.parametrize("chunk", [1, 3, 7, 1000])
-def test_every_chunk_gives_the_same(mode, chunk):
-    encoder, inputs = network(6, 5), torch.randn(9, 5, generator=generator(0, "points"))
-    scores = jepa_score(encoder, inputs, mode=mode, chunk=chunk)
-    torch.testing.assert_close(scores, plain_scores(encoder, inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_nothing_about_the_encoder_changes():
@@ -188,15 +166,6 @@ def test_an_output_that_happens_to_be_zero_counts():
     torch.testing.assert_close(scores, torch.full((2,), math.log(0.75), dtype=torch.float64), rtol=0, atol=1e-5)
 
 
-def test_all_outputs_dead():
-    encoder = nn.Sequential(Linear([1.0, 2.0], 4), nn.Threshold(100.0, 0.0)).eval()
-    for scores in (
-        jepa_score(encoder, torch.zeros(3, 4)),
-        jepa_score_sketch(encoder, torch.zeros(3, 4), num_sketches=1, seed=0),
-    ):
-        assert scores.tolist() == pytest.approx([2 * math.log(EPS)] * 3)
-
-
 def test_a_sketch_of_everything_is_exact(encoder):
     inputs = images(3)
     with torch.no_grad():
@@ -218,15 +187,6 @@ def test_a_sketch_scales_the_volume_along_its_directions():
     wanted = 4 / 2 * torch.linalg.svdvals(products).log().sum() + math.log(EPS)
     scores = jepa_score_sketch(encoder, inputs, num_sketches=2, seed=2)
     torch.testing.assert_close(scores, wanted.expand(4), rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
-def test_a_sketch_keeps_the_ranking(name):
-    encoder = encoder_named(name)
-    contrasts = torch.linspace(0.1, 3, 24)[torch.randperm(24, generator=generator(0, "order"))]
-    inputs = images(24) * contrasts[:, None, None, None]
-    sketch = jepa_score_sketch(encoder, inputs, num_sketches=8, seed=0)
-    assert spearmanr(sketch.numpy(), jepa_score(encoder, inputs).numpy()).statistic > 0.8
 
 
 class Mixing(nn.Module):
@@ -257,14 +217,9 @@ def test_interacting_samples_are_refused(mode):
     ("give", "inputs", "message"),
     [
         (lambda x: x, images(2, 2), r"must give \(B, D\) with B = 1, got \(1, 3, 2, 2\); pool its output"),
-        (lambda x: [x], images(2, 2), "got list"),
         (lambda x: x.flatten(1) / 0, images(2, 2), "embeddings must be finite"),
-        (lambda x: (x.flatten(1) * 0).sqrt(), images(2, 2), "Jacobian must be finite"),
         (None, torch.zeros(3), r"must be \(B, ...\)"),
-        (None, torch.zeros(0, 12), "not empty"),
-        (None, torch.zeros(2, 12, dtype=torch.uint8), "float32 or float64, got torch.uint8"),
         (None, torch.zeros(2, 12, dtype=torch.float64), "got torch.float64 for torch.float32; convert either"),
-        (None, torch.full((2, 12), math.nan), "images must be finite"),
     ],
 )
 def test_what_does_not_fit_is_refused(give, inputs, message):
@@ -278,34 +233,3 @@ def test_training_mode_is_refused_by_name():
     encoder[1][0].train()
     with pytest.raises(UserError, match=r"evaluation mode, but 1.0 trains; call encoder.eval\(\)"):
         jepa_score(encoder, torch.zeros(2, 12))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"mode": "both"}, "mode must be auto, forward or reverse, got 'both'"),
-        ({"chunk": 0}, "chunk must be >= 1, got 0"),
-        ({"eps": 0.0}, "eps must be > 0 and finite, got 0.0"),
-    ],
-)
-def test_wrong_settings_are_refused(settings, message):
-    with pytest.raises(UserError, match=message):
-        jepa_score(Linear([1.0, 2.0], 12).eval(), torch.zeros(2, 12), **settings)
-    with pytest.raises(UserError, match="num_sketches must be >= 1, got 0"):
-        jepa_score_sketch(Linear([1.0, 2.0], 12).eval(), torch.zeros(2, 12), num_sketches=0, seed=0)
-
-
-def test_estimators_of_the_benchmark():
-    draws = generator(0, "matrices")
-    matrices = torch.randn(6, 8, 40, generator=draws, dtype=torch.float64)
-    exact = torch.linalg.svdvals(matrices).log().sum(1)
-    for estimate in (sketches.random_directions, sketches.random_rows):
-        torch.testing.assert_close(estimate(matrices, 8, generator(1, "sketch")), exact)
-    torch.testing.assert_close(sketches.input_directions(matrices, 40, generator(1, "sketch")), exact)
-    norms = matrices.square().sum((1, 2)).log()
-    torch.testing.assert_close(sketches.frobenius_norm(matrices, 8, generator(1, "sketch")), norms)
-    bound = matrices.norm(dim=2).log().sum(1)
-    found = sketches.row_norms(matrices, 20_000, generator(1, "sketch"))
-    torch.testing.assert_close(found, bound, atol=0.15, rtol=0)
-    quadratures = [sketches.lanczos(matrices, 16, generator(seed, "sketch")) for seed in range(200)]
-    torch.testing.assert_close(torch.stack(quadratures).mean(0), exact, atol=0.3, rtol=0)

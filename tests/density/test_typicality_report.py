@@ -3,18 +3,17 @@
 1. Scores are read back as they were written; a broken file is named with its remedy.
 2. The table has every method for each foreign set, the areas are those of the scores in the direction that was fixed,
    and none is flipped: scores that go the wrong way are below one half, and the report says so.
-3. Rank correlations have the sign of typicality and none for a constant score; encoders are compared on equal images.
-4. A sheet shows the highest scores of each class at the left and the lowest at the right, falling, no image twice.
+3. Rank correlations have the sign of typicality and none for a constant score.
+4. The extremes are the highest and the lowest scores, none twice.
 5. The stage writes table, correlations, figures, a sheet for each encoder and the report, with equal bytes for equal
-   scores; what is missing is named and the rest is written; its pictures become artifacts of the picked run.
-6. The page has the same numbers, escapes text, links pictures beside it with their size, and names a gap.
+   scores; what is missing is named and the rest is written; its pictures become artifacts of the picked run. The page
+   has the same numbers, and links pictures beside it with their size.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import re
 from pathlib import Path
 from unittest.mock import Mock
@@ -30,13 +29,10 @@ from typical_scores import path_of, settings, write_params, write_pick, write_sc
 from pipeline.density.methods import METHODS, TABLE, Scores, read_scores, scores_text
 from pipeline.density.separation import auroc_table, correlation_table, read_all
 from pipeline.pictures import extremes
-from pipeline.pictures.sheet import GAP_PX, HEAD_PX, text_width
 from pipeline.reports import density_report
 from pipeline.reports.page_sections import report_section
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_text
-from pipeline.sources.images import Picture
-from pipeline.sources.packing import pack
 from pipeline.tracking import live_run
 from stages import density
 
@@ -89,10 +85,8 @@ def test_scores_are_read_back(place):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("knn_distance", "knn", "must have the columns image, label, class, jepa_score"),
         ("\n0,0,", "\n0,x,", "is broken .*remove it and score again"),
         (r",[0-9.\-]+\n", ",nan\n", "must have rows of finite scores"),
-        ("(?s)\n.*", "\n", "must have rows of finite scores"),
     ],
 )
 def test_broken_scores_are_named(place, old, new, message):
@@ -163,11 +157,6 @@ def test_correlations_have_the_sign_of_typicality():
     assert found["one", "jepa_score of two"] == pytest.approx(-1)
 
 
-def test_encoders_are_compared_on_the_same_images():
-    one, two = scores(jepa_score=[1, 2, 3]), scores(jepa_score=[1, 2, 3])._replace(images=np.array([0, 1, 5]))
-    assert not any(" of two" in row["other"] for row in correlation_table({("one", "set"): one, ("two", "set"): two}))
-
-
 # 4. Sheets
 
 
@@ -183,25 +172,6 @@ def test_encoders_are_compared_on_the_same_images():
 def test_extremes(values, most, least):
     found = extremes.extremes(np.array(values, float), 2)
     assert [part.tolist() for part in found] == [most, least]
-
-
-def test_sheet_shows_the_extremes_of_each_class(place):
-    levels, names = np.arange(10, 250, 6), ["even", "odd"]  # test image i is flat grey, of class i % 2
-    pixels = np.full((40, 12, 12), levels[:, None, None], np.uint8)
-    pixels[:, 0, 0] = 0  # a set of one colour each would be refused
-    pictures = [Picture(image, i % 2, str(i)) for i, image in enumerate(pixels)]
-    pack(Path("data/flat"), "flat", {"source": "bundled"}, names, {"train": pictures, "test": pictures})
-    values = np.random.default_rng(0).permutation(40).astype(float)
-    found = Scores(np.arange(40), np.arange(40) % 2, [names[i % 2] for i in range(40)], {"jepa_score": values})
-    page = Image.open(io.BytesIO(extremes.typical_sheet(Path("data/flat"), found, 2)))
-    step, line = extremes.CELL_PX + GAP_PX, extremes.CELL_PX + extremes.VALUE_PX + GAP_PX
-    left = GAP_PX + text_width(names)
-    right = left + 2 * step + extremes.BETWEEN_PX
-    for row in range(2):
-        members = [i for i in np.argsort(-values) if i % 2 == row]
-        expected = [members[0], members[1], members[-2], members[-1]]
-        for index, x in zip(expected, (left, left + step, right, right + step), strict=True):
-            assert page.getpixel((x + 30, HEAD_PX + line * row + 30)) == (levels[index],) * 3
 
 
 # 5. The stage
@@ -260,36 +230,6 @@ def test_stage_names_what_is_missing(place, capsys):
     assert "no run has scored its own set" in section()
 
 
-def test_a_run_scores_its_own_set_in_any_case(place):
-    """A1: density.sets need not name the grid's sets."""
-    write_params({"density": {"sets": ["abroad"]}})
-    density.main()
-    assert {row["foreign"] for row in rows_of("table.csv")} == {"abroad"}
-
-
-def test_no_sets_is_an_analysis_that_was_not_asked_for(place, capsys):
-    """A2: an empty section costs the analysis and nothing else."""
-    write_params({"density": {"sets": []}})
-    density.main()
-    told = "not asked for: density.sets names no data set"
-    assert told in capsys.readouterr().err
-    assert told in section()
-
-
-def test_a_mistake_of_the_program_is_told_and_costs_nothing_else(place, monkeypatch, capsys):
-    monkeypatch.setattr(density.separation, "auroc_table", Mock(side_effect=ZeroDivisionError("by nothing")))
-    density.main()
-    said = capsys.readouterr().err
-    assert "Traceback" in said
-    assert (
-        "density: failed: ZeroDivisionError: by nothing; run it again: dvc repro --force --downstream density" in said
-    )
-    assert "ZeroDivisionError" in section()
-    monkeypatch.setattr(density.separation, "auroc_table", Mock(side_effect=KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        density.main()
-
-
 # 6. The page
 
 
@@ -307,7 +247,3 @@ def test_page_has_the_numbers_and_the_pictures(place):
         width, height = picture.size
     assert '<img src="density/sheet-home.png" alt="home: The most and least typical test images' in html
     assert f'width="{width}" height="{height}" loading="lazy"' in html
-
-
-def test_page_names_a_gap(place):
-    assert "reports/nowhere is not there; run <code>python -m stages.density</code>" in section(Path("reports/nowhere"))

@@ -1,6 +1,6 @@
 """Claims about pipeline.experiments.known_density, its mixtures, report and stages/known_density.
 
-1. The mixtures' samples have the mixtures' mean and covariance, and log_density is scipy's.
+1. The mixtures' log_density is scipy's.
 2. Distribution functions spread samples evenly: uniform on the sphere, standard normal in every dimension, also in the
    tails, where a plain 1 - F would round to 0.
 3. The determinant of a map is p / q exactly: log p = score + log q(f), in the plane, side by side and in 16 dimensions.
@@ -42,16 +42,6 @@ FEW = Settings(
     num_points=60, dims=[2, 4], num_scales=3, num_seeds=2, learned_dim=4, embed_dims=[2, 3], hidden_dim=8, num_steps=3,
     batch_size=16, num_slices=4, num_known=50, k=3,
 )  # fmt: skip
-
-
-def test_samples_have_the_moments_of_the_mixture():
-    mixture = plane_mixture()
-    points = sample(mixture, 40_000, generator(0, "test"))
-    centre = mixture.weights @ mixture.means
-    covariances = mixture.factors @ mixture.factors.mT + mixture.means[:, :, None] * mixture.means[:, None]
-    wanted = torch.einsum("k,kij->ij", mixture.weights, covariances) - centre[:, None] * centre
-    torch.testing.assert_close(points.mean(0), centre, atol=0.04, rtol=0)
-    torch.testing.assert_close(points.T.cov(), wanted, atol=0.08, rtol=0)
 
 
 def test_log_density_is_scipys():
@@ -119,6 +109,7 @@ def test_the_score_ranks_as_the_density_where_the_embedding_is_even():
     assert share[PLANES, 32] == pytest.approx(share[PLANES, 2], rel=0.25)
 
 
+@pytest.mark.slow
 def test_training_brings_out_modes_of_different_scale():
     small = {"num_seeds": 1, "num_points": 200, "num_known": 1000}
     network = {"num_steps": 300, "hidden_dim": 128, "batch_size": 128, "num_slices": 64}
@@ -145,10 +136,3 @@ def test_measuring_repeats_and_the_stage_writes_what_it_measured(monkeypatch, tm
     sphere = [row.spearman for row in measured.rows if row.case == SPHERE]
     assert f"Spearman {mean(sphere):.3f}" in page and "above 0.9 for every seed" in page
     assert "NOT above" not in page
-
-
-def test_a_missed_bar_is_said(tmp_path):
-    measured = measure(FEW)
-    missed = [row._replace(spearman=0.5) if row.case == SPHERE else row for row in measured.rows]
-    stage.write_report(tmp_path, measured._replace(rows=missed), FEW)
-    assert "Spearman 0.500 ± 0.000, NOT above 0.9" in (tmp_path / "report.md").read_text(encoding="utf-8")

@@ -17,7 +17,6 @@ import subprocess
 import sys
 from itertools import repeat
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ import yaml
 
 from pipeline.experiments import repair, repair_report
 from pipeline.experiments.descent import descend
-from pipeline.experiments.repair import CONTROL, START, Run, Settings
+from pipeline.experiments.repair import Run, Settings
 from pipeline.losses.lejepa import random_directions, sigreg
 from tests.figure_params import small_params
 
@@ -69,13 +68,6 @@ def test_energy_distance():
     assert repair.energy_distance(gaussian(2000)) == pytest.approx(math.sqrt(math.pi) / 2000, abs=2e-3)
 
 
-def test_spread_and_start_correlation():
-    points = gaussian(1000)
-    assert repair.spread(3 * points + 1) == pytest.approx(3, abs=0.1)
-    assert repair.start_correlation(points, 2 * points + 1) == pytest.approx(1)
-    assert repair.start_correlation(points, gaussian(1000, seed=1)) == pytest.approx(0, abs=0.1)
-
-
 def test_descent_lowers_the_statistic_and_keeps_its_start():
     start = 2 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     before, directions = start.clone(), random_directions(4, 50, generator=torch.Generator().manual_seed(1))
@@ -108,13 +100,6 @@ def test_the_control_is_a_random_walk():
     assert not torch.equal(*gradients)
 
 
-def test_runs_cover_the_grid_once():
-    grid = settings(statistics=["epps_pulley", "bhep", CONTROL], dims=[2, 8], num_slices=[10, 100])
-    runs = repair.runs_of(grid)
-    assert len(set(runs)) == len(runs) == 2 * 2 * (1 + 2 + 1 + 2)
-    assert {run.num_slices for run in runs if run.statistic in ("bhep", START)} == {None}
-
-
 def row(statistic, dim, num_slices, seed, x_left, energy=0.01, finite=True):
     measures = {"x_left": x_left, "energy_distance": energy, "spread": 1.0, "start_correlation": 0.5} if finite else {}
     head = {"statistic": statistic, "dim": dim, "num_slices": num_slices, "seed": seed, "finite": finite}
@@ -144,27 +129,6 @@ def test_verdicts():
     assert found[energy + "Epps-Pulley, D 128, S 10"] == ("differs", "0.500", 3)
     assert found[x + "extended Jarque-Bera, D 128, S 10"] == ("not run", "", 0)
     assert found[x + "VCReg, D 1024, S 100"] == ("not run", "", 0)
-
-
-def test_summary_counts_seeds():
-    rows = [row("watson", 2, 10, 0, 0.1), row("watson", 2, 10, 1, 0.1, energy=0.5), row("watson", 2, 10, 2, 0.9)]
-    found = repair_report.summarise([*rows, row("watson", 2, 10, 3, None, finite=False)], REFERENCE).loc[0]
-    counts = ("seeds", "overflowed", "repaired", "x_left_within", "energy_distance_within")
-    assert [found[name] for name in counts] == [4, 1, 1, 2, 2]
-
-
-def test_report_of_a_small_run():
-    small = settings(statistics=["epps_pulley", "henze_visagie", CONTROL], dims=[2, 1024], num_steps=2)
-    measured = {
-        "settings": small.model_dump(),
-        "origin": {"date": "2026-01-01", "seconds": 1.0, "hardware": {"num_cpus": 1, "cpu": "x"}, "commit": "abc"},
-        "rows": [repair.measure(run, small) for run in repair.runs_of(small)],
-        "reference": repair.gaussian_reference(small),
-    }
-    report = repair_report.report(measured)
-    assert set(report.charts) == {"figure6", "figure6-2d-10s", "figure6-1024d-10s"}
-    assert all(ElementTree.fromstring(svg).tag.endswith("svg") for svg in report.charts.values())
-    assert "Henze-Visagie" in report.text and "(2 overflowed)" in report.text
 
 
 @pytest.mark.slow

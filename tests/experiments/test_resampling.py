@@ -1,24 +1,19 @@
 """Claims of pipeline.experiments.resampling and its report (figure 7):
 
 1. Directions: unit columns; kept ones stay, fresh ones change; the same seed gives the same bits.
-2. A Sobol sequence covers the sphere more evenly than random directions.
-3. Samples before descent have the spectrum that is asked for; N(0, I) samples have the expected SIGReg.
-4. Directions that are kept fit themselves: SIGReg ends lower along them than along others.
-5. Verdicts follow from the numbers, seed by seed.
+2. Directions that are kept fit themselves: SIGReg ends lower along them than along others.
+3. Verdicts follow from the numbers, seed by seed.
 """
 
 from __future__ import annotations
 
 from itertools import islice
-from xml.etree import ElementTree
 
 import pytest
 import torch
-from torch.quasirandom import SobolEngine
 
 from pipeline.experiments import resampling, resampling_report
-from pipeline.experiments.resampling import FRESH, KEPT, NORMAL, START, Run, Settings
-from pipeline.losses.lejepa import random_directions
+from pipeline.experiments.resampling import FRESH, KEPT, Run, Settings
 
 
 def settings(**changes):
@@ -36,31 +31,6 @@ def test_direction_streams(scheme):
     assert torch.allclose(torch.cat([first, second], 1).norm(dim=0), torch.ones(16))
     assert torch.equal(first, second) == (scheme in KEPT)
     assert not torch.equal(first, next(resampling.direction_stream(run._replace(seed=1), 5)))
-
-
-def unevenness(directions):
-    dim, num_slices = directions.shape
-    return float((directions @ directions.T * dim / num_slices - torch.eye(dim)).norm())
-
-
-def test_sobol_is_more_even_than_chance():
-    sobol = resampling.sobol_directions(SobolEngine(4, scramble=True, seed=0), 512)
-    chance = random_directions(4, 512, generator=torch.Generator().manual_seed(0))
-    assert unevenness(sobol) < 0.5 * unevenness(chance)
-
-
-def test_start_has_its_spectrum():
-    wide = settings(num_samples=20_000, dim=8)
-    found = resampling.start_samples(wide, 0).var(0).sort(descending=True).values
-    wanted = 1 / torch.arange(1.0, 9)
-    assert torch.allclose(found, wanted / wanted.mean(), rtol=0.05)
-
-
-def test_levels():
-    rows = {name: resampling.measure(Run(name, None, 0), settings(num_samples=512)) for name in (START, NORMAL)}
-    assert rows[NORMAL]["heldout_sigreg"] == pytest.approx(1.0527, abs=0.2)
-    assert rows[START]["heldout_sigreg"] > 3 * rows[NORMAL]["heldout_sigreg"]
-    assert rows[START]["trained_sigreg"] is None
 
 
 def test_kept_directions_fit_themselves():
@@ -96,13 +66,3 @@ def test_verdicts():
     assert (sobol.ours, sobol.verdict) == ("1.40", "differs")
     (absent,) = resampling_report.claims(ROWS[:4])
     assert absent.verdict == "not run"
-
-
-def test_report():
-    rows = [*ROWS, *(row(name, None, seed, 2.0) for name in (START, NORMAL) for seed in (0, 1))]
-    origin = {"date": "2026-01-01", "seconds": 1.0, "hardware": {"num_cpus": 1, "cpu": "x"}, "commit": "abc"}
-    measured = {"settings": settings().model_dump(), "origin": origin, "rows": rows}
-    report = resampling_report.report(measured)
-    assert ElementTree.fromstring(report.charts["figure7"]).tag.endswith("svg")
-    assert "| random, kept | 1024 | 0.875 ± 0.177 | 0.100 ± 0.000 | 2 |" in report.text
-    assert "steps watched: 1024 (random, kept) until step 10; 4096 (Sobol, kept) until step 10." in report.text

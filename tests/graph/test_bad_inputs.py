@@ -31,7 +31,6 @@ from source_helpers import png
 from pipeline.data import preflight
 from pipeline.data.packed import PackedSplit, read_meta
 from pipeline.runtime.errors import Interrupted
-from pipeline.schema.probe import Probe
 from pipeline.schema.resolved import PretrainRun, ProbeRun
 from stages import configure, download, pretrain, run
 
@@ -129,11 +128,6 @@ def test_odd_pictures_and_names_are_accepted(place):
         assert all(images[index][0].shape[0] == 3 for index in range(len(images)))
 
 
-def test_labels_need_not_count_from_zero(place):
-    place.run(*arrays(place, y_train=np.array([-7, 4, 1000] * 4)))
-    assert read_meta("data/new")["classes"] == ["-7", "4", "1000"]
-
-
 def test_copies_across_the_splits_are_counted(place):
     xt = np.random.default_rng(0).integers(0, 256, (12, 5, 5), dtype=np.uint8)[:6].copy()
     xt[5] += 1
@@ -178,7 +172,6 @@ def test_an_unwanted_address_is_kept_out_of_the_data(place):
     ("error", "status", "told"),
     [
         (Interrupted(signal.SIGTERM, "a state is kept; run it again"), 143, "a state is kept; run it again\n"),
-        (Interrupted(signal.SIGINT, "a state is kept"), 130, "a state is kept\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
@@ -191,13 +184,12 @@ def test_signals_end_with_the_status_that_shells_know(place, monkeypatch, error,
     assert (ended.status, ended.told) == (status, told)
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("shapes differ"), FileNotFoundError(2, "No such file")])
-def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch, error):
+def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):
     def main() -> None:
-        raise error
+        raise RuntimeError("shapes differ")
 
     monkeypatch.setattr(sys, "argv", ["x"])
-    with pytest.raises(type(error)):
+    with pytest.raises(RuntimeError):
         run(main)
 
 
@@ -211,18 +203,3 @@ def test_a_full_disk_is_told_though_a_library_hides_it(place, monkeypatch):
     monkeypatch.setattr(configure, "main", main)
     ended = place.run(configure)
     assert ended.status == 1 and "cannot write runs/x.pt: No space left on device; free some space" in ended.told
-
-
-def test_the_probe_of_a_frozen_model_can_be_checked_alone(place):
-    meta = {"name": "x", "classes": ["a", "b"], "splits": {"train": {"num_images": 4, "per_class": [2, 2]}}}
-    settings = {"mode": "finetune", "baselines": [], "knn": {"k": 3}, "few_shot": {"shots": [2]}}
-
-    def check(meta: dict, learning_rates: list[float]) -> None:
-        probe = Probe.model_validate({**settings, "finetune": {"learning_rates": learning_rates}})
-        preflight.check_probe(ProbeRun.model_construct(cell="c", probe=probe), meta)
-
-    check(meta, [0.1])
-    lonely = {**meta, "splits": {"train": {"num_images": 4, "per_class": [3, 1]}}}
-    check(lonely, [0.1])  # one learning rate: nothing is held out
-    with pytest.raises(preflight.PreflightError, match=r"cell c .*1 problem:\n  - probe.holdout_frac .*class 'b'"):
-        check(lonely, [0.1, 0.2])

@@ -98,14 +98,6 @@ def test_c3_a_moved_or_copied_clone_has_its_own_artifacts(tmp_path, monkeypatch,
     assert capsys.readouterr().err == "", "said once"
 
 
-def test_c3_a_place_that_somebody_chose_is_left(tmp_path):
-    path = new_store(tmp_path)
-    Store(path)
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE experiments SET artifact_location = 's3://bucket/mlruns'")
-    assert Store(path).client.get_experiment(Store(path).experiment_id).artifact_location == "s3://bucket/mlruns"
-
-
 # 2. Disks
 
 
@@ -143,7 +135,7 @@ def test_c4_no_write_ahead_log(tmp_path, monkeypatch, capsys, connect):
     assert store.disagreements(finished()) == []
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_c11_no_file_locks(tmp_path, monkeypatch, capsys, number):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
@@ -161,10 +153,7 @@ def test_c11_no_file_locks(tmp_path, monkeypatch, capsys, number):
     ("uri", "words"),
     [
         ("file:///tmp/mlruns", "MLFLOW_TRACKING_URI is 'file:///tmp/mlruns', where MLflow keeps no runs"),
-        ("./mlruns", "unset it to use the clone's mlflow.db"),
-        ("sqlite://", "sqlite:///FILE"),
         ("http://name:secret@127.0.0.1:1", "http://127.0.0.1:1 cannot be used: Connection refused; look whether"),
-        ("http://nowhere.invalid", "http://nowhere.invalid cannot be used: "),
         ("nosuch://x", "nosuch://x cannot be used: "),
     ],
 )
@@ -320,10 +309,7 @@ def test_c8_a_gpu_that_torch_cannot_use(tmp_path, monkeypatch, capsys):
     [
         ((6, 1), ("sm_75", "sm_80"), False),
         ((12, 0), ("sm_75", "sm_90"), False),
-        ((12, 0), ("sm_90", "compute_90"), True),
         ((8, 6), ("sm_80",), True),
-        ((9, 0), ("sm_90a", "sm_120"), True),
-        ((9, 0), ("gfx90a",), True),
     ],
 )
 def test_c8_a_gpu_that_torch_was_not_built_for(tmp_path, monkeypatch, capsys, capability, arch_list, fits):
@@ -331,18 +317,6 @@ def test_c8_a_gpu_that_torch_was_not_built_for(tmp_path, monkeypatch, capsys, ca
     gpu(monkeypatch, capability, arch_list=arch_list)
     assert choose_device("auto").type == ("cuda" if fits else "cpu")
     assert ("its capability" in capsys.readouterr().err) == (not fits)
-
-
-def test_c8_a_gpu_that_is_in_use(tmp_path, monkeypatch, capsys):
-    def busy():
-        raise RuntimeError("CUDA-capable device(s) is/are busy or unavailable")
-
-    nvidia_smi(tmp_path, monkeypatch)
-    gpu(monkeypatch, (9, 0))
-    monkeypatch.setattr(torch.cuda, "init", busy)
-    assert choose_device("auto") == CPU and "busy or unavailable" in capsys.readouterr().err
-    with pytest.raises(UserError, match="no CUDA device is usable"):
-        choose_device("cuda")
 
 
 @pytest.mark.slow
@@ -429,12 +403,9 @@ def several(monkeypatch, **changes: str) -> None:
     ("environment", "words"),
     [
         ({"WORLD_SIZE": "2"}, r"has WORLD_SIZE=2, so .* but not RANK, MASTER_ADDR, MASTER_PORT.*unset WORLD_SIZE"),
-        ({"WORLD_SIZE": "2", "RANK": "1"}, r"WORLD_SIZE=2, so .* but not MASTER_ADDR, MASTER_PORT"),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE must be >= 1"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE must be >= 1"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK from 0 to below it"),
         ({"SLURM_STEP_NUM_TASKS": "4"}, "SLURM_STEP_NUM_TASKS=4 says .* 4 processes.*pretrain.layout.processes: 4"),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE=2 says"),
     ],
 )
 @pytest.mark.parametrize("processes", [1, 2])
@@ -492,16 +463,6 @@ def test_c9_a_port_that_is_taken(monkeypatch):
             pass
 
 
-def test_c9_local_rank_alone_is_of_no_run(monkeypatch):
-    gpu(monkeypatch, (9, 0), count=2)
-    monkeypatch.setenv("LOCAL_RANK", "5")
-    assert choose_device("auto") == torch.device("cuda")
-    monkeypatch.delenv("LOCAL_RANK")
-    several(monkeypatch)
-    with pytest.raises(UserError, match="LOCAL_RANK, the GPU of this process, is not"):
-        choose_device("auto")
-
-
 # 7. Terminals
 
 PRINTS = """
@@ -510,30 +471,23 @@ from stages import run
 def main():
     print("±")
     print("é", file=sys.stderr)
-    for line in range({lines}): print(line)
     print("end", file=sys.stderr)
 run(main)
 """
 
 
-@pytest.mark.parametrize("terminal", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C"}])
+@pytest.mark.parametrize("terminal", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
 def test_c10_printing_fails_no_stage(terminal):
     environment = {**os.environ, **terminal}
-    command = [sys.executable, "-c", PRINTS.format(lines=1)]
+    command = [sys.executable, "-c", PRINTS]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True)
     assert done.returncode == 0 and done.stderr.endswith(b"end\n")
-
-
-def test_c10_a_reader_that_has_seen_enough():
-    command = f"{sys.executable} -c '{PRINTS.format(lines=100_000)}' | head -1"
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 141 and done.stdout == "±\n" and done.stderr == "é\n"
 
 
 # 8. The launcher
 
 
-@pytest.mark.parametrize("command", ["dvc repro", "dvc --wait-for-lock repro probe@a", "stages.launch --engine ray"])
+@pytest.mark.parametrize("command", ["dvc repro", "stages.launch --engine ray"])
 def test_c11_a_command_that_works_in_the_clone_is_named(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "elsewhere").mkdir()
@@ -584,17 +538,6 @@ def test_c12_a_copy_without_git(download):
     assert "has no git repository" not in make(download, "repro", "PYTHON=false", code=2)
 
 
-def test_c12_a_clone_of_another_user(download):
-    if os.geteuid() != 0:
-        pytest.skip("only root may give files away")
-    subprocess.run(["git", "init", "--quiet"], cwd=download, check=True)
-    os.chown(download, 12345, 12345)
-    os.chown(download / ".git", 12345, 12345)
-    told = make(download, "repro", code=2)
-    assert "safe.directory" in told and "git cannot use this clone; see the line above" in told
-    assert "git init" not in told and "Installing" not in told
-
-
 def test_c2_a_python_that_is_too_old(download, tmp_path):
     subprocess.run(["git", "init", "--quiet"], cwd=download, check=True)
     old = tmp_path / "python3"
@@ -633,7 +576,7 @@ def test_a_user_without_home_and_passwd_entry():
     assert done.stdout == f"{ROOT}/.scratch {os.getuid()}\n", done.stderr
 
 
-@pytest.mark.parametrize("shell", ["/usr/bin/fish", "/bin/tcsh", "/nonexistent"])
+@pytest.mark.parametrize("shell", ["/usr/bin/fish", "/nonexistent"])
 def test_c1_stages_run_in_sh_whatever_the_login_shell(download, shell):
     (download / "own.mk").write_text("include Makefile\nshell-of-stages:\n\t@echo $$SHELL\n")
     assert make(download, "-f", "own.mk", "shell-of-stages", SHELL=shell) == "/bin/sh\n"

@@ -1,10 +1,9 @@
 """`python -m stages.plan` for data and machines that are not ours (cases A5 and C8). Claims:
 
 1. A user's own folder, alone in the grid, has a cost of every stage that the graph runs for it; nothing is written.
-2. What packing costs grows with the pictures, and is that of packing them.
-3. JEPA-SCORE of a large network costs minutes, up to the bound that is set; of a set that is not asked for nothing.
-4. A set that cannot be packed is a problem before anything runs, by its path and remedy.
-5. The device is named, and a GPU that torch cannot use.
+2. JEPA-SCORE of a large network costs minutes, up to the bound that is set; of a set that is not asked for nothing.
+3. A set that cannot be packed is a problem before anything runs, by its path and remedy.
+4. The device is named, and a GPU that torch cannot use.
 """
 
 from __future__ import annotations
@@ -17,13 +16,10 @@ import yaml
 from plan_files import fake_measurements, write
 
 from benchmarks import photographs
-from pipeline.catalogue.datasets import Folder
 from pipeline.core.distributed import devices
 from pipeline.planning import costs
 from pipeline.planning.inventory import read_pipeline
 from pipeline.planning.step_time import measure
-from pipeline.sources import packing
-from pipeline.sources.open import open_source
 from stages import plan
 
 ROOT = Path(__file__).parents[2]
@@ -68,31 +64,6 @@ def test_every_stage_of_the_graph_has_a_cost(folder, capsys):
     names = {"download": "pack", "foreign": "pack", "score_foreign": "score"}
     graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     assert {names.get(name, name) for name in graph} - {"known_density"} == set(found)
-
-
-# 2. Packing
-
-
-def test_packing_has_a_size_and_a_cost():
-    own(120)
-    facts = read_pipeline(Path("params.yaml")).facts["photos"]
-    assert facts[:3] == (100, 20, 10) and facts.size_px is None
-    assert facts.canvas(64) == (3, 64, 64)
-    source = open_source("photos", Folder(source="folder", path="photos"), Path())
-    packing.pack(Path("data/photos"), "photos", {}, source.classes, source.splits)
-    num_bytes = sum(file.stat().st_size for file in Path("data/photos").iterdir())
-    assert facts.num_bytes == pytest.approx(num_bytes, rel=0.2)
-    assert not facts.is_packed
-    assert read_pipeline(Path("params.yaml")).facts["photos"].is_packed
-
-
-def test_more_pictures_cost_more_to_pack():
-    seconds = []
-    for count in (20, 400):
-        own(count)
-        facts = read_pipeline(Path("params.yaml")).facts["photos"]
-        seconds.append((facts.num_train + facts.num_test) * facts.image_s)
-    assert seconds[1] > seconds[0] > 0
 
 
 # 3. JEPA-SCORE

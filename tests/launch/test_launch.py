@@ -25,7 +25,7 @@ from pipeline.launch import recording, runner, stage_program
 from pipeline.launch.engines import Local, Options, open_engine
 from pipeline.launch.recording import Plan, Records, make_plan
 from pipeline.launch.runner import Runner
-from pipeline.launch.stage_program import LAUNCH, Outcome, Run, is_made, refuse_company, run_task
+from pipeline.launch.stage_program import Outcome, Run, is_made, refuse_company, run_task
 from pipeline.launch.task_graph import Graph, Task, cell_graph
 from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.settings.grid import open_listing
@@ -140,15 +140,6 @@ def test_what_has_ended_is_recorded_while_others_run(project, monkeypatch, capsy
     assert all(one[:4] == ("commit", "--force", "--quiet", "--no-relink") for one in told)
 
 
-def test_a_group_is_recorded_by_its_name_where_all_of_it_was_made(project, monkeypatch):
-    graph, told = small_graph(), []
-    for stage in ("pretrain@a", "pretrain@b", "probe@a"):
-        finish(graph.tasks[stage])
-    monkeypatch.setattr(recording, "dvc", lambda *arguments: told.append(arguments))
-    Records(graph, Plan(list(graph.tasks.values()), [], [])).enter()
-    assert told == [("commit", "--force", "pretrain", "probe@a")]
-
-
 @pytest.mark.parametrize("path", ["settings.json", "data/images", "runs/pretrain@a/out"])
 def test_a_result_whose_origin_has_changed_does_not_count(project, path):
     one = task("pretrain@a")
@@ -169,18 +160,6 @@ def test_a_result_that_cannot_be_recorded_is_moved_aside(project, monkeypatch, c
     said = capsys.readouterr().err
     assert told.format(1) in said and told.format(2) in said
     assert [Path(f"runs/pretrain@a.before-{n}/out").read_text() for n in (1, 2)] == ["made", "made"]
-
-
-def test_results_in_the_cache_alone_are_brought_back(project, monkeypatch):
-    told = []
-    monkeypatch.setattr(recording, "dvc", lambda *arguments: told.append(arguments))
-    gone, never = {"changed outs": {"out": "deleted"}}, {"changed deps": {"stages/probe.py": "modified"}}
-    follows = {"changed deps": {"runs/pretrain@a/out": "deleted"}}
-    half = {"changed outs": {"out": "deleted", "another": "modified"}}
-    status = {"pretrain_a": [gone], "probe_a": [follows, gone], "probe_b": [never, gone], "compare": [gone]}
-    status["pretrain_b"] = [half]  # an output that is half written makes DVC's checkout fail
-    planned(monkeypatch, small_graph(), **status)
-    assert told == [("checkout", "--quiet", "--allow-missing", "pretrain@a", "probe@a")]
 
 
 class FakeJob:
@@ -245,32 +224,6 @@ def test_what_depends_runs_only_if_what_it_reads_is_another(monkeypatch):
     assert names(report.unchanged) == ["pretrain@a", "probe@a"] and not report.skipped
 
 
-def test_what_could_not_be_recorded_counts_as_failed(monkeypatch):
-    report, _ = run_plan(monkeypatch, Plan([task("data@d", here=True), task("probe@a"), task("probe@b")], [], []))
-    report.reject_others({"probe@a"})
-    assert names(report.failed) == ["probe@b"]
-    assert "changed before its result was recorded; undo the change" in str(report)
-
-
-def test_a_task_that_cannot_be_started_fails_alone(project):
-    tasks = [task("pretrain@a"), task("pretrain@b"), task("probe@a", "pretrain@a")]
-    Path("runs").mkdir()
-    Path("runs/pretrain@a").touch()  # a file where its folder belongs
-    engine = Local(1, {})
-    report = Runner(Plan(tasks, [], []), engine, engine, lambda _: {}, lambda: None, 0).run()
-    assert names(report.done) == ["pretrain@b"] and names(report.skipped) == ["probe@a"]
-    assert "failed   pretrain@a" in str(report) and "it could not be started: [Errno 20]" in str(report)
-
-
-def test_a_success_that_cannot_be_noted_is_a_failure(project, monkeypatch):
-    def full(*_) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(stage_program, "write_text", full)
-    outcome = Run(task("probe@a"), {}).result()
-    assert outcome.code == 1 and "could not be noted: [Errno 28] No space left on device" in outcome.reason
-
-
 def test_a_program_starts_on_an_empty_folder(project):
     one = task("probe@a")
     one.out.mkdir(parents=True)
@@ -321,17 +274,6 @@ def test_a_program_waits_for_an_orphan_of_itself_and_a_launch_refuses_it(project
     refuse_company()
 
 
-def test_make_repro_refuses_a_launch_and_no_other_program(project):
-    pretraining = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # stages.pretrain"])
-    refuse_company(LAUNCH)
-    launcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # -m stages.launch --engine ray"])
-    with pytest.raises(UserError, match=f"process {launcher.pid}, .*; wait for its end .*, then run: make repro"):
-        refuse_company(LAUNCH, "run: make repro")
-    for process in (pretraining, launcher):
-        process.kill()
-        process.wait()
-
-
 @pytest.mark.parametrize("name", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 def test_an_interrupted_launch_says_how_to_resume(project, name):
@@ -346,12 +288,8 @@ def test_an_interrupted_launch_says_how_to_resume(project, name):
     ("options", "told"),
     [
         ({"cpus_per_cell": 0}, "--cpus-per-cell must be >= 1, got 0"),
-        ({"gpus_per_cell": -1.0}, "--gpus-per-cell must be >= 0, got -1"),
-        ({"retries": -1}, "--retries must be >= 0, got -1"),
         ({"engine": "local", "address": "auto"}, "--address auto is a Ray cluster's"),
         ({"engine": "local", "slurm": ["partition=gpu"]}, "--slurm is for --engine slurm, got local"),
-        ({"engine": "slurm", "slurm": ["partition"]}, "--slurm takes KEY=VALUE, got 'partition'"),
-        ({"engine": "slurm", "gpus_per_cell": 0.5}, "--gpus-per-cell must be whole for SLURM, got 0.5"),
         ({"engine": "local", "gpus_per_cell": 1.0}, "--engine local hands out no GPUs; use --engine ray"),
     ],
 )
@@ -365,12 +303,6 @@ def test_an_engine_that_is_not_installed_says_how(engine, library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UserError, match=r'pip install -e "\.\[cluster\]"'):
         open_engine(Options(engine))
-
-
-def test_slurm_is_missed_by_name(project, monkeypatch):
-    monkeypatch.setenv("PATH", str(project))
-    with pytest.raises(UserError, match=r"--engine slurm: .*srun"):
-        open_engine(Options("slurm"))
 
 
 def test_a_pipeline_without_cells_is_told_what_to_run(monkeypatch):

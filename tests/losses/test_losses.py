@@ -53,13 +53,6 @@ def test_directions_are_unit_and_uniform():
     torch.testing.assert_close(directions.mean(1), torch.zeros(4), atol=0.02, rtol=0)
 
 
-def test_directions_follow_the_generator_and_the_dtype():
-    first, second = (random_directions(3, 5, generator=torch.Generator().manual_seed(7)) for _ in range(2))
-    assert torch.equal(first, second)
-    rounded = random_directions(3, 5, generator=torch.Generator().manual_seed(7), dtype=torch.bfloat16, device="cpu")
-    assert torch.equal(rounded, first.bfloat16())
-
-
 def test_directions_depend_on_seed_and_step_only():
     state = torch.get_rng_state()
     drawn = {(seed, step): directions_for_step(seed, step, 3, 4) for seed in range(3) for step in range(3)}
@@ -115,8 +108,7 @@ def test_epps_pulley_equals_the_plain_form(num_samples, num_slices, num_knots, t
     assert relative_error(samples.grad, exact.grad) < 1e-5
 
 
-@pytest.mark.parametrize("elements", [1, 40, 1 << 16])
-@pytest.mark.parametrize("max_rows", [5, 64, 2048])
+@pytest.mark.parametrize(("elements", "max_rows"), [(1, 5), (40, 64), (1 << 16, 2048)])
 def test_sigreg_equals_the_plain_form_for_any_blocks(monkeypatch, elements, max_rows):
     monkeypatch.setattr(FactoredBlock, "max_elements", elements)
     monkeypatch.setattr(FactoredBlock, "max_rows", max_rows)
@@ -168,9 +160,8 @@ def test_any_strides(axes, statistic):
     )
 
 
-@pytest.mark.parametrize("max_elements", [40, 1 << 16])
-def test_uninitialised_memory_does_not_show(monkeypatch, max_elements):
-    monkeypatch.setattr(FactoredBlock, "max_elements", max_elements)
+def test_uninitialised_memory_does_not_show(monkeypatch):
+    monkeypatch.setattr(FactoredBlock, "max_elements", 40)
     z, directions = gaussian(2, 23, 6).requires_grad_(), gaussian(6, 11, seed=1).requires_grad_()
 
     def gradients():
@@ -223,13 +214,6 @@ def test_low_precision_inputs_are_computed_in_float32(num_samples):
     assert relative_error(z.grad, exact.grad) < 2e-2
 
 
-def test_no_gradient_no_backward_pass():
-    z, directions = gaussian(16, 4), random_directions(4, 8)
-    assert not sigreg(z, directions).requires_grad
-    with torch.no_grad():
-        torch.testing.assert_close(sigreg(z.requires_grad_(), directions), sigreg(z.detach(), directions))
-
-
 # 4. Memory
 
 
@@ -279,19 +263,6 @@ def test_second_derivatives_are_refused():
             torch.autograd.grad(value, z, create_graph=True)
 
 
-def test_descent_on_samples_reaches_the_null():
-    z = (torch.rand(256, 3, generator=torch.Generator().manual_seed(0)) * 0.1 + 2).requires_grad_()
-    optimizer = torch.optim.Adam([z], lr=0.1)
-    for step in range(150):
-        optimizer.zero_grad()
-        loss = sigreg(z, directions_for_step(0, step, 3, 32))
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 1.0
-    torch.testing.assert_close(z.detach().t().cov(), torch.eye(3), atol=0.2, rtol=0)
-    torch.testing.assert_close(z.detach().mean(0), torch.zeros(3), atol=0.1, rtol=0)
-
-
 # 6. LeJEPA
 
 
@@ -324,13 +295,6 @@ def test_no_stop_gradient_through_the_centre():
     torch.testing.assert_close(z.grad, want / z.numel())
 
 
-def test_another_statistic_drops_in():
-    z, directions = gaussian(3, 16, 4), random_directions(4, 5)
-    result = lejepa_loss(z, directions, num_global=3, lamb=0.5, statistic=lambda z, a: (z @ a).square().mean())
-    torch.testing.assert_close(result.sigreg_loss, (z @ directions).square().mean())
-    torch.testing.assert_close(result.loss, (result.pred_loss + result.sigreg_loss) / 2)
-
-
 # 7. Errors
 
 
@@ -338,16 +302,11 @@ def test_another_statistic_drops_in():
     ("call", "message"),
     [
         (lambda z, a: random_directions(0, 4), "dim and num_slices must be >= 1, got dim=0"),
-        (lambda z, a: directions_for_step(0, -1, 4, 4), "step must be >= 0, got -1"),
         (lambda z, a: epps_pulley(z[0, 0]), r"samples must be \(..., N, S\)"),
         (lambda z, a: epps_pulley(z[:, :1]), "N >= 2 samples, got N = 1"),
-        (lambda z, a: epps_pulley(z.long()), "samples must be floating, got torch.int64"),
-        (lambda z, a: epps_pulley(z, t_max=0.0), "t_max must be > 0 and finite, got 0.0"),
-        (lambda z, a: epps_pulley(z, num_knots=1), "num_knots must be >= 2, got 1"),
         (lambda z, a: sigreg(z, a.t()), r"directions must be \(4, S\)"),
         (lambda z, a: lejepa_loss(z[0], a, num_global=1, lamb=0.1), r"projections must be \(V, B, K\)"),
         (lambda z, a: lejepa_loss(z, a, num_global=0, lamb=0.1), r"num_global must be in \[1, 2\].* got 0"),
-        (lambda z, a: lejepa_loss(z, a, num_global=3, lamb=0.1), r"num_global must be in \[1, 2\].* got 3"),
         (lambda z, a: lejepa_loss(z, a, num_global=2, lamb=1.5), r"lamb must be in \[0, 1\], got 1.5"),
     ],
 )

@@ -1,12 +1,12 @@
 """Claims about the facts of a spectrum:
 
-1. Isotropic Gaussian samples have the full rank, isotropy 1 and an Epps-Pulley statistic of 1.0527 on average.
+1. Isotropic Gaussian samples have the full rank and isotropy 1.
 2. Samples on a line have rank 1, isotropy 1 / D and cosine 1; samples that do not vary have ranks of 0.
 3. Ranks, isotropy, cosine and the eigenvalues equal plain numpy, for more samples than dimensions and fewer.
 4. alpha-ReQ recovers the exponent of a power law from the ranks 4 to 100 and has no opinion on fewer than three.
-5. LiDAR equals its formula, counts the directions that tell images apart and ignores scale and noise of views.
+5. LiDAR equals its formula, and ignores scale and noise of views.
 6. Standardised slices forget mean and scale; the raw statistic does not.
-7. What is not finite gives NaN, never an error, and no function changes its input.
+7. What is not finite gives NaN, never an error.
 """
 
 from __future__ import annotations
@@ -43,16 +43,6 @@ def test_isotropic_gaussian():
     assert spectrum.mean_cosine(z) == pytest.approx(0, abs=1e-3)
     assert spectrum.norms(z).mean() == pytest.approx(math.sqrt(dim), rel=0.01)
     assert eigenvalues.sum() == pytest.approx(dim, rel=0.01)
-
-
-def test_epps_pulley_of_gaussian_slices():
-    directions = random_directions(64, 512, generator=generator(0, "directions"))
-    means = [spectrum.slice_epps_pulley(gaussian(400, 64, index), directions).mean().item() for index in range(8)]
-    assert np.mean(means) == pytest.approx(1.0527, rel=0.05)
-
-
-def test_few_samples_look_less_isotropic():
-    assert spectrum.isotropy(gaussian(64, 64)) == pytest.approx(0.5, abs=0.03)
 
 
 # 2. Samples on a line, and at a point
@@ -115,13 +105,6 @@ def test_exponent_of_a_power_law(alpha):
     assert math.isnan(spectrum.alpha_req(law[:5])) and math.isnan(spectrum.alpha_req(torch.zeros(50)))
 
 
-def test_weights_of_the_fit():
-    values = gaussian(1, 60).abs().sort(descending=True).values[0].double() + 0.01
-    ranks = np.arange(4, 61)
-    slope, _ = np.polyfit(np.log(ranks), np.log(values[3:].numpy()), 1, w=np.sqrt(1 / ranks))
-    assert spectrum.alpha_req(values) == pytest.approx(-slope, rel=1e-9)
-
-
 # 5. LiDAR
 
 
@@ -151,11 +134,6 @@ def test_lidar_is_its_formula(num):
     z = planted(num, 5, 12, [3.0, 2.0, 1.0, 0.5], 0.7) + 4
     assert spectrum.lidar(z) == pytest.approx(plain_lidar(z.double().numpy()), rel=1e-8)
     assert spectrum.lidar(100 * z) == pytest.approx(spectrum.lidar(z), rel=1e-5)
-
-
-def test_lidar_counts_directions_that_tell_images_apart():
-    found = [spectrum.lidar(planted(400, 10, 20, [1.0] * count, 0.02)) for count in (1, 4, 12)]
-    assert found == pytest.approx([1, 4, 12], rel=0.05)
 
 
 def test_lidar_measures_images_in_units_of_their_views():
@@ -199,11 +177,3 @@ def test_what_is_not_finite_is_no_error(bad, everywhere):
         spectrum.slice_epps_pulley(z, torch.eye(6)).mean().item(),
     ]
     assert not any(math.isfinite(number) for number in numbers)
-
-
-def test_inputs_stay_as_they_are():
-    z = gaussian(40, 6).requires_grad_()
-    before = z.detach().clone()
-    rankme(z), spectrum.isotropy(z), spectrum.mean_cosine(z), spectrum.lidar(z.reshape(10, 4, 6))
-    assert torch.equal(z.detach(), before) and z.grad is None
-    assert not spectrum.slice_epps_pulley(z, torch.eye(6)).requires_grad

@@ -17,7 +17,7 @@ import scipy.stats
 import torch
 
 from pipeline.losses import univariate
-from pipeline.losses.lejepa import epps_pulley, lejepa_loss, random_directions, sigreg
+from pipeline.losses.lejepa import epps_pulley, random_directions, sigreg
 from pipeline.losses.univariate import MULTIVARIATE, STATISTICS, UNIVARIATE, statistic_by_name
 
 
@@ -179,13 +179,6 @@ def test_leading_axes_are_tested_one_by_one(name):
     torch.testing.assert_close(got[1, 2], STATISTICS[name](z[1, 2]))
 
 
-@pytest.mark.parametrize("name", ["cramer_von_mises", "anderson_darling"])
-def test_far_tails_stay_finite(name):
-    samples = torch.tensor([[-60.0], [0.0], [60.0]], requires_grad=True)
-    STATISTICS[name](samples).sum().backward()
-    assert samples.grad.isfinite().all()
-
-
 # 3. Descent
 
 
@@ -208,16 +201,6 @@ def test_descent_reaches_zero_mean_and_unit_variance(name):
 
 
 @pytest.mark.parametrize("name", STATISTICS)
-def test_by_name_fits_the_loss(name):
-    z, directions = gaussian(3, 10, 4).float().requires_grad_(), random_directions(4, 5)
-    result = lejepa_loss(z, directions, num_global=2, lamb=0.1, statistic=statistic_by_name(name))
-    want = STATISTICS[name](z @ directions if name in UNIVARIATE else z).mean()
-    torch.testing.assert_close(result.sigreg_loss, want)
-    result.loss.backward()
-    assert z.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("name", STATISTICS)
 def test_by_name_is_not_rounded_under_autocast(name):
     z, directions = gaussian(10, 4).float(), random_directions(4, 5)
     want = statistic_by_name(name)(z, directions)
@@ -237,8 +220,3 @@ def test_names_are_disjoint_and_unknown_ones_are_answered():
         ValueError, match=r"statistic 'watsen'; did you mean 'watson'.* known: anderson_darling, .*epps_pulley"
     ):
         statistic_by_name("watsen")
-
-
-def test_shapiro_wilk_needs_three_samples():
-    with pytest.raises(ValueError, match="N >= 3 samples, got N = 2"):
-        univariate.shapiro_wilk(torch.randn(2, 1))

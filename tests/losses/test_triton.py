@@ -27,12 +27,11 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 INTERPRETED = """
 import torch
-from pipeline import epps_pulley_blocks
+from pipeline.losses import blocks, epps_pulley, random_directions, sigreg
 from pipeline.losses.triton_blocks import FusedBlock
-from pipeline.losses import epps_pulley, random_directions, sigreg
 
 def run(engine, z, **grid):
-    epps_pulley_blocks._engine = lambda like: engine
+    blocks._engine = lambda like: engine
     z = z.clone().requires_grad_()
     directions = random_directions(3, 5, generator=torch.Generator().manual_seed(0), dtype=z.dtype)
     value = sigreg(z, directions, **grid) + epps_pulley(z, **grid).sum()
@@ -42,7 +41,7 @@ def run(engine, z, **grid):
 FusedBlock.max_rows = 1500
 for num_samples, num_knots, t_max in [(2, 2, 3.0), (37, 17, 3.0), (1600, 8, 5.0), (1024, 33, 12.0)]:
     z = torch.randn(2, num_samples, 3, generator=torch.Generator().manual_seed(1))
-    want, want_grad = run(epps_pulley_blocks.FactoredBlock, z.double(), num_knots=num_knots, t_max=t_max)
+    want, want_grad = run(blocks.FactoredBlock, z.double(), num_knots=num_knots, t_max=t_max)
     for sample, tolerance in [(z.double(), 1e-12), (z, 1e-5)]:
         got, grad = run(FusedBlock, sample, num_knots=num_knots, t_max=t_max)
         error = ((grad - want_grad).norm() / want_grad.norm()).item()

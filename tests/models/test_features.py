@@ -2,7 +2,7 @@
 
 1. Extraction leaves the backbone as it was: weights, running statistics and mode; it runs in evaluation mode.
 2. Features are the backbone's output for the evaluation view, in the order of the images, without gradients.
-3. Memory, disk and loader workers give the same features; batches change at most the last bits.
+3. Memory, disk and loader workers give the same features.
 4. Raw pixels are those of the same view, at most 32 px wide, one channel for grey sets.
 5. Probe sites are what plain timm gives: class tokens of the last two blocks, patch tokens without class and register
    tokens, the last feature map; an architecture without the site is refused with a remedy, without computing.
@@ -15,7 +15,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.loader import in_memory
@@ -84,25 +83,7 @@ def test_features_are_the_output_for_the_evaluation_view_in_order():
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_mean_and_std_matter():
-    assert not torch.allclose(embed(nn.Flatten(), pictures()), embed(nn.Flatten(), pictures(), mean=[0.0] * 3))
-
-
-def test_low_precision_features_come_as_float32():
-    backbone = create_backbone("test_vit", {"img_size": 32})
-    low, full = (embed(backbone, pictures(), precision=precision) for precision in ("bfloat16", "float32"))
-    assert low.dtype == torch.float32 and not torch.equal(low, full)
-    torch.testing.assert_close(low, full, rtol=0.1, atol=0.1)
-
-
 # 3. How images reach the backbone
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 9, 100])
-def test_batches_change_the_last_bits_at_most(batch_size):
-    backbone, images = create_backbone("test_resnet", {}), pictures()
-    found = embed(backbone, images, batch_size=batch_size)
-    torch.testing.assert_close(found, embed(backbone, images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -198,8 +179,6 @@ def test_features_are_taken_at_the_site():
     ("site", "name", "message"),
     [
         ("cls_last2", "test_resnet", "'cls_last2' needs class tokens .* 'test_resnet'.*'pooled' or 'patch_mean'"),
-        ("cls_last2", "test_vit2", "'cls_last2' needs class tokens .* 'test_vit2'"),
-        ("cls_last2", "xcit_nano_12_p16_224", "'cls_last2' needs class tokens"),
         ("patch_mean", "pit_ti_224", "'patch_mean' needs patch tokens .* 'pit_ti_224' .* set probe.site to 'pooled',"),
         ("cls_last2", "test_vit", "'cls_last2' of backbone 'test_vit' fails at 20 px: .*; set probe.site to 'pooled'"),
     ],
@@ -217,8 +196,3 @@ def test_the_check_costs_nothing_on_the_meta_device(site):
         backbone = create_backbone("vit_small_patch14_reg4_dinov2", {"img_size": 224})
     assert check_site(backbone, site, 224) == (768 if site == "cls_last2" else 384)
     assert backbone.training
-
-
-def test_unknown_site():
-    with pytest.raises(ValueError, match=r"probe\.site must be 'pooled', 'cls_last2' or 'patch_mean', got 'cls'"):
-        site_extractor(nn.Flatten(), "cls")

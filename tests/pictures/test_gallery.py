@@ -1,12 +1,12 @@
 """Claims about the pictures of a backbone:
 
-1. PCA is numpy's SVD with a sign that does not depend on the solver; colours do not depend on scale or shift.
-2. A sheet has equal bytes for equal input, and each picture in its place; texts that are too long are shortened.
-3. Neighbours are those of a plain argsort of cosine similarities; a frame and a sign tell right from wrong classes.
+1. PCA is numpy's SVD with a sign that does not depend on the solver.
+2. A sheet has equal bytes for equal input, and each picture in its place.
+3. Neighbours are those of a plain argsort of cosine similarities.
 4. Points on the map are equal for equal input, keep groups together, and survive a collapsed embedding; the agreement
-   is that of plain loops, and dots have the colours of their classes.
+   is that of plain loops.
 5. Images on the sheets are of as many classes as possible, equal for an equal seed.
-6. The page names every picture that there is, with its size and an alternative text, or the gap.
+6. The page names every picture that there is, with its size and an alternative text.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from pipeline.pictures import embedding_map, neighbours
-from pipeline.pictures.colours import RAMP, heat, pca_rgb, principal_components
-from pipeline.pictures.embedding_map import COLOURS, OTHERS, Map, agreement, densest, make_map, make_maps
+from pipeline.pictures.colours import principal_components
+from pipeline.pictures.embedding_map import agreement, make_map, make_maps
 from pipeline.pictures.image_set import shown_images
-from pipeline.pictures.neighbours import NEIGHBOUR_PX, QUERY_PX, RIGHT, WRONG, Labelled, nearest
-from pipeline.pictures.sheet import CELL_PX, GAP_PX, HEAD_PX, sheet, text_width
+from pipeline.pictures.neighbours import nearest
+from pipeline.pictures.sheet import CELL_PX, GAP_PX, HEAD_PX, sheet
 from pipeline.reports.page_sections import picture_sections
 from pipeline.runtime.files import write_json
 from tests.small_networks import random
@@ -48,36 +48,6 @@ def test_components_are_those_of_numpy():
     np.testing.assert_allclose(mean, vectors.mean(0), atol=1e-12)
 
 
-def test_colours_do_not_depend_on_a_rotation_but_for_their_signs():
-    features = random(2, 6, 6, 8) * torch.linspace(3, 1, 8)
-    rotation, _ = torch.linalg.qr(random(8, 8, seed=1))
-    found, turned = pca_rgb(features).float(), pca_rgb(features @ rotation).float()
-    for channel in range(3):
-        one, other = found[..., channel], turned[..., channel]
-        assert min((one - other).abs().max(), (one - (255 - other)).abs().max()) <= 1
-
-
-def test_colours_are_the_scaled_coordinates():
-    features = torch.zeros(1, 1, 101, 3)
-    features[0, 0, :, 1] = torch.arange(101)
-    found = pca_rgb(features)[0, 0]
-    expected = (255 * ((torch.arange(101) - 2) / 96).clamp(0, 1)).round()
-    assert torch.equal(found[:, 0].float(), expected)
-    assert (found[:, 1:] == 0).all()  # nothing varies there
-
-
-def test_rounding_is_no_colour():
-    plain = torch.ones(1, 8, 8, 6)
-    rounded = torch.where(random(1, 8, 8, 6) > 0, plain, plain.nextafter(torch.tensor(0.0)))
-    assert pca_rgb(rounded).max() < 64
-
-
-def test_heat_spans_the_ramp():
-    found = heat(torch.tensor([[[0.0, 1.0]], [[2.0, 2.0]]]))
-    assert found[0, 0].tolist() == [list(RAMP[0]), list(RAMP[-1])]
-    assert found[1, 0].tolist() == [list(RAMP[0])] * 2
-
-
 # 2. Sheets
 
 RED, BLUE = (torch.zeros(2, side, side, 3, dtype=torch.uint8) for side in (2, 500))
@@ -98,16 +68,6 @@ def test_sheet_puts_each_picture_in_its_place():
         sheet(rows, above=["red"])
 
 
-def test_text_beside_the_rows_gets_its_room():
-    drawn = opened(sheet([RED], above=["a", "b"], beside=["one\nand a longer line"], cell_px=50))
-    margin = GAP_PX + text_width(["and a longer line"])
-    assert drawn.size == (margin + 2 * (50 + GAP_PX), 50 + HEAD_PX + 2 * GAP_PX)
-    assert drawn.getpixel((margin, HEAD_PX + GAP_PX)) == (255, 0, 0)
-    assert drawn.getpixel((margin - 2, HEAD_PX + GAP_PX)) == (255, 255, 255)
-    left = np.asarray(drawn)[HEAD_PX:, : margin - 1]
-    assert (left < 128).any()
-
-
 # 3. Neighbours
 
 
@@ -119,32 +79,6 @@ def test_neighbours_are_those_of_a_plain_argsort(monkeypatch):
     monkeypatch.setattr(neighbours, "BLOCK", 2)
     assert torch.equal(nearest(3 * queries, references, 4), torch.tensor(expected.copy()))
     assert nearest(queries, references[:2], 4).shape == (7, 2)
-
-
-def labelled(*names: str) -> list[Labelled]:
-    return [Labelled(torch.full((4, 4, 3), 128, dtype=torch.uint8), name) for name in names]
-
-
-def test_frames_and_signs_tell_right_from_wrong():
-    spaces = {
-        "learned": [labelled("a", "b"), labelled("a", "b")],
-        "random init": [labelled("b", "b"), labelled("b", "a")],
-    }
-    drawn = opened(neighbours.draw(labelled("a", "b"), spaces))
-    assert neighbours.draw(labelled("a", "b"), spaces) == neighbours.draw(labelled("a", "b"), spaces)
-    # First query (class a): one right, one wrong; none right. Second (class b): wrong, right; right, wrong.
-    expected = [[[RIGHT, WRONG], [WRONG, RIGHT]], [[WRONG, WRONG], [RIGHT, WRONG]]]
-    width = drawn.width // 2
-    side = NEIGHBOUR_PX + 2 * neighbours.FRAME_PX
-    for space, of_queries in enumerate(expected):
-        top = GAP_PX + space * neighbours.STRIP_PX + neighbours.LINE_PX
-        for query, colours in enumerate(of_queries):
-            for rank, colour in enumerate(colours):
-                left = query * width + QUERY_PX + 2 * GAP_PX + rank * neighbours.PITCH_PX
-                assert drawn.getpixel((left + 1, top + side // 2)) == pytest.approx(colour, abs=2)
-                assert drawn.getpixel((left + side // 2, top + side // 2)) == pytest.approx((128, 128, 128), abs=2)
-                corner = np.asarray(drawn)[top + side - 16 : top + side, left + side - 16 : left + side]
-                assert (corner == 255).all(-1).any()  # the sign is white
 
 
 # 4. Maps
@@ -188,35 +122,6 @@ def test_agreement_is_that_of_plain_loops():
         shares.append(np.mean([float(labels[j] == labels[i]) for j in others[:10]]))
     assert agreement(points, labels) == pytest.approx(np.mean(shares))
     assert agreement(points[:2], torch.zeros(2)) == 1
-
-
-def test_dots_have_the_colours_of_their_classes():
-    labels = torch.arange(12)
-    points = torch.stack((torch.arange(12.0), torch.arange(12.0) % 2), dim=1).double()
-    names = [""] * 12  # no names on the map, which would cover the dots
-    drawn = opened(embedding_map.draw({"learned": Map(points, 0.5, 0.75)}, labels, names))
-    left, width = GAP_PX + embedding_map.INSET_PX, embedding_map.PANEL_PX - 2 * embedding_map.INSET_PX
-    middle = GAP_PX + embedding_map.LINE_PX + embedding_map.PANEL_PX // 2
-    for label in range(12):
-        x = left + round(width * label / 11)
-        y = middle + round(width / 11 * (label % 2 - 0.5))
-        assert drawn.getpixel((x, y)) == pytest.approx(COLOURS[label] if label < 10 else OTHERS, abs=10)
-    assert len(set(COLOURS)) == 10
-
-
-def test_a_name_stands_where_dots_are_densest():
-    points = torch.cat((random(5, 2) * 20 + 50, random(30, 2) * 0.1)).double()
-    assert densest(points).norm() < 1
-
-
-def test_names_do_not_cover_each_other():
-    labels, names = torch.arange(40) % 4, ["Sandal", "Sneaker", "Ankle boot", "Bag", "absent"]
-    found = embedding_map.name_places(torch.full((40, 2), 100.0), labels, names)
-    assert list(found) == names[:4] and found["Sandal"] == (100, 100)
-    rows = sorted(y for _, y in found.values())
-    assert min(np.diff(rows)) >= 12 and {x for x, _ in found.values()} == {100}
-    apart = torch.tensor([[30.0, 100.0], [100.0, 100.0], [170.0, 100.0], [240.0, 100.0]])[labels]
-    assert [y for _, y in embedding_map.name_places(apart, labels, names[:4]).values()] == [100] * 4
 
 
 # 5. Images on the sheets
@@ -276,10 +181,3 @@ def test_page_names_every_picture_with_its_size(tmp_path):
     html = sections["Pictures: digits"]
     assert "test_vit: PCA and attention of the class token of the last layer, learned" in html
     assert "has 4 × 4 positions.<" in html
-
-
-def test_page_names_gaps(tmp_path):
-    assert "make them with <code>dvc repro pictures</code>" in picture_sections(tmp_path / "pictures")[0].body
-    write_folder(tmp_path / "pictures/digits", {"net": {**RUN, "no_features": "tokens <8> are no square"}})
-    html = picture_sections(tmp_path / "pictures")[0].body
-    assert html.count("<img") == 2 and "net: no picture of features: tokens &lt;8&gt; are no square." in html

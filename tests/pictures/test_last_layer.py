@@ -1,10 +1,10 @@
 """Claims about features and attention at each place of an image:
 
 1. Patch features are timm's last layer on its grid: patch tokens in reading order without prefix tokens, or the map.
-2. Attention of the class token is the softmax of its query with all keys, of the last block, also with register tokens,
-   normalised and rotated queries; the backbone is left as it was. Without a class token it is the mean activation.
+2. Attention of the class token is the softmax of its query with all keys, of the last block, also with register tokens
+   and normalised queries; the backbone is left as it was. Without a class token it is the mean activation.
 3. Where the last map is too coarse to see anything, the deepest layer with a finer one is shown, and named.
-4. A stitched map is that of a network with the finer stride; a map that is fine enough stays as it is.
+4. A stitched map is that of a network with the finer stride.
 """
 
 from __future__ import annotations
@@ -47,11 +47,6 @@ def test_feature_maps_have_features_last():
     assert patch_features(swin, views).shape == (2, 8, 8, 16)
 
 
-def test_tokens_that_are_no_square_are_refused():
-    with pytest.raises(UserError, match=r"8 tokens of VisionTransformer are no square grid"):
-        patch_features(network("test_vit", **VIT), random(1, 3, 32, 16))
-
-
 # 2. Attention
 
 
@@ -74,19 +69,6 @@ def test_class_token_attention_is_the_explicit_softmax(arguments):
     expected = scores.softmax(-1)[:, :, 0, vit.num_prefix_tokens :].unflatten(-1, (4, 4))
     torch.testing.assert_close(cls_attention(vit, views), expected, rtol=1e-5, atol=1e-7)
     assert expected.std() > 0
-
-
-def test_rotated_queries_are_in_the_attention():
-    eva = network("vit_small_patch16_rope_224", img_size=64, depth=2, embed_dim=64, num_heads=2)
-    views = random(1, 3, 64, 64)
-    found = cls_attention(eva, views)
-    assert found.shape == (1, 2, 4, 4) and (found.sum((2, 3)) < 1).all()
-    block = eva.blocks[-1].attn
-    tokens = last_block_input(eva, views)
-    with torch.no_grad():
-        query, key, _ = block.qkv(tokens).unflatten(-1, (3, 2, 32)).permute(2, 0, 3, 1, 4)
-        plain = (query[:, :, :1] @ key.mT / 32**0.5).softmax(-1)[:, :, 0, 1:].unflatten(-1, (4, 4))
-    assert not torch.allclose(found, plain, atol=1e-5)
 
 
 def test_reading_attention_leaves_the_backbone_as_it_was():
@@ -125,21 +107,6 @@ def test_the_deepest_stage_that_is_fine_enough_is_shown(name, size_px, stage):
     assert stages[stage + 1].shape[-1] < 4
 
 
-def test_of_maps_that_are_all_too_coarse_the_finest_is_shown():
-    vit, views = network("test_vit", **{**VIT, "patch_size": 16}), random(1, 3, 32, 32)
-    found, layer = deepest_features(vit, views, least_side=4)
-    assert layer == "last layer" and torch.equal(found, patch_features(vit, views))
-    convnext = network("test_convnext")
-    found, layer = deepest_features(convnext, random(1, 3, 32, 32), least_side=64)
-    assert found.shape[1:3] == (8, 8) and layer == "stages.0"
-
-
-def test_maps_of_one_position_are_refused():
-    vit = network("test_vit", **{**VIT, "patch_size": 32})
-    with pytest.raises(UserError, match="every map of VisionTransformer at 32 px has one position; raise pretrain"):
-        deepest_features(vit, random(1, 3, 32, 32), least_side=4)
-
-
 # 4. Finer maps
 
 
@@ -151,9 +118,3 @@ def test_a_stitched_map_is_that_of_a_finer_stride():
     # Windows of 8 px whose first one is centred at 1 px: three pixels of it repeat the border.
     expected = means(2)(pad(views, (3, 3, 3, 3), mode="replicate"))
     torch.testing.assert_close(found, expected)
-
-
-def test_a_map_that_is_fine_enough_stays():
-    views, seen = random(1, 3, 32, 32), []
-    found = stitched(lambda v: (seen.append(v), v[:, :, ::3, ::3].movedim(1, -1))[1], views, fine_side=16)
-    assert found.shape == (1, 11, 11, 3) and len(seen) == 1 and torch.equal(seen[0], views)

@@ -19,7 +19,7 @@ import torch
 import yaml
 from PIL import Image
 
-from pipeline.models.backbones import create_backbone, initial_backbone
+from pipeline.models.backbones import create_backbone
 from pipeline.models.weights import save_weights
 from pipeline.pictures import embedding_map
 from pipeline.runtime.absent import reason
@@ -126,15 +126,6 @@ def test_every_picked_run_gets_its_pictures(place, store, capsys):
         ("default", facts[name]["cell"], sorted(f"{name}-{kind}.png" for kind in kinds), "pictures")
         for name in BACKBONES
     ]
-
-
-def test_untrained_weights_see_what_the_initialisation_sees_with_or_without_a_tracked_run(place, store, capsys):
-    store.has_run = False
-    write_picks({"test_vit": weights_of("test_vit", backbone=initial_backbone("test_vit", VIT, seed=0))})
-    pictures.main("digits")
-    spaces = json.loads(written()["facts.json"])["backbones"]["test_vit"]["spaces"]
-    assert spaces["learned"] == spaces["random init"] != spaces["raw pixels"]
-    assert "warning: no artifacts in MLflow: UserError: digits--test_vit" in capsys.readouterr().err
 
 
 def test_a_backbone_without_a_map_is_told_and_has_the_other_pictures(place, monkeypatch):

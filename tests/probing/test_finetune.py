@@ -2,12 +2,12 @@
 
 1. It learns what no probe on the frozen features can, from all images and from a few a class, and leaves the given
    backbone as it was.
-2. It is AdamW with warm-up and cosine on the mean cross-entropy, as a plain loop has it; vectors do not decay.
+2. It is AdamW with warm-up and cosine on the mean cross-entropy, as a plain loop has it.
 3. The learning rate follows held-out training images alone; the test images are scored once a run; few-shot runs see
    the images of the frozen few-shot probe and no others.
 4. A run costs what the settings say; a few-shot run no more than `min_steps` or the run on all images.
 5. The same seed gives the same bits, whatever the global random state; an interrupted evaluation goes on.
-6. The head stands at the probe site; a run that diverges scores 0.
+6. A run that diverges scores 0.
 7. The stage gives the same names in both modes, with the baselines asked for and no others; a frozen public model is
    shown what its own model.json says.
 """
@@ -28,14 +28,13 @@ from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch
 from pipeline.data.views.multicrop import evaluation_view
-from pipeline.models.backbones import create_backbone, weight_decay_groups
+from pipeline.models.backbones import create_backbone
 from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector
 from pipeline.models.weights import save_weights
 from pipeline.probing import finetune
 from pipeline.probing.finetune import accuracy, evaluate, finetuned
 from pipeline.probing.probes import Split, Task, few_shot_members, linear_probe, stratified_holdout
-from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import read_json, write_json
 from pipeline.schema.pretrain import Loader, Pretrain, Schedule, Views
 from pipeline.schema.probe import FewShot, Finetune, Health, Knn, Linear, Probe
@@ -122,16 +121,6 @@ def test_it_learns_what_frozen_features_do_not_show(tmp_path):
     assert backbone.training
 
 
-def test_names_are_those_of_the_frozen_probes(tmp_path):
-    names = ["linear_lr", "linear_holdout_top1", "linear_top1"]
-    names += [f"linear_top1_{k}shot{part}" for k in (2, 10) for part in ("", "_images", "_std")]
-    several = found(tmp_path, epochs=1, min_steps=1)
-    assert list(several) == names
-    assert (several["linear_top1_2shot_images"], several["linear_top1_10shot_images"]) == (6, 30)
-    single = found(tmp_path, epochs=1, min_steps=1, learning_rates=[1e-3], num_draws=1)
-    assert [*single] == [name for name in names if not name.endswith(("_std", "holdout_top1"))]
-
-
 # 2. What it does
 
 
@@ -156,18 +145,6 @@ def test_it_is_a_plain_loop():
         adamw.step()
     for ours, theirs in zip(classifier.parameters(), [*backbone.parameters(), *head.parameters()], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-def test_vectors_and_what_timm_exempts_do_not_decay():
-    backbone = create_backbone("test_vit", {"img_size": 32, "patch_size": 8})
-    classifier = finetune.Classifier(backbone, "pooled", 64, 3)
-    decay, keep = weight_decay_groups([classifier.backbone, classifier.head], 0.1)
-    names = {id(parameter): name for name, parameter in classifier.named_parameters()}
-    decaying, kept = ({names[id(p)] for p in group["params"]} for group in (decay, keep))
-    assert (decay["weight_decay"], keep["weight_decay"]) == (0.1, 0.0)
-    assert decaying | kept == set(names.values()) and not decaying & kept
-    assert {"backbone.pos_embed", "backbone.cls_token", "head.bias", "backbone.norm.weight"} <= kept
-    assert {"head.weight", "backbone.blocks.0.attn.qkv.weight"} <= decaying
 
 
 # 3. What is chosen, and by which images
@@ -201,12 +178,6 @@ def test_runs_see_their_images_alone(tmp_path, runs, monkeypatch):
         assert torch.equal(members, wanted)
         assert all(sorted(order.tolist()) == sorted(wanted.tolist()) for order in passes)
     assert not set(fit.tolist()) & set(held.tolist()) and scored == ["train"] * 2 + ["test"] * 5
-
-
-def test_too_many_shots_are_refused_before_any_run(tmp_path, runs):
-    with pytest.raises(UserError, match="shots asks for 41 images a class but the largest class has 40"):
-        found(tmp_path, shots=(2, 41))
-    assert runs == []
 
 
 # 4. What it costs
@@ -252,15 +223,6 @@ def test_an_interrupted_evaluation_goes_on(tmp_path, monkeypatch):
 
 
 # 6. Sites and divergence
-
-
-def test_the_head_stands_at_the_site():
-    backbone, images = create_backbone("test_vit", {"img_size": 8, "patch_size": 4}), pictures(12)
-    classifier = tuned(backbone, images, torch.arange(12), site="cls_last2", lr=1e-3, epochs=2)
-    assert classifier.head.weight.shape == (3, 128)
-    before, after = backbone.state_dict(), classifier.backbone.state_dict()
-    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    assert {"patch_embed.proj.weight", "blocks.5.attn.qkv.weight"} <= changed
 
 
 def test_a_run_that_diverges_scores_nothing():

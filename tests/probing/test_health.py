@@ -1,20 +1,17 @@
 """Claims about health.json:
 
-1. The null distribution of Epps-Pulley is that of fresh normal samples, standardised or not; Gaussian embeddings are
-   within it, others are not.
+1. The null distribution of Epps-Pulley is that of fresh normal samples, standardised or not.
 2. A description holds the facts of pipeline.losses.spectrum.
 3. LiDAR's views are global ones, each image's together; the held-out loss is the run's own objective on test images
-   at the batch size of training, and is left out of a split that is smaller.
-4. The report needs no labels, has the same bits whatever the global random state, changes no weight, and holds no
-   number that JSON has not; a frozen model has no projection.
+   at the batch size of training.
+4. The report needs no labels, has the same bits whatever the global random state, and changes no weight; a frozen model
+   has no projection.
 5. The stages write and read it: pretrain the projector and the curves, probe the report, MLflow's record both.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +33,6 @@ from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector
 from pipeline.models.weights import save_weights
 from pipeline.probing import health
-from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import read_json, write_json
 from pipeline.schema.pretrain import Pretrain
 from pipeline.schema.probe import Health, Probe
@@ -102,18 +98,6 @@ def test_null_is_that_of_fresh_samples(num_images):
     assert torch.equal(health.epps_pulley_null(num_images).raw, null.raw)
 
 
-def test_who_is_within_the_null():
-    num, dim = 400, 64
-    null, z = health.epps_pulley_null(num), torch.randn(400, dim, generator=generator(0, "test"))
-    gaussian = health.describe(z, 256, null)["epps_pulley"]
-    assert gaussian["raw"]["share_above"] < 0.12 and gaussian["standardised"]["share_above"] < 0.12
-    moved = health.describe(2 * z + 0.5, 256, null)["epps_pulley"]
-    assert moved["raw"]["share_above"] == 1 and moved["standardised"]["share_above"] < 0.12
-    # One of two points in every dimension: few of them make slices that are far from normal.
-    corners = health.describe(z[:, :2].sign(), 256, null)["epps_pulley"]
-    assert corners["standardised"]["share_above"] == 1
-
-
 # 2. Description
 
 
@@ -133,11 +117,6 @@ def test_a_description_holds_the_facts():
         assert (facts["null_mean"], facts["null_sd"]) == (values.mean().item(), values.std().item())
         assert facts["null_q95"] == pytest.approx(values.quantile(0.95).item())
         assert facts["share_above"] == sum(value > facts["null_q95"] for value in facts["values"]) / 10
-
-
-def test_what_json_can_hold():
-    found = health.plain({"a": math.nan, "b": [1 / 3, math.inf, 1e-30], "c": {"d": 1 / 3, "e": 5}})
-    assert found == {"a": None, "b": [0.3333333, None, 1e-30], "c": {"d": 1 / 3, "e": 5}}
 
 
 # 3. Views and held-out losses
@@ -180,21 +159,6 @@ def test_heldout_losses_are_the_objective_on_test_images(backbone, trained):
     wanted = [sum(float(part) for part in parts) / 2 for parts in zip(*losses, strict=True)]
     assert len(losses) == 2 and list(found) == ["loss", "pred_loss", "sigreg_loss"]
     assert list(found.values()) == pytest.approx(wanted, rel=1e-4)
-
-
-def test_few_images_fill_one_batch_or_none(backbone, trained):
-    seen = []
-
-    def objective(projections, step):
-        seen.append(projections.shape)
-        return trained.objective(projections, step)
-
-    watched = trained._replace(objective=objective)
-    assert health.heldout_losses(backbone, digits(20), watched, torch.arange(5), READER) != {}
-    assert seen == [(3, BATCH_SIZE, PROJ_DIM)]
-    assert health.heldout_losses(backbone, digits(15), watched, torch.arange(15), READER) == {}
-    criteria = report(backbone, watched, digits(15))["criteria"]
-    assert "projection_rankme" in criteria and not any(name.startswith("heldout") for name in criteria)
 
 
 # 4. The report
@@ -240,20 +204,6 @@ def test_the_report_is_the_same_without_labels_and_at_any_time(backbone, trained
     for module, state in zip(modules, before, strict=True):
         assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
     assert report(backbone, trained, num_images=30) != found
-
-
-def test_a_broken_network_gives_a_report(backbone, trained):
-    with torch.no_grad():
-        trained.projector[0].weight[:] = math.nan
-    found = report(backbone, trained)
-    json.dumps(found, allow_nan=False)
-    assert [found["criteria"][name] for name in [*OF_PROJECTION, *HELDOUT]] == [None] * 7
-    assert found["projection"]["epps_pulley"]["raw"]["share_above"] is None and found["criteria"]["rankme"] > 1
-
-
-def test_a_projector_that_pretraining_did_not_write(tmp_path):
-    with pytest.raises(UserError, match=r"there is no .*projector.safetensors; run: dvc repro"):
-        health.load_trained(tmp_path / "projector.safetensors", VIEWS, TRAINING, lamb=LAMB)
 
 
 # 5. Stages

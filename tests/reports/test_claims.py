@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.core.csv_files import csv_text
-from pipeline.reports.claims import Claim, claims_table, read_claims, write_claims
+from pipeline.reports.claims import Claim, read_claims, write_claims
 from pipeline.runtime.errors import UserError
 
 CLAIMS = [
@@ -46,20 +45,3 @@ def test_broken_files_are_named(tmp_path, text, told):
     with pytest.raises(UserError, match=told) as error:
         read_claims(path)
     assert str(path) in str(error.value)
-
-
-def test_absent_file(tmp_path):
-    with pytest.raises(UserError, match=r"table5\.csv does not exist"):
-        read_claims(tmp_path / "table5.csv")
-
-
-def test_rows_must_have_the_columns():
-    assert csv_text(("a", "b"), [{"b": 2, "a": None}]) == "a,b\n,2\n"
-    with pytest.raises(ValueError, match="exactly the columns a, b"):
-        csv_text(("a", "b"), [{"a": 1}])
-
-
-def test_claims_table():
-    lines = claims_table(CLAIMS).splitlines()
-    assert lines[2] == '| accuracy of "ViT-L", λ 0.05 | 74.57 | 60.10 ± 0.42 | 3 | differs |'
-    assert lines[3] == "| not reached | > 1 | – | 0 | not run |"

@@ -1,10 +1,9 @@
 """Claims about the figures of embedding health:
 
-1. Every data set gets its spectra, its Epps-Pulley statistics and, where something was watched, its curves; equal cells
-   give equal bytes, well-formed and self-contained.
+1. Every data set gets its spectra, its Epps-Pulley statistics and its curves; equal cells give equal bytes, well-formed
+   and self-contained.
 2. Titles, cells and lambdas are shown as text; the share of slices beyond the null distribution stands beside its bar.
 3. Frozen models (no projection, no history, no lambda), collapsed embeddings and numbers that are missing still draw.
-4. A relative spectrum has mean 1 over all dimensions, whether or not the list has them all.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipeline.reports.figures_health import _relative_spectrum, charts
+from pipeline.reports.figures_health import charts
 
 
 def site(dim: int, seed: int) -> dict:
@@ -86,15 +85,3 @@ def test_frozen_models_and_collapse():
     found = charts(cells)
     assert list(found) == ["spectra-digits", "epps-pulley-digits", "health-digits"]
     assert "dino" in texts(found["epps-pulley-digits"]) and "dino" not in texts(found["health-digits"])
-
-
-@pytest.mark.parametrize("cells", [[frozen()], [{**trained(), "history": [{"epoch": 1.0, "loss": 1.0}]}]])
-def test_nothing_watched_no_curves(cells):
-    assert list(charts(cells)) == ["spectra-digits", "epps-pulley-digits"]
-
-
-def test_relative_spectrum():
-    ranks, values = _relative_spectrum({"dim": 8, "spectrum": [4.0, 2.0, 2.0, 0.0]})
-    assert ranks == [1, 2, 3] and values == [4.0, 2.0, 2.0]
-    assert _relative_spectrum({"dim": 2, "spectrum": [3.0, 1.0]})[1] == [1.5, 0.5]
-    assert _relative_spectrum({"dim": 2, "spectrum": [None, None]}) == ([], [])

@@ -3,10 +3,9 @@
 1. From finished cells it writes table, report, summary, charts and picks; the picks name weights with their checksum.
 2. Run twice it writes the same bytes, and what an older grid left is removed.
 3. One sentence a data set: which run, by how much, how sure; few runs, an interval around 0 and lambda 0 are said.
-4. Cells without results or health are named with the command; frozen models are no runs; with none at all it fails.
-5. Tasks that are probed otherwise are kept apart; runs that differ in other axes are one group; a miniature has its own
-   folder; settings that change what the loss measures are named where
-   runs of one task differ in them, be it by an axis or by an override.
+4. Cells without results or health are named with the command; frozen models are no runs.
+5. Tasks that are probed otherwise are kept apart; runs that differ in other axes are one group; settings that change
+   what the loss measures are named where runs of one task differ in them, be it by an axis or by an override.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from diagnosed_cells import GRID, OUT, enter, entry, files, put, table, write_cell, write_grid, write_params
+from diagnosed_cells import GRID, OUT, enter, entry, files, put, write_cell, write_grid, write_params
 from paper_results import write_pipeline
 from torch import nn
 
@@ -30,13 +29,10 @@ from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses.lejepa import LeJEPALoss
 from pipeline.models.features import Reader
 from pipeline.probing import health
-from pipeline.reports import selection_report, selection_text
+from pipeline.reports import selection_text
 from pipeline.reports.render import literal
-from pipeline.runtime.absent import reason
-from pipeline.runtime.errors import UserError
 from pipeline.schema.probe import Health
 from pipeline.schema.resolved_analyses import Shown
-from pipeline.selection import picks
 from pipeline.selection.correlation import Entry
 from pipeline.selection.criteria import DIRECTIONS
 from pipeline.selection.runs import incomparable_settings
@@ -83,26 +79,6 @@ def test_the_table_has_the_numbers_of_the_files():
     assert entry(name="lidar", a=None) is None and entry("all").num_runs == 16
 
 
-def test_the_table_reads_back():
-    listing = write_params()
-    write_grid(listing)
-    diagnose.main()
-    assert selection_report.table_csv(table()) == (OUT / "table.csv").read_text(encoding="utf-8")
-    (OUT / "table.csv").write_text("dataset,rho\ndigits,1\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"table.csv must have the columns dataset, backbone"):
-        table()
-
-
-@pytest.mark.parametrize(("exponent", "rule"), [(0, "train_loss"), (1 / 3, "train_loss/lambda^0.333333")])
-def test_the_exponent_is_a_setting(exponent, rule, capsys):
-    write_grid(write_params(exponent, datasets=["digits"]))
-    diagnose.main()
-    assert f"(lowest {rule} of 8 runs, " in capsys.readouterr().out
-    assert json.loads((OUT / "picks/digits.json").read_text(encoding="utf-8"))["criterion"] == rule
-    text = (OUT / "report.md").read_text(encoding="utf-8")
-    assert text.count("| train loss |") == (3 if exponent else 2)  # beside the paper too, twice
-
-
 def test_picks_name_the_weights():
     listing = write_params()
     write_grid(listing)
@@ -127,15 +103,6 @@ def test_picks_name_the_weights():
         "test_vit": {"cell": key, **place},
     }
     assert found == {**named, **place}
-
-
-def test_weights_that_are_gone_are_named():
-    listing = write_params(datasets=["digits"])
-    write_grid(listing)
-    weights = listing.cells[0].folder / "pretrain/backbone.safetensors"
-    weights.unlink()
-    diagnose.main()
-    assert f"no {weights}, the weights of a picked run" in reason(OUT)
 
 
 def test_the_report_stands_beside_the_paper():
@@ -192,7 +159,6 @@ CERTAINTY = {
     "no interval": ({"low": None, "high": None}, "ρ = +0.50, the same in every resample and so without an interval"),
     "constant": ({"rho": None}, "there is no correlation to rely on, since all runs have the same accuracy or the"),
     "few": ({"num_runs": 9}, "; 9 runs are few."),
-    "two": ({"num_runs": 2, "rho": None}, "with 2 runs nothing can be said of how sure that is."),
     "one": ({"num_runs": 1, "rho": None}, "with 1 run nothing can be said of how sure that is."),
     "lambda 0": ({"num_left_out": 3}, "; 3 with lambda 0 left out; "),
 }
@@ -206,28 +172,6 @@ def test_doubts_are_said(changes, words):
     assert said.endswith("beats their mean in 90 %.")
     assert not any(text in said for text in ("includes", "few", "nothing"))
     assert words in selection_text.sentences([replace(sure, **changes)], 0.4, "linear_top1")["d"]
-
-
-def test_a_grid_of_lambda_zero_has_no_pick(capsys):
-    listing = write_params(datasets=["digits"], lambdas=[0])
-    for i, cell in enumerate(listing.cells):
-        write_cell(listing, cell, 1 + i, 0.5 + i / 10)
-    diagnose.main()
-    assert capsys.readouterr().out == (
-        "digits: no run can be picked, since train_loss/lambda^0.4 is not defined for any (lambda is 0 in all of "
-        "them).\n"
-    )
-    told = json.loads((OUT / "picks/digits.json").read_text(encoding="utf-8"))
-    assert "no run" in told["absent"] and entry(a=0.0).num_runs == 4
-
-
-@pytest.mark.parametrize(("backbones", "seeds"), [(["test_vit"], [0]), (["test_vit", "test_byobnet"], [0])])
-def test_few_runs_are_no_reason_to_fail(backbones, seeds, capsys):
-    listing = write_params(datasets=["digits"], lambdas=[0.1], backbones=backbones, seeds=seeds)
-    write_grid(listing)
-    diagnose.main()
-    assert f"with {len(backbones)} run{'s' * (len(backbones) > 1)} nothing can be said" in capsys.readouterr().out
-    assert json.loads((OUT / "picks/digits.json").read_text(encoding="utf-8"))["backbone"] == "test_vit"
 
 
 # 4. What is missing
@@ -253,17 +197,6 @@ def test_unfinished_cells_are_named(capsys):
     text = (OUT / "report.md").read_text(encoding="utf-8")
     assert all(f"- {line}" in text for line in reasons)
     assert (entry().num_runs, entry(name="rankme", a=None).num_runs) == (6, 4)  # without health a cell still is a run
-
-
-def test_no_result_is_told_also_to_what_depends_on_picks(capsys):
-    write_params()
-    diagnose.main()
-    assert (
-        "no cell of grid 'default' has results under runs/default; make them with: dvc repro" in capsys.readouterr().err
-    )
-    assert "no cell of grid" in reason(OUT)
-    told = json.loads((OUT / "picks/digits.json").read_text(encoding="utf-8"))
-    assert "no cell of grid" in told["absent"]
 
 
 def test_the_criteria_of_health_json_have_directions():
@@ -326,11 +259,6 @@ def test_settings_that_overrides_change_within_a_task_are_named(changes, named):
     assert incomparable_settings(listing) == named
 
 
-def test_runs_of_different_tasks_may_differ():
-    overrides = [{"when": {"dataset": "dtd"}, "pretrain": {"objective": "visreg", "batch_size": 32}}]
-    assert incomparable_settings(write_pipeline("paper/table0", "label,top1\n", GRID, overrides=overrides)) == []
-
-
 def test_transfer_and_frozen_models():
     models = {"models": {"big": {"backbone": "test_vit", "random_init": True}}}
     raw = {"targets": ["digits", "dtd"], "models": ["big"], "axes": {}}
@@ -343,17 +271,3 @@ def test_transfer_and_frozen_models():
     assert entry("digits--on-dtd", out=out).num_runs == 3
     pick = json.loads((out / "picks/digits--on-dtd.json").read_text(encoding="utf-8"))
     assert pick["cell"].endswith("on-dtd") and Path(pick["weights"]).exists() and "on-dtd" not in pick["weights"]
-
-
-def test_a_miniature_has_its_own_folder():
-    write_paper("miniature/table0")
-    diagnose.main("miniature/table0/params.yaml")
-    out = Path("reports/diagnosis/miniature-table0")
-    assert (out / "report.md").read_text(encoding="utf-8").startswith("**A miniature")
-
-
-def test_too_many_cells_are_drawn_by_their_picks():
-    cells = [{"cell": f"c{i}", "dataset": "d"} for i in range(picks.MOST_DRAWN + 1)] + [{"cell": "x", "dataset": "e"}]
-    kept = picks.drawn_cells(cells, [Entry("d", "vit", "train_loss", 0.4, 1, 0, pick="c7")])
-    assert [cell["cell"] for cell in kept] == ["c7", "x"]
-    assert picks.drawn_cells(cells[1:], []) == cells[1:]

@@ -59,15 +59,6 @@ def test_the_tag_moves_with_the_pick(store, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_pick_without_a_run_is_named(store, monkeypatch, capsys):
-    listing = write_params(datasets=["digits"], lambdas=[0.3], backbones=["test_vit"], seeds=[0])
-    write_grid(listing)
-    monkeypatch.setattr(live_run, "open_store", lambda: store)
-    diagnose.main()
-    key = listing.cells[0].key
-    assert capsys.readouterr().err == f"warning: {key} has no MLflow run to tag; run: python -m stages.sync\n"
-
-
 def test_trouble_with_the_store_is_a_warning(monkeypatch, capsys):
     def unreachable():
         raise OSError("database is locked")

@@ -39,10 +39,6 @@ def test_defaults_are_sound(name):
             "unknown key pretrain.objectives.vicreg.covarianze; did you mean",
         ),
         (
-            {"objectives": {"vicreg": {"covariance": "1"}}},
-            "pretrain.objectives.vicreg.covariance must be a valid number",
-        ),
-        (
             {"objectives": {"simclr": {"temperature": 0.0}}},
             "pretrain.objectives.simclr: temperature must be > 0, got 0",
         ),
@@ -59,19 +55,11 @@ def test_defaults_are_sound(name):
             {"objective": "vicreg", "swa": {"enabled": True}},
             "pretrain.swa.enabled must be false for pretrain.objective vicreg",
         ),
-        (
-            {"sigreg": {"statistic": "watsen"}},
-            "unknown statistic 'watsen' in pretrain.sigreg.statistic; did you mean 'watson'",
-        ),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):
     (found,) = problems(**changes)
     assert message in found
-
-
-def test_local_views_make_pairs_with_global_ones():
-    assert problems(objective="simclr", views={"num_global": 1, "num_local": 2}) == []
 
 
 def test_regularised_objectives_take_several_lambdas_and_the_heuristics():
@@ -123,11 +111,9 @@ def answering(answer):
         ),
         (answering("{'align_loss': z}"), "must return `loss`, which is minimised, got align_loss"),
         (answering("{'loss': 1.0}"), "must return scalar tensors by name, got {'loss': 'float'}"),
-        (answering("seen.projections"), "must return scalar tensors by name, got a tensor of shape (2, 8, 64)"),
         (answering("{'loss': z.detach()}"), "got one without gradient"),
         (answering("{'loss': z, 'lr': z, 'epochs': z}"), "must not name a part epochs, lr, which history.csv or"),
         (answering("{'loss': z, 'a,b': z}"), "must name its parts with letters, digits and '_', got 'a,b'"),
-        (answering("{'loss': z @ z}"), "fails on a random batch of projections: RuntimeError: "),
     ],
 )
 def test_an_own_objective_that_cannot_train_is_refused(own, body, message):

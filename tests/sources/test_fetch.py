@@ -14,8 +14,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pipeline.runtime.files import sha256_file
-from pipeline.sources import archives
 from pipeline.sources.archives import extract
 from pipeline.sources.transfer import FetchError, fetch, shown
 
@@ -134,20 +132,10 @@ def test_wrong_checksum(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_length(server, tmp_path):
-    with pytest.raises(FetchError, match=f"expected 7 bytes, got {len(BODY)}"):
-        get(server, tmp_path, num_bytes=7)
-
-
 def test_a_bad_file_of_an_earlier_attempt_is_replaced(server, tmp_path):
     (tmp_path / "set.bin").write_bytes(b"bad")
     (tmp_path / "set.bin.part").write_bytes(b"of unknown origin")
     assert get(server, tmp_path).read_bytes() == BODY
-
-
-def test_busy_server_is_asked_again(server, tmp_path):
-    server.statuses = [503, 429]
-    assert sha256_file(get(server, tmp_path)) == SHA
 
 
 @pytest.mark.parametrize("status, message", [(404, "HTTP status 404"), (401, "login"), (403, "login")])
@@ -163,12 +151,6 @@ def test_secrets_are_not_shown(server, tmp_path):
     with pytest.raises(FetchError) as caught:
         fetch(server.url + "?signature=s3cret", tmp_path / "x", sha256=None, headers={"Authorization": "hf_secret"})
     assert "s3cret" not in str(caught.value) and "hf_secret" not in str(caught.value)
-
-
-def test_unwritable_target(server, tmp_path):
-    (tmp_path / "set.bin.part").mkdir()
-    with pytest.raises(FetchError, match="cannot write"):
-        get(server, tmp_path)
 
 
 def make_zip(path, members):
@@ -208,13 +190,6 @@ def test_members_outside_are_refused(tmp_path, make, name):
     with pytest.raises(FetchError, match="points outside"):
         extract(make(tmp_path / "x", {"good": b"1", name: b"2"}), tmp_path / "in" / "out")
     assert list((tmp_path / "in").iterdir()) == []  # not even the good member stays
-
-
-def test_a_zip_whose_headers_tell_a_bomb_is_refused_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "SMALL_BYTES", 1 << 20)
-    monkeypatch.setattr(archives, "_copy", lambda *_: pytest.fail("it was unpacked"))
-    with pytest.raises(FetchError, match="expands to more than 100 times"):
-        extract(make_zip(tmp_path / "bomb", {"a": bytes(4 << 20)}), tmp_path / "out")
 
 
 def test_a_user_name_in_an_address_is_not_shown():

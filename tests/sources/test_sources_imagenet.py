@@ -13,14 +13,10 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
-from source_helpers import entry as checked
 from source_helpers import labels_of, read
 from torchvision.datasets import ImageNet, imagenet
 
-from pipeline.data.packed import PackedSplit
 from pipeline.runtime.errors import UserError
-from pipeline.sources.open import open_source
-from pipeline.sources.packing import pack
 from pipeline.sources.transfer import FetchError
 
 NUM_PICTURES = {"n02000003": 6, "n01000001": 3, "n03000002": 12}  # as uneven as nothing in ImageNet
@@ -123,13 +119,6 @@ def test_classes_are_evenly_mixed(tmp_path, archives):
     for wnid in NUM_PICTURES:
         numbers = [int(name[:-5].split("_")[1]) for name in names if name.startswith(wnid)]
         assert numbers == sorted(numbers)
-
-
-def test_it_is_packed_byte_for_byte(tmp_path, archives, pictures):
-    source = open_source("in", checked(**entry(archives)), tmp_path / "scratch")
-    pack(tmp_path / "in", "in", {}, source.classes, source.splits, origin=source.origin)
-    images = PackedSplit(tmp_path / "in", "train", load_px=8)
-    assert sorted(images.encoded(i) for i in range(21)) == sorted(list(pictures.values())[:21])
 
 
 def test_the_training_archive_alone(tmp_path, archives):

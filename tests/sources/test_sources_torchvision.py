@@ -1,6 +1,6 @@
 """Claims: any class of torchvision.datasets can be used with its own arguments; its archives resume after a cut and
 are fetched once; half-unpacked folders are not trusted; files go to the packer byte for byte; what must be fetched by
-hand is named with its origin and folder; wrong classes and arguments are refused with the nearest match."""
+hand is named with its origin and folder."""
 
 from __future__ import annotations
 
@@ -80,13 +80,6 @@ def test_torchvision_checksum(tmp_path, fashion_mirror):
     assert not (tmp_path / "scratch" / "files").exists()
 
 
-def test_torchvision_without_a_test_split(tmp_path):
-    fields = dict(source="torchvision", dataset="FakeData", test=None, test_frac=0.5)
-    kwargs = {"size": 40, "image_size": [3, 8, 8], "num_classes": 2}
-    _, splits = read(tmp_path, **fields, train=kwargs)
-    assert len(splits["train"]) + len(splits["test"]) == 40 and isinstance(splits["test"][0].content, Image.Image)
-
-
 @pytest.fixture
 def photos(tmp_path):
     """JPEG photographs as Imagenette holds them, in its archive."""
@@ -127,18 +120,3 @@ def test_torchvision_by_hand(tmp_path, photos):
     for told in ("photographs must be fetched by hand", "from: a friend", str(folder), "missing there: birds.tar"):
         assert told in str(caught.value)
     assert (folder / files[0]).is_dir()  # linked, not moved
-
-
-@pytest.mark.parametrize(
-    "fields, message",
-    [
-        (dict(dataset="CIFAR11", test=None), "has no 'CIFAR11'; did you mean 'CIFAR10'"),
-        (dict(dataset="utils", test=None), "has no 'utils'"),
-        (dict(dataset="Flowers102", train={"splt": "train"}, test=None), "no argument 'splt'; did you mean 'split'"),
-        (dict(dataset="Flowers102", train={"split": "trian"}, test=None), "trian"),
-        (dict(dataset="VOCDetection", train={"image_set": "x"}, test=None), "datasets.set: "),
-    ],
-)
-def test_torchvision_wrong_settings(tmp_path, fields, message):
-    with pytest.raises((FetchError, ValueError), match=message):
-        read(tmp_path, source="torchvision", **fields)

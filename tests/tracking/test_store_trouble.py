@@ -249,7 +249,7 @@ def locked(path: Path, *, readers_too: bool):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("readers_too", [False, pytest.param(True, marks=pytest.mark.core)])
+@pytest.mark.parametrize("readers_too", [False, True])
 def test_a_locked_database_costs_half_a_minute_once(path, capfd, readers_too):
     with locked(path, readers_too=readers_too):
         seconds = train(path)

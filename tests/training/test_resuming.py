@@ -4,12 +4,11 @@
    So does one that is interrupted after any step, by SIGTERM, SIGINT or a state kept between two steps; also one that
    streams a set larger than the shuffling window from the disk.
 2. A run that is watched has the bits of one that is not; what was watched is part of the history, also of a run that
-   is continued with other settings, and whatever the numbers are.
+   is continued.
 """
 
 from __future__ import annotations
 
-import math
 import signal
 from functools import partial
 from itertools import islice
@@ -54,20 +53,19 @@ def encoded(tmp_path_factory) -> PackedSplit:
 # 1. Resuming
 
 
-@pytest.mark.parametrize("stop_after", [1, 2])
 @pytest.mark.parametrize(("name", "arguments"), [("test_vit", {**VIT, "drop_path_rate": 0.2}), ("test_resnet", {})])
-def test_resumed_equals_uninterrupted(images, tmp_path, name, arguments, stop_after):
+def test_resumed_equals_uninterrupted(images, tmp_path, name, arguments):
     whole = outcome(new_learner(0, name, arguments), images, tmp_path / "whole")
 
     interrupted = start(new_learner(0, name, arguments), images, tmp_path / "parts")
-    seen = list(islice(interrupted, stop_after))
+    seen = list(islice(interrupted, 1))
     interrupted.close()
-    assert [record.epoch for record in seen] == list(range(1, stop_after + 1))
+    assert [record.epoch for record in seen] == [1]
     torch.manual_seed(77)  # the new process has another random state and other initial weights
     assert outcome(new_learner(5, name, arguments), images, tmp_path / "parts") == whole
 
 
-@pytest.mark.parametrize(("signum", "step"), [*((signal.SIGTERM, step) for step in range(6)), (signal.SIGINT, 2)])
+@pytest.mark.parametrize(("signum", "step"), [*((signal.SIGTERM, step) for step in (0, 3, 5)), (signal.SIGINT, 2)])
 def test_a_signal_ends_the_run_after_the_step_and_loses_nothing(images, tmp_path, step, signum):
     def signalled(projections, at, **target):
         if at == step:
@@ -175,12 +173,3 @@ def test_a_watched_run_is_continued(images, tmp_path, name, arguments):
     next(interrupted)
     interrupted.close()
     assert outcome(new_learner(5, name, arguments), images, tmp_path / "parts", watch=new_watch()) == whole
-
-
-def test_the_watch_may_change_between_two_parts(images, tmp_path):
-    first = start(new_learner(), images, tmp_path, watch=lambda *_: {"norm": math.nan})
-    next(first)
-    first.close()
-    rest = list(start(new_learner(5), images, tmp_path, watch=lambda *_: {"rank": math.inf}))
-    assert [list(record.health)[1:] for record in rest] == [["norm"], ["rank"], ["rank"]]
-    assert math.isnan(rest[0].health["norm"]) and rest[2].health["rank"] == math.inf

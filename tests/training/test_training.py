@@ -3,16 +3,15 @@
 1. The history has one record an epoch, with the learning rate of its last step.
 2. Biases, norms and what timm exempts do not decay; all parameters are trained.
 3. Views are projected global ones first, grouped by resolution, each image at its place.
-4. One step is a hand-written LeJEPA step; the loss falls on real pictures.
+4. One step is a hand-written LeJEPA step.
 5. The same seed gives the same bits, from memory, from disk and from loader workers; another seed gives others.
 6. A loss or gradient that is not finite stops the run and names step, epoch and images; nothing of it is kept.
-7. Too few images are refused with the remedy, and a last partial batch is left out.
+7. A last partial batch is left out.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -42,7 +41,7 @@ from pipeline.data.loader import batches, in_memory
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.losses.lejepa import LeJEPALoss, directions_for_step
 from pipeline.models.projector import project_views
-from pipeline.runtime.errors import NonFiniteLossError, UserError
+from pipeline.runtime.errors import NonFiniteLossError
 from pipeline.training.loop import summary
 
 
@@ -153,29 +152,11 @@ def test_one_step_is_a_hand_written_step(images, tmp_path):
             torch.testing.assert_close(after, kept - lr * after.grad / (after.grad.abs() + 1e-8), rtol=1e-4, atol=1e-6)
 
 
-def test_other_statistics_take_the_place_of_sigreg():
-    z = torch.randn(3, 16, PROJ_DIM, generator=generator(0, "test"))
-    first, other = objective()(z, 0), objective(statistic="vcreg")(z, 0)
-    assert first["pred_loss"] == other["pred_loss"] and first["sigreg_loss"] != other["sigreg_loss"]
-    want = (1 - LAMB) * other["pred_loss"].item() + LAMB * other["sigreg_loss"].item()
-    assert other["loss"].item() == pytest.approx(want)
-
-
 def test_directions_are_fresh_at_every_step():
     z = torch.randn(3, 16, PROJ_DIM, generator=generator(0, "test"))
     found = {objective(seed)(z, step)["sigreg_loss"].item() for seed in (0, 1) for step in (0, 1, 2)}
     assert len(found) == 6
     assert objective(1)(z, 2) == objective(1)(z, 2)
-
-
-@pytest.mark.parametrize(("name", "arguments"), [("test_vit", VIT), ("test_byobnet", {})])
-def test_loss_falls_on_real_pictures(tmp_path, name, arguments):
-    changes = {"epochs": 8, "batch_size": 80, "optimizer": {"lr": 1e-2}}
-    history = list(start(new_learner(0, name, arguments), in_a_batch(digits(160)), tmp_path, **changes))
-    assert history[-1].loss < 0.7 * history[0].loss
-    for record in history:
-        want = (1 - LAMB) * record.losses["pred_loss"] + LAMB * record.losses["sigreg_loss"]
-        assert record.loss == pytest.approx(want, rel=1e-5)
 
 
 # 5. Seeds
@@ -195,15 +176,6 @@ def test_loader_workers_change_nothing(encoded, tmp_path):
     loaders = [{"num_workers": num_workers} for num_workers in (0, 1)]
     alone, helped = (outcome(new_learner(), encoded, tmp_path / str(i), loader=loaders[i], epochs=1) for i in (0, 1))
     assert alone == helped
-
-
-def test_dropout_follows_the_seed_alone(images, tmp_path):
-    arguments = {**VIT, "drop_path_rate": 0.5}
-    runs = []
-    for disturbance in (1, 2):
-        torch.manual_seed(disturbance)
-        runs.append(outcome(new_learner(arguments=arguments), images, tmp_path / str(disturbance), epochs=1))
-    assert runs[0] == runs[1] != outcome(new_learner(), images, tmp_path / "none", epochs=1)
 
 
 # 6. Losses that are not finite
@@ -244,11 +216,6 @@ def test_a_gradient_that_is_not_finite_stops_the_last_step_too(images, tmp_path)
 # 7. Batches and views
 
 
-def test_fewer_images_than_a_batch(images, tmp_path):
-    with pytest.raises(UserError, match=r"pretrain.batch_size must be <= the 40 training images, got 41; lower it"):
-        next(start(new_learner(), images, tmp_path, batch_size=41))
-
-
 def test_the_last_partial_batch_is_left_out(images, tmp_path):
     steps = []
 
@@ -263,16 +230,3 @@ def test_the_last_partial_batch_is_left_out(images, tmp_path):
     assert numbers["images_seen"] == 60 and numbers["num_images"] == 40 and numbers["embed_dim"] == 64
     assert [numbers[name] for name in ("train_loss", "pred_loss", "sigreg_loss")] == list(history[-1].losses.values())
     assert numbers["num_params"] == sum(p.numel() for p in learner.backbone.parameters())
-
-
-def test_local_views_take_part_at_their_own_resolution(images, tmp_path):
-    shapes = []
-
-    def watched(pixels, *, generator):
-        found = views(pixels, generator=generator)
-        shapes.append([None if part is None else tuple(part.shape) for part in found])
-        return found
-
-    for views in (VIEWS, replace(VIEWS, num_local=0)):
-        list(start(new_learner(), images, tmp_path / str(views.num_local), make_views=watched, epochs=1, batch_size=32))
-    assert shapes == [[(2, 32, 3, 16, 16), (1, 32, 3, 8, 8)], [(2, 32, 3, 16, 16), None]]
