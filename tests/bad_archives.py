@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from bad_data import cut
 from bad_place import Attempt, Place, bad
 
 from pipeline.sources import archives, transfer
@@ -24,12 +21,6 @@ def _(place):
     server = place.serve()
     server.files["/x.npz"] = b"whatever"
     place.set_of(source="arrays", url=f"{server.url}/x.npz", sha256="0" * 64)
-    return download, "new"
-
-
-@bad("address: nothing there", "datasets.new", "HTTP status 404", "check the address in params.yaml")
-def _(place):
-    place.set_of(source="arrays", url=f"{place.serve().url}/x.npz", sha256="0" * 64)
     return download, "new"
 
 
@@ -91,7 +82,6 @@ HOSTILE = {
     "an absolute member of a tar": ("x.tar", tar_of("/tmp/evil.png"), ("'/tmp/evil.png'", *OUTSIDE)),
     "a link in a zip": ("x.zip", zip_of((zip_link(), b"/etc/passwd")), ("'a/link.png'", *LINK)),
     "a symbolic link": ("x.tar", tar_of("a/1.png", type=tarfile.SYMTYPE, linkname="/etc/passwd"), ("'a/1.png'", *LINK)),
-    "no archive": ("x.zip", lambda name: Path(name).write_bytes(b"hello"), ("x.zip", "neither a zip nor a tar")),
 }
 for _name, (_file, _write, _words) in HOSTILE.items():
     bad(f"archive: {_name}", "datasets.new", *_words)(lambda place, f=_file, w=_write: archive(place, f, w))
@@ -115,15 +105,3 @@ def _(place):
                 opened.addfile(info, io.BytesIO(bytes(4 << 20)))
 
     return archive(place, "x.tar.xz", write)
-
-
-@bad("archive: truncated", "datasets.new", "damaged", "copy it again")
-def _(place):
-    def write(name: str) -> None:
-        with tarfile.open(name, "w:gz") as opened:
-            info = tarfile.TarInfo("a/1.png")
-            info.size = 50_000
-            opened.addfile(info, io.BytesIO(os.urandom(50_000)))
-        cut(name, 0.5)
-
-    return archive(place, "x.tar.gz", write)

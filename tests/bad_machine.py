@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bad_archives import archive, zip_of
-from bad_data import arrays
 from bad_place import Attempt, Place, bad, pack_noise
 from bad_settings import CHANGES, TEXTS
 
@@ -37,12 +32,6 @@ enter_settings()
 
 @bad("file: none", "params.yaml", "does not exist", "repository root")
 def _(place):
-    return (configure,)
-
-
-@bad("file: a folder", "params.yaml", "cannot be read", "directory")
-def _(place):
-    Path("params.yaml").mkdir()
     return (configure,)
 
 
@@ -75,12 +64,6 @@ def _(place):
     return download, "new"
 
 
-@bad("disk: too small for an archive", "x.zip: it needs 3.0 MB", "MB left", "free some space")
-def _(place):
-    place.monkeypatch.chdir(place.small_disk())
-    return archive(place, "x.zip", zip_of(("a/1.png", bytes(3_000_000)), ("b/1.png", b"")))
-
-
 @bad("disk: full while settings are written", "cannot write", "No space left", "free some space", "is kept")
 def _(place):
     place.monkeypatch.chdir(place.small_disk())
@@ -89,32 +72,6 @@ def _(place):
         while file.write(bytes(4096)):
             pass
     return (configure,)
-
-
-@bad("disk: read-only", "cannot write", "Read-only file system", "disk that can be written to", "is kept")
-def _(place):
-    folder = place.small_disk()
-    place.monkeypatch.chdir(folder)
-    place.params()
-    if subprocess.run(["mount", "-o", "remount,ro", str(folder)], capture_output=True).returncode:
-        pytest.skip("no file system can be remounted here")
-    return (configure,)
-
-
-@bad("no right to write", "cannot write", "Permission denied", "give yourself the right", "is kept")
-def _(place):
-    attempt = arrays(place)
-    parents = [parent for parent in place.root.parents if parent.is_relative_to("/tmp/")]
-    before = [(parent, parent.stat().st_mode) for parent in parents]
-    for parent, mode in before:
-        parent.chmod(mode | 0o011)
-        place.request.addfinalizer(lambda parent=parent, mode=mode: parent.chmod(mode))
-    place.root.chmod(0o555)
-    place.request.addfinalizer(lambda: place.root.chmod(0o755))
-    if os.geteuid() == 0:  # who may write everywhere
-        os.seteuid(65534)
-        place.request.addfinalizer(lambda: os.seteuid(0))
-    return attempt
 
 
 def out_of_memory(error: Exception) -> Callable[[Place], Attempt]:
@@ -131,9 +88,6 @@ def out_of_memory(error: Exception) -> Callable[[Place], Attempt]:
 
 MEMORY = {
     "of the GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
-    "of the CPU": RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
-    "of Python": MemoryError(),
-    "of the operating system": OSError(errno.ENOMEM, "Cannot allocate memory"),
     "that workers share": RuntimeError("DataLoader worker is killed: Bus error, out of shared memory"),
 }
 for _name, _error in MEMORY.items():
@@ -198,13 +152,6 @@ for _name, (_change, _packed, _words) in UNFIT.items():
 def _(place):
     place.params()
     assert place.run(configure).status == 0
-    return pretrain, str(CELL / "pretrain.json")
-
-
-@bad("images: a file is gone", "data set 'digits' lacks", "train-00000.arrow", "dvc repro --force download@digits")
-def _(place):
-    place.configured({"pretrain": {"batch_size": 8}})
-    Path("data/digits/train-00000.arrow").unlink()
     return pretrain, str(CELL / "pretrain.json")
 
 

@@ -51,7 +51,8 @@ class Files(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.num_cuts, self.status, self.seen = {}, 0, {}, []
+        self.files, self.num_cuts, self.status, self.seen, self.etag = {}, 0, {}, [], '"1"'
+        self.change = lambda num_seen: None  # is called before every answer
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request, client_address):
@@ -64,15 +65,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = unquote(urlsplit(self.path).path)
+        self.server.change(len(self.server.seen))
         self.server.seen.append((path, self.headers.get("Range"), self.headers.get("Authorization")))
         status, extra = self.server.status.get(path, (200 if path in self.server.files else 404, {}))
         body = self.server.files.get(path, b"")
-        if (wanted := self.headers.get("Range")) and status == 200:
+        same = not self.server.etag or self.headers.get("If-Range") in (None, self.server.etag)
+        if (wanted := self.headers.get("Range")) and status == 200 and same:
             start, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
             extra = {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"}
             body = body[start:]
         self.send_response(status)
-        for key, value in {"Content-Length": str(len(body)), "ETag": '"1"', **extra}.items():
+        for key, value in {"Content-Length": str(len(body)), "ETag": self.server.etag, **extra}.items():
             self.send_header(key, value)
         self.end_headers()
         if self.server.num_cuts and not path.startswith("/api"):

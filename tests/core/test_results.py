@@ -23,11 +23,8 @@ from pipeline.runtime.files import read_json, write_json
 from pipeline.schema.resolved import Execution
 from pipeline.tracking.lockfile import lock_check
 from pipeline.tracking.record import (
-    DIAGNOSIS,
     cell_record,
     epoch_metrics,
-    flatten,
-    recorded_picks,
     table_disagreements,
 )
 
@@ -53,22 +50,6 @@ def test_record_of_a_finished_cell(tmp_path):
     assert record.params | finished().params == record.params
     assert (record.grid, record.cell, record.commit) == ("default", OPENING.cell, "abc")
     assert set(record.artifacts) == {"pretrain.json", "probe.json"}
-
-
-@pytest.mark.parametrize("text", ["{", "{}", '{"cell": [], "criterion": "x"}', None])
-def test_a_broken_pick_costs_no_record(tmp_path, monkeypatch, capsys, text):
-    monkeypatch.chdir(tmp_path)
-    configs, place = write_cell(tmp_path), DIAGNOSIS / "default/picks"
-    write_json(place / "digits.json", {"cell": OPENING.cell, "criterion": "a rule"})
-    if text is None:
-        (place / "broken.json").symlink_to("gone.json")
-    else:
-        (place / "broken.json").write_text(text)
-    assert cell_record(configs).picked_by == "a rule"
-    assert capsys.readouterr().err.startswith("warning: no tag picked_by: ")
-    assert cell_record(configs, {}).picked_by == "" and capsys.readouterr().err == ""
-    with pytest.raises(ResultError, match=r"picks/(broken|gone)\.json.*dvc repro"):
-        recorded_picks(place)
 
 
 FILES = ["configs/pretrain.json", "configs/probe.json", "pretrain/provenance.json", "pretrain/history.csv"]
@@ -124,11 +105,6 @@ def test_history_with_what_was_watched(tmp_path):
     assert {name for name, _ in metrics} == {f"train/{name}" for name in row if name != "epoch"} | {
         "health/embedding_rank", "health/projection_norm"
     }  # fmt: skip
-
-
-def test_flatten():
-    nested = {"a": {"b": {"c": [1, 2]}, "d": None}, "e": True, "f": {}, "g": "x"}
-    assert flatten(nested, "p.") == {"p.a.b.c": "[1, 2]", "p.a.d": "null", "p.e": "true", "p.f": "{}", "p.g": '"x"'}
 
 
 # 4. Tables and the lock

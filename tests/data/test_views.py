@@ -160,14 +160,6 @@ def test_grey_input_gives_three_equal_channels_and_no_local_views_none():
     assert large.min() >= 0 and large.max() <= 1
 
 
-@pytest.mark.parametrize(("flip_prob", "turned"), [(0.0, False), (1.0, True)])
-def test_flip_is_off_or_on(flip_prob, turned):
-    ramp = torch.arange(0, 256, 8, dtype=torch.uint8).expand(64, 1, 32, 32)  # brighter to the right
-    views = replace(PLAIN, flip_prob=flip_prob, global_scale=(0.2, 1.0), ratio=RATIO)
-    rising = globals_of(views, ramp).diff(dim=3).mean((1, 2, 3)) > 0
-    assert (rising != turned).all()
-
-
 def test_crops_are_finished_as_their_flips_and_colours_say():
     crops = pictures(2 * 7).view(2, 7, 3, 16, 16)
     plain = replace(PLAIN, num_global=2, flip_prob=1)

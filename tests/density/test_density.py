@@ -1,13 +1,13 @@
 """Claims about pipeline.density.jepa_score and pipeline.density.jacobian:
 
 1. Exact scores equal a plain loop (one backward pass an output of a sample, then an SVD) to 1e-4 relative, in any order
-   and chunk; they are closer to float64 than an SVD in float32 where the rank is low.
+   and chunk.
 2. Forward and reverse mode agree; an encoder without forward mode is told.
 3. A linear map has the log-sum of its singular values; below eps each counts log eps, whatever the route.
 4. Encoder, its mode, gradients and precision stay as they were.
 5. Dead outputs are skipped only where their rows are zero: an output that happens to be 0 still counts.
 6. The sketch equals the exact score once it covers the living outputs, and depends on its seed and on nothing else.
-7. Training mode, interacting samples, wrong shapes, dtypes and numbers are refused by name.
+7. Training mode and interacting samples are refused by name.
 """
 
 from __future__ import annotations
@@ -90,13 +90,6 @@ def test_equals_the_plain_loop_in_any_order_and_chunk(encoder):
     torch.testing.assert_close(whole, plain_scores(encoder, inputs), rtol=1e-4, atol=0)
     torch.testing.assert_close(jepa_score(encoder, inputs.flip(0), chunk=50).flip(0), whole, rtol=5e-5, atol=0)
     torch.testing.assert_close(benchmark.jacrev(encoder, inputs[:1]), whole[:1], rtol=1e-4, atol=0)
-
-
-def test_float32_is_as_good_as_its_jacobian_where_the_rank_is_low():
-    encoder, inputs = encoder_named("test_nfnet"), images(1)
-    true = jepa_score(copy.deepcopy(encoder).double(), inputs.double())
-    torch.testing.assert_close(jepa_score(encoder, inputs), true, rtol=1e-6, atol=0)
-    assert abs(benchmark.loop(encoder, inputs) / true - 1) > 1e-5  # an SVD in float32 leaves rounding above eps
 
 
 @pytest.mark.parametrize(("dim", "size"), [(5, 12), (12, 5)])
@@ -196,36 +189,10 @@ class Mixing(nn.Module):
         return inputs.flatten(1)[:, :4] - inputs.flatten(1)[:, :4].mean(0)
 
 
-class Wrong(nn.Module):
-    """Gives whatever it is asked to."""
-
-    def __init__(self, give):
-        super().__init__()
-        self.give = give
-
-    def forward(self, inputs):
-        return self.give(inputs)
-
-
 @pytest.mark.parametrize("mode", ["forward", "reverse"])
 def test_interacting_samples_are_refused(mode):
     with pytest.raises(UserError, match="samples one by one"):
         jepa_score(Mixing().eval(), images(3, 2), mode=mode)
-
-
-@pytest.mark.parametrize(
-    ("give", "inputs", "message"),
-    [
-        (lambda x: x, images(2, 2), r"must give \(B, D\) with B = 1, got \(1, 3, 2, 2\); pool its output"),
-        (lambda x: x.flatten(1) / 0, images(2, 2), "embeddings must be finite"),
-        (None, torch.zeros(3), r"must be \(B, ...\)"),
-        (None, torch.zeros(2, 12, dtype=torch.float64), "got torch.float64 for torch.float32; convert either"),
-    ],
-)
-def test_what_does_not_fit_is_refused(give, inputs, message):
-    encoder = Wrong(give) if give else Linear([1.0, 2.0], 12)
-    with pytest.raises(UserError, match=message):
-        jepa_score(encoder.eval(), inputs)
 
 
 def test_training_mode_is_refused_by_name():

@@ -29,7 +29,6 @@ from pipeline.density.methods import COLUMNS, read_scores
 from pipeline.models.backbones import create_backbone, initial_backbone
 from pipeline.models.weights import save_weights
 from pipeline.runtime.absent import reason
-from pipeline.runtime.errors import UserError
 from stages import score
 
 KWARGS = {"img_size": 16, "patch_size": 8}
@@ -127,24 +126,6 @@ def test_frozen_model_is_at_home_in_the_first_set(network):
     assert foreign.max() < home.min()
     assert find_encoder("mine", settings()).home == "abroad"
     assert encoder_names(settings()) == ["home", "mine"]
-
-
-@pytest.mark.parametrize(
-    ("name", "scored", "message"),
-    [
-        ("hoem", "home", r"unknown encoder 'hoem'; did you mean 'home'\? known: home, mine"),
-        ("home", "abraod", "unknown data set 'abraod'; did you mean 'abroad'"),
-        ("mine", "home", r"there is no models/mine/backbone.safetensors; make it with: dvc repro .*:model@mine"),
-    ],
-)
-def test_unknown_names_are_refused(network, name, scored, message):
-    write_params({"models": {"mine": {"backbone": "test_vit"}}})
-    if name == "hoem" or scored == "abraod":
-        with pytest.raises(UserError, match=message):
-            score.main(name, scored)
-    else:
-        score.main(name, scored)
-        assert re.search(message, reason(path_of(name, scored)))
 
 
 def test_other_weights_than_the_picked_ones_are_refused(network):

@@ -1,11 +1,7 @@
 """Claims about data that anyone may bring, each at the level of `python -m stages.download NAME` (cases B1 to B10):
-
-1. What is read is what is there: found = used + left out, with reasons, in meta.json and on the screen.
-2. Values are scaled by what type and range say, which is printed, or refused with a `max_value` that works when typed.
-3. One rule for labels in npz, HDF5 and parquet.
-4. All faults of a set are named at once; locked, unsupported, not permitted, not recognised and damaged are told apart.
-5. Disks that lack hard links, symbolic links, modes or fsync of folders are no obstacle.
-"""
+what is read is what is there, found = used + left out; values are scaled by what type and range say; one rule for
+labels in npz, HDF5 and parquet; all faults of a set are named at once, with the true reason; disks that lack links are
+no obstacle."""
 
 from __future__ import annotations
 
@@ -487,7 +483,7 @@ def test_reasons_are_told_apart(content, words, source):
         (("train", "test", "valid"), "train/ as train and test/ as test"),
     ],
 )
-@pytest.mark.parametrize("kind", ["folder", "archive", "archive with a folder on top"])
+@pytest.mark.parametrize("kind", ["folder", "archive with a folder on top"])
 def test_train_and_test_are_taken_by_their_names(names, told, kind, capsys):
     """B9"""
     for name, num in zip(names, (10, 4, 3), strict=False):
@@ -500,19 +496,6 @@ def test_train_and_test_are_taken_by_their_names(names, told, kind, capsys):
     assert f"taken by their names: {told}" in capsys.readouterr().out
     left_out = {"files of valid/, which is neither train nor test": 6} if len(names) == 3 else {}
     assert meta["left_out"] == left_out
-
-
-def test_explicit_folders_are_kept_and_classes_may_have_any_name():
-    """B9"""
-    entry = folder("my set/train") and folder("my set/test", num=4)
-    assert have(**entry, train="train")["used"] == 20
-    assert have(**entry, train="train", test="test")["used"] == 28
-    assert have(**entry, train=".")["classes"] == ["test", "train"]  # as it says
-    assert have(**folder("cars", ("train", "bus")))["classes"] == ["bus", "train"]
-    folder("odd/train"), folder("odd", ("other",))
-    refused("set train: train if", "train: . if", source="folder", path="odd")
-    folder("two/train"), folder("two/Training"), folder("two/test")
-    refused("Training and train", "set train and test", source="folder", path="two")
 
 
 # ---- B10: cores, memory, bars

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 import socket
@@ -28,12 +27,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from bad_place import Place
 from cell_record import OPENING, ROWS, finished
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from stores import new_store, the_run
 
-from pipeline.core import float64
 from pipeline.core.distributed import collectives, devices
 from pipeline.core.distributed.devices import announced, choose_autocast, choose_device
 from pipeline.core.distributed.torchrun import relaunch_under_torchrun
@@ -43,7 +40,7 @@ from pipeline.tracking.live_run import LiveRun, publish_or_warn
 from pipeline.tracking.place import clone_store, place
 from pipeline.tracking.store import Store
 from pipeline.tracking.trouble import StoreError
-from stages import pretrain, run, ui
+from stages import run, ui
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -319,22 +316,6 @@ def test_c8_a_gpu_that_torch_was_not_built_for(tmp_path, monkeypatch, capsys, ca
     assert ("its capability" in capsys.readouterr().err) == (not fits)
 
 
-@pytest.mark.slow
-def test_c8_pretraining_names_its_device_and_records_it(tmp_path, monkeypatch, capsys, request):
-    here = Place(tmp_path, monkeypatch, capsys, request)
-    monkeypatch.chdir(tmp_path)
-    here.configured({"pretrain": {"batch_size": 8, "epochs": 1}, "probe": {"knn": {"k": 3}}})
-    monkeypatch.setattr(sys, "argv", ["pretrain", next(map(str, Path("runs").rglob("pretrain.json")))])
-    with pytest.raises(SystemExit) as ended:
-        run(pretrain.main)
-    assert not ended.value.code
-    assert f"device cpu ({devices.cpu_name()}), float32, {torch.get_num_threads()} threads" in capsys.readouterr().out
-    (recorded,) = Path("runs").rglob("provenance.json")
-    hardware = json.loads(recorded.read_text())["hardware"]
-    wanted = {"device": "cpu", "precision": "float32", "num_threads": torch.get_num_threads()}
-    assert wanted.items() <= hardware.items()
-
-
 def test_an_apple_gpu(monkeypatch, capsys):
     with pytest.raises(UserError, match="'mps' but torch finds no Apple GPU here; set it to 'auto' or 'cpu'"):
         choose_device("mps")
@@ -348,46 +329,6 @@ def test_an_apple_gpu(monkeypatch, capsys):
     several(monkeypatch)
     with pytest.raises(UserError, match=r"layout.processes must be 1 on an Apple GPU, got 2"):
         choose_device("mps")
-
-
-class OnHost(torch.Tensor):
-    """A tensor that was brought to the CPU."""
-
-
-def test_an_apple_gpu_is_asked_for_no_float64(monkeypatch):
-    """A CPU that plays a device without float64: a step's loss and the probes' accuracies go to the host for it."""
-    from pipeline.losses.lejepa import epps_pulley, lejepa_loss, random_directions
-    from pipeline.probing.probes import Split, few_shot_probe, linear_probe
-    from pipeline.schema.probe import Linear
-
-    double, cpu = torch.Tensor.double, torch.Tensor.cpu
-
-    def refuse(values):
-        if not isinstance(values, OnHost):
-            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
-        return double(values.as_subclass(torch.Tensor))
-
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(3, 40, 8, generator=generator, requires_grad=True)
-    directions = random_directions(8, 16, generator=generator)
-
-    def measured() -> list[float]:
-        loss = lejepa_loss(z, directions, num_global=2, lamb=0.5).loss
-        (slopes,) = torch.autograd.grad(loss, z)
-        features, labels = z.detach().flatten(0, 1), torch.arange(120) % 4
-        split, how = Split(features, labels), {"num_classes": 4, "seed": 0}
-        linear = Linear(learning_rates=[0.01], weight_decays=[0.0], epochs=1, batch_size=16)
-        accuracies = [
-            linear_probe(split, split, linear, holdout_frac=0.2, **how).top1,
-            few_shot_probe(split, split, shots=2, num_draws=2, ridge=1.0, **how).top1,
-        ]
-        return [float(loss.detach()), float(slopes.sum()), float(epps_pulley(features).sum()), *accuracies]
-
-    wanted = measured()
-    monkeypatch.setattr(float64, "LACKING", ("cpu",))
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda values: cpu(values).as_subclass(OnHost))
-    monkeypatch.setattr(torch.Tensor, "double", refuse)
-    assert measured() == wanted
 
 
 # 6. Other processes
@@ -451,16 +392,6 @@ def test_c9_a_wait_says_for_what_and_ends(monkeypatch, capsys):
     ):
         pass
     assert "waits for the other processes of the run" in capsys.readouterr().err
-
-
-def test_c9_a_port_that_is_taken(monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        several(monkeypatch, MASTER_PORT=str(other.getsockname()[1]))
-        with (
-            pytest.raises(UserError, match=r"another program has that port.*MASTER_PORT"),
-            collectives.process_group(CPU),
-        ):
-            pass
 
 
 # 7. Terminals

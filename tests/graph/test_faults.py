@@ -1,7 +1,7 @@
 """Claims about runs that are hurt, on real stages in a temporary clone:
 
 1. Killed again and again at random moments, a grid ends with the bits of one that was left alone, one MLflow run a cell
-   and no duplicate point (`python tests/faults.py --kills 50` for more than the few kills here).
+   and no duplicate point.
 2. A run whose newest states are cut, altered or foreign goes on from the one before, to the same bits.
 3. A disk that fills while a state is written ends the run with a remedy; once there is room it goes on, to the same
    bits.
@@ -10,8 +10,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ import time
 from pathlib import Path
 
 import pytest
-from faults import kill_many
+from mlflow import MlflowClient
 from workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -30,8 +32,74 @@ COMMAND = [sys.executable, "-m", "stages.pretrain", f"{CONFIGS}/pretrain.json"]
 EPOCHS, STEPS = 12, 60
 
 
+def made(folder: Path) -> Workspace:
+    """A grid of half a minute that keeps a state after every step: kills hit steps, writes and hand-overs alike."""
+    folder.mkdir()
+    workspace = Workspace(folder)
+    workspace.change_params({"pretrain": {"epochs": 6, "checkpoint": {"minutes": 1e-6}}})
+    workspace.keep_stages()
+    return workspace
+
+
+def killed_after(workspace: Workspace, seconds: float, signum: int) -> bool:
+    """Run `dvc repro`, send a signal to all of it after a while, wait for its end, and say whether that hit."""
+    told = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    repro = subprocess.Popen(["dvc", "repro"], cwd=workspace.root, env=workspace.environment, **told)
+    try:
+        assert repro.wait(timeout=seconds) == 0
+        return False
+    except subprocess.TimeoutExpired:
+        os.killpg(repro.pid, signum)
+    deadline = time.monotonic() + 60
+    while True:
+        repro.poll()
+        try:
+            os.killpg(repro.pid, 0 if time.monotonic() < deadline else signal.SIGKILL)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+
+
+def mend(workspace: Workspace) -> None:
+    """Remove DVC's list of files in use if a kill tore it, as README says."""
+    path = workspace.root / ".dvc/tmp/rwlock"
+    try:
+        json.loads(path.read_text(encoding="utf-8") if path.exists() else "{}")
+    except json.JSONDecodeError:
+        path.unlink()
+
+
+def results(workspace: Workspace) -> dict[str, object]:
+    """Return every byte that must not depend on kills, and whether there is one run a cell without a point twice."""
+    names = ("backbone.safetensors", "projector.safetensors", "history.csv", "metrics.json", "health.json")
+    files = [path for path in workspace.root.glob("runs/default/*/p*/*") if path.name in names]
+    found: dict[str, object] = {str(path.relative_to(workspace.root)): path.read_bytes() for path in files}
+    rows = list(csv.DictReader((workspace.root / "reports/comparison.csv").read_text().splitlines()))
+    client = MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert sorted(run.info.status for run in runs) == ["FINISHED"] * len(rows)
+    assert len({run.data.tags["cell"] for run in runs}) == len(rows)
+    for run in runs:
+        for name in run.data.metrics:
+            steps = [point.step for point in client.get_metric_history(run.info.run_id, name)]
+            assert len(steps) == len(set(steps)), (name, steps)
+    assert "0 disagreements" in workspace.run("python", "-m", "stages.verify")
+    return found | {"table": [{k: v for k, v in row.items() if k != "mlflow_run_id"} for row in rows]}
+
+
 def test_killed_at_random_moments(tmp_path):
-    print(kill_many(tmp_path, kills=4, seed=1))
+    whole, hurt = made(tmp_path / "whole"), made(tmp_path / "hurt")
+    whole.repro("download@digits")
+    began = time.monotonic()
+    whole.repro()
+    whole_s, draws, hits = time.monotonic() - began, random.Random(1), 0
+    for signum in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT):
+        hits += killed_after(hurt, draws.uniform(0.5, 0.45 * whole_s), signum)
+        mend(hurt)
+    assert hits >= 2
+    hurt.repro()
+    assert results(hurt) == results(whole)
+    assert not list((hurt.root / ".scratch/checkpoints").rglob("*.pt")), "a finished cell keeps no state"
 
 
 @pytest.fixture(scope="module")

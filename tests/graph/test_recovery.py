@@ -7,13 +7,11 @@
 3. A flipped digit in a metrics.json, another value in MLflow, another row in comparison.csv, a removed run, a wrong tag
    and probes of older weights each turn verify red; it names file, values and remedy.
 4. A fresh clone with `dvc pull` and sync is green.
-5. Results that DVC takes from its run cache have one run a cell, with no point twice.
 """
 
 from __future__ import annotations
 
 import csv
-import shutil
 import sqlite3
 import subprocess
 import time
@@ -189,16 +187,3 @@ def test_a_fresh_clone_is_green(workspace, tmp_path):
     assert len(verify(clone)) >= 4
     python(clone, "sync")
     assert verify(clone) == [] and held(clone) == before
-
-
-def test_results_of_the_run_cache_are_one_run_a_cell(workspace):
-    before = held(workspace)
-    for path in ("runs", "dvc.lock"):
-        target = workspace.root / path
-        shutil.rmtree(target) if target.is_dir() else target.unlink()
-    for leftover in workspace.root.glob("mlflow.db*"):
-        leftover.unlink()
-    output = workspace.run("dvc", "repro")
-    assert output.count("is cached - skipping run") >= 8, output
-    python(workspace, "sync")
-    assert held(workspace) == before and verify(workspace) == []

@@ -3,10 +3,9 @@
 1. The tasks are stages of DVC's own list, each after all that it needs; shared weights are trained once.
 2. What is up to date is left out; what depends on it runs if it comes to another result; results of an earlier launch
    that nobody has recorded count unless they, their settings, code or inputs have changed: then they are moved aside.
-   What ends is recorded while other tasks run.
 3. Failed tasks are named with the end of their log, what needs them is skipped, all else is done; lost ones run again.
 4. A program starts on an empty folder, waits for an orphan of itself, and ends as by Ctrl-C.
-5. Options that mean nothing, engines that are not installed, and company in the clone are refused with a remedy.
+5. Options that mean nothing and pipelines without cells are refused with a remedy.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.launch import recording, runner, stage_program
-from pipeline.launch.engines import Local, Options, open_engine
+from pipeline.launch.engines import Options, open_engine
 from pipeline.launch.recording import Plan, Records, make_plan
 from pipeline.launch.runner import Runner
 from pipeline.launch.stage_program import Outcome, Run, is_made, refuse_company, run_task
@@ -119,25 +118,6 @@ def test_what_an_earlier_launch_made_is_recorded_and_not_run(project, monkeypatc
     assert told == [("commit", "--force", "pretrain@a", "probe@a")]
     records.enter()
     assert len(told) == 1, "once"
-
-
-def test_what_has_ended_is_recorded_while_others_run(project, monkeypatch, capsys):
-    monkeypatch.setattr(recording, "EVERY_S", 0.0)
-    monkeypatch.setattr(recording, "SHARE", 0.0)
-    graph = small_graph()
-    plan, told = Plan(list(graph.tasks.values()), [], []), []
-
-    def dvc(*arguments: str) -> None:
-        told.append(arguments)
-        if len(told) == 1:
-            raise UserError("locked")
-
-    monkeypatch.setattr(recording, "dvc", dvc)
-    records, engine = Records(graph, plan), Local(1, {})
-    Runner(plan, engine, engine, lambda _: {}, records.enter_some, 0).run()
-    assert "warning: nothing recorded yet, later again: locked" in capsys.readouterr().err
-    assert records.stages == {"pretrain@a", "pretrain@b", "probe@a", "probe@b"} and len(told) > 2
-    assert all(one[:4] == ("commit", "--force", "--quiet", "--no-relink") for one in told)
 
 
 @pytest.mark.parametrize("path", ["settings.json", "data/images", "runs/pretrain@a/out"])
@@ -296,13 +276,6 @@ def test_an_interrupted_launch_says_how_to_resume(project, name):
 def test_options_that_mean_nothing_are_refused(options, told):
     with pytest.raises(UserError, match=told):
         Options(**{"engine": "ray"} | options)
-
-
-@pytest.mark.parametrize(("engine", "library"), [("ray", "ray"), ("slurm", "submitit")])
-def test_an_engine_that_is_not_installed_says_how(engine, library, monkeypatch):
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(UserError, match=r'pip install -e "\.\[cluster\]"'):
-        open_engine(Options(engine))
 
 
 def test_a_pipeline_without_cells_is_told_what_to_run(monkeypatch):

@@ -2,8 +2,7 @@
 
 1. Each statistic equals its definition: scipy's test, or the defining integral by quadrature, or a sum by hand.
 2. Each has the right gradient (float64 gradcheck), finite even for collapsed samples, and handles leading axes.
-3. Descent on each that sees location or scale pulls shifted samples towards the normal distribution.
-4. `statistic_by_name` gives what lejepa_loss takes, for every name, and lists the known ones for an unknown name.
+3. `statistic_by_name` is not rounded under autocast, and lists the known names for an unknown one.
 """
 
 from __future__ import annotations
@@ -183,18 +182,6 @@ def test_leading_axes_are_tested_one_by_one(name):
 
 
 # Shapiro-Wilk and Watson do not see location or scale; COMB is one equation, which many samples satisfy.
-@pytest.mark.parametrize("name", sorted(STATISTICS.keys() - {"shapiro_wilk", "watson", "comb"}))
-def test_descent_reaches_zero_mean_and_unit_variance(name):
-    z = (0.5 * gaussian(64, 2) + 0.7).requires_grad_()
-    start = STATISTICS[name](z).sum().item()
-    optimizer = torch.optim.Adam([z], lr=0.05)
-    for _ in range(100):
-        optimizer.zero_grad()
-        value = STATISTICS[name](z).sum()
-        value.backward()
-        optimizer.step()
-    assert value.item() < 0.2 * start
-    assert z.mean(0).abs().max() < 0.25
 
 
 # 4. By name

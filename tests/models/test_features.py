@@ -165,16 +165,6 @@ def test_mean_of_the_last_feature_map(name):
         torch.testing.assert_close(found, backbone(pixels))
 
 
-def test_features_are_taken_at_the_site():
-    backbone, images = create_backbone("test_vit", VIT), pictures()
-    assert torch.equal(embed(backbone, images, site="pooled"), embed(backbone, images))
-    some = torch.tensor([7, 2, 2])
-    found = embed(backbone, images, site="cls_last2")
-    assert found.shape == (9, 128) and found.dtype == torch.float32
-    torch.testing.assert_close(embed(backbone, images, site="cls_last2", members=some), found[some])
-    assert backbone.training
-
-
 @pytest.mark.parametrize(
     ("site", "name", "message"),
     [
@@ -190,7 +180,7 @@ def test_a_site_that_a_backbone_lacks(site, name, message):
         check_site(backbone, site, 20)
 
 
-@pytest.mark.parametrize("site", ["pooled", "cls_last2", "patch_mean"])
+@pytest.mark.parametrize("site", ["cls_last2", "patch_mean"])
 def test_the_check_costs_nothing_on_the_meta_device(site):
     with torch.device("meta"):
         backbone = create_backbone("vit_small_patch14_reg4_dinov2", {"img_size": 224})

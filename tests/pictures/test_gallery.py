@@ -6,13 +6,11 @@
 4. Points on the map are equal for equal input, keep groups together, and survive a collapsed embedding; the agreement
    is that of plain loops.
 5. Images on the sheets are of as many classes as possible, equal for an equal seed.
-6. The page names every picture that there is, with its size and an alternative text.
 """
 
 from __future__ import annotations
 
 import io
-import re
 
 import numpy as np
 import pytest
@@ -26,8 +24,6 @@ from pipeline.pictures.embedding_map import agreement, make_map, make_maps
 from pipeline.pictures.image_set import shown_images
 from pipeline.pictures.neighbours import nearest
 from pipeline.pictures.sheet import CELL_PX, GAP_PX, HEAD_PX, sheet
-from pipeline.reports.page_sections import picture_sections
-from pipeline.runtime.files import write_json
 from tests.small_networks import random
 
 
@@ -136,48 +132,3 @@ def test_shown_images_are_of_many_classes():
     assert any(not torch.equal(found, shown_images(labels, 5, seed=seed)) for seed in range(1, 4))
     assert labels[shown_images(labels, 3, seed=1)].tolist() == [0, 1, 2]
     assert len(shown_images(labels, 100, seed=0)) == 21
-
-
-# 6. The page
-
-SPACE = {"share_right": 0.5, "map_agreement": 0.5, "embedding_agreement": 0.5}
-RUN = {
-    "cell": "c",
-    "lambda": 0.1,
-    "num_train": 6000,
-    "num_test": 2000,
-    "num_mapped": 1000,
-    "num_shown": 8,
-    "spaces": {"learned": SPACE, "raw pixels": {**SPACE, "share_right": 0.25}},
-}
-SEEN = {"layer": "stages.1", "grid": [4, 4], "fine_grid": [16, 16], "class_token": False}
-
-
-def write_folder(folder, backbones: dict) -> None:
-    settings = {"num_images": 8, "num_neighbours": 6, "num_mapped": 1000, "seed": 0}
-    write_json(folder / "facts.json", {"dataset": folder.name, "settings": settings, "backbones": backbones})
-    for name in backbones:
-        for kind in ("features", "neighbours", "map"):
-            Image.new("RGB", (30, 20)).save(folder / f"{name}-{kind}.png")
-
-
-def test_page_names_every_picture_with_its_size(tmp_path):
-    folder = tmp_path / "reports/pictures"
-    write_folder(
-        folder / "digits",
-        {"test_vit": {**RUN, **SEEN, "layer": "last layer", "fine_grid": [4, 4], "class_token": True}},
-    )
-    write_folder(folder / "a<b", {"net": {**RUN, **SEEN}})
-    sections = {section.heading: section.body for section in picture_sections(folder)}
-    assert list(sections) == ["Pictures: a<b", "Pictures: digits"]
-    for source in re.findall(r'src="([^"]+)"', sections["Pictures: digits"]):
-        assert (tmp_path / "reports" / source).is_file()
-    html = sections["Pictures: a<b"]
-    assert html.count("<img") == html.count('loading="lazy"') == html.count('width="30" height="20"') == 3
-    assert html.count(' alt="') == 3 and "a<b" not in html and "pictures/a&lt;b/net-map.png" in html
-    assert "net: PCA and mean activation of the layer stages.1, the deepest" in html
-    assert "has 4 × 4 positions, for which it looked at 16 copies" in html
-    assert "learned 50.0 %, raw pixels 25.0 %" in html and "λ = 0.1" in html
-    html = sections["Pictures: digits"]
-    assert "test_vit: PCA and attention of the class token of the last layer, learned" in html
-    assert "has 4 × 4 positions.<" in html

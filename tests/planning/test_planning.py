@@ -98,13 +98,6 @@ def test_weights_of_another_grid_are_counted_there(shared, capsys):
 # 2. Images and sizes
 
 
-def test_facts_of_a_packed_set_are_those_of_its_files():
-    pack("cifar10", 1000, [30, 50])
-    (task, *_) = tasks_of(grid={"datasets": ["cifar10"]}, pretrain={"epochs": 5})
-    assert task.train_set[:3] == (1000, 100, 2) and task.train_set.is_packed
-    assert task.train_set.canvas(256) == (3, 256, 256) and task.num_steps == 5 * (1000 // 64)
-
-
 def test_the_catalogue_of_the_root_is_known_before_it_is_downloaded(monkeypatch):
     monkeypatch.chdir(ROOT)
     facts = {name: set_facts(Path("nowhere") / name, entry) for name, entry in load_params().datasets.items()}
@@ -149,17 +142,6 @@ def test_cost_is_the_sum_of_its_parts(timed):
     assert costs.training_seconds(task, measured) == pytest.approx(wanted_s)
     networks_s = 2 * (1797 * speed.operations[32] * RATES["embed_s"] + speed.embed_dim * FIT_S)
     wanted_s = PROGRAM_S + 1797 * decoding_s + networks_s + 32 * 32 * FIT_S
-    assert costs.probing_seconds(task, measured) == pytest.approx(wanted_s)
-
-
-def test_fine_tuning_costs_its_runs(timed):
-    tuning = {"epochs": 2, "min_steps": 30, "batch_size": 100, "learning_rates": [1e-4], "num_draws": 3}
-    probe = {"mode": "finetune", "baselines": [], "few_shot": {"shots": [5]}, "finetune": tuning}
-    (task, *_), measured = planned(probe=probe)
-    speed = measured.speeds[task.shape]
-    steps_s = 2 * 30 * speed.step_s(speed.operations[32], 100) + 3 * 30 * speed.step_s(speed.operations[32], 50)
-    scored_s = (1797 + 5 * 359) * speed.image_s(32)
-    wanted_s = PROGRAM_S + 1797 * task.probe_set.image_s / 2 + steps_s + scored_s
     assert costs.probing_seconds(task, measured) == pytest.approx(wanted_s)
 
 

@@ -8,8 +8,7 @@
 4. A run costs what the settings say; a few-shot run no more than `min_steps` or the run on all images.
 5. The same seed gives the same bits, whatever the global random state; an interrupted evaluation goes on.
 6. A run that diverges scores 0.
-7. The stage gives the same names in both modes, with the baselines asked for and no others; a frozen public model is
-   shown what its own model.json says.
+7. The stage gives the same names in both modes, with the baselines asked for and no others.
 """
 
 from __future__ import annotations
@@ -285,14 +284,3 @@ def test_the_stage_in_both_modes(cell):
     assert sorted(name[11:] for name in tuned if name.startswith("raw_pixels_")) == sorted(frozen)
     assert tuned["knn_top1"] == frozen["knn_top1"]
     assert not list(Path(".scratch/checkpoints").glob("*"))
-
-
-def test_the_stage_reads_from_a_frozen_model_what_it_was_shown(cell):
-    own = measured(cell)
-    model = {"backbone": "test_byobnet", "kwargs": {}, "size_px": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
-    others = cell.views.model_copy(update={"global_px": 8, "mean": [0.0] * 3})
-    frozen = cell.model_copy(update={"model": "model.json", "backbone": "dino", "views": others})
-    write_json(Path("model.json"), model)
-    assert measured(frozen) == own
-    write_json(Path("model.json"), {**model, "size_px": 16})
-    assert measured(frozen) != own

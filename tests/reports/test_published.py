@@ -234,18 +234,3 @@ def test_claims_have_the_digits_of_the_paper():
     assert (claim.published, claim.ours, claim.std, claim.seeds) == ("90.25", "90.50", "0.71", 2)
     assert claim.verdict == "reproduced"
     assert "90.5 ± 0.7 (published 90.25, +0.2)" in page()
-
-
-def test_shape_of_a_sweep():
-    published = "num_views,lambda,top1\n4,0.01,82\n4,0.1,83\n2,0.010,80\n2,0.05,81\n"
-    axes = {"num_views": {"sets": ["pretrain.views.num_global"], "values": [2, 4]}}
-    listing = write_pipeline("paper/t", published, {"axes": axes, "lambdas": [0.01, 0.05, 0.1], "only_published": True})
-    assert len(listing.cells) == 4
-    write_result(listing, listing.cells[0], 0.805)
-    table.main(PARAMS)
-    assert "| lambda | num_views 2 | num_views 4 |" in page()
-    assert (
-        "| 0.01 | 80.5 (published 80, +0.5) | – (published 82) |" in page()
-        and "| 0.1 | – | – (published 83) |" in page()
-    )
-    assert "over lambda" in drawn() and "num_views 2" in drawn()

@@ -118,13 +118,6 @@ def test_targets_share_one_training_and_models_have_none():
 # 3. Sharing
 
 
-def test_equal_pretrainings_have_one_owner():
-    listing = open_listing(pipeline(grid={"axes": MODE}))
-    first, second = listing.cells
-    assert listing.owners == {first: first, second: first}
-    assert listing.weights(second) == f"runs/one/{first.key}/pretrain/backbone.safetensors"
-
-
 def test_pipelines_share_what_is_equal_to_the_last_setting():
     pipeline("one", grid={"seeds": [0, 1]})
     same = open_listing(pipeline("two", shares=["one"], pretrain={"loader": {"num_workers": 7}}))

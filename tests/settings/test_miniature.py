@@ -14,7 +14,7 @@ from pipeline.settings import miniature
 from pipeline.settings.grid import open_listing, published_rows
 from pipeline.settings.params import read_sections
 
-GRIDS = ["table1b", "table2", "table3", "table4", "table5", "table7", "figure9"]
+GRIDS = ["table2", "table3", "table4", "figure9"]
 
 
 @pytest.fixture(autouse=True)

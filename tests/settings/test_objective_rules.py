@@ -62,10 +62,6 @@ def test_what_does_not_fit_is_refused(changes, message):
     assert message in found
 
 
-def test_regularised_objectives_take_several_lambdas_and_the_heuristics():
-    assert problems(objective="visreg", lambdas=(0.1, 0.9), predictor={"enabled": True}, swa={"enabled": True}) == []
-
-
 OWN = """
 from dataclasses import dataclass, field
 

@@ -1,6 +1,5 @@
 """Claims: any class of torchvision.datasets can be used with its own arguments; its archives resume after a cut and
-are fetched once; half-unpacked folders are not trusted; files go to the packer byte for byte; what must be fetched by
-hand is named with its origin and folder."""
+are fetched once; half-unpacked folders are not trusted; files go to the packer byte for byte."""
 
 from __future__ import annotations
 
@@ -108,15 +107,3 @@ def test_torchvision_hands_files_on(tmp_path, server, monkeypatch, photos):
     assert labels_of(splits["train"]) == labels_of(splits["test"]) == [0, 0, 1, 1]
     first = splits["test"][3]
     assert first.content.read_bytes() == (photos / "val" / "n03028079" / "val_n03028079_1.JPEG").read_bytes()
-
-
-def test_torchvision_by_hand(tmp_path, photos):
-    folder, files = photos / "val", ["n01440764", "n03028079"]
-    by_hand = {"what": "photographs", "from": "a friend", "path": str(folder), "files": files}
-    fields = dict(source="torchvision", dataset="ImageFolder", test=None, by_hand=by_hand)
-    assert len(read(tmp_path, **fields)[1]["train"]) == 2
-    with pytest.raises(FetchError) as caught:
-        read(tmp_path, **fields | {"by_hand": by_hand | {"files": [files[0], "birds.tar"]}})
-    for told in ("photographs must be fetched by hand", "from: a friend", str(folder), "missing there: birds.tar"):
-        assert told in str(caught.value)
-    assert (folder / files[0]).is_dir()  # linked, not moved

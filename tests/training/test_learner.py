@@ -68,13 +68,6 @@ def weights(learner: Learner) -> list[torch.Tensor]:
     return [p.clone() for part in ("backbone", "projector") for p in getattr(learner, part).parameters()]
 
 
-def test_centre_of_the_loss_is_the_mean_of_the_global_views():
-    z, directions = torch.randn(3, 8, 4), random_directions(4, 8)
-    plain = lejepa_loss(z, directions, num_global=2, lamb=0.1)
-    given = lejepa_loss(z, directions, num_global=2, lamb=0.1, centre=z[:2].mean(0), predictions=z)
-    assert plain == given
-
-
 # 1. Predictor
 
 

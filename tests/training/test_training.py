@@ -16,7 +16,6 @@ import math
 import pytest
 import torch
 from small_training import (
-    CPU,
     LAMB,
     NUM_GLOBAL,
     PROJ_DIM,
@@ -34,7 +33,6 @@ from small_training import (
 from torch import nn
 
 from pipeline.core.checkpoints import Checkpoints
-from pipeline.core.distributed.devices import choose_autocast
 from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches, in_memory
@@ -103,13 +101,6 @@ def test_views_keep_their_place():
     assert seen == [(8, 3, 16, 16), (12, 3, 8, 8)]
     assert torch.equal(found, torch.cat((large, small.mean((3, 4), keepdim=True).expand(3, 4, 3, 16, 16)))[..., 0, 0])
     assert torch.equal(project_views(backbone, nn.Identity(), [large]), large[..., 0, 0])
-
-
-def test_projections_leave_autocast_as_float32():
-    learner = new_learner()
-    with choose_autocast("bfloat16", CPU):
-        found = project_views(learner.backbone, learner.projector, [torch.rand(2, 4, 3, 16, 16)])
-    assert found.dtype == torch.float32 and found.shape == (2, 4, PROJ_DIM)
 
 
 # 4. The loss

@@ -1,8 +1,8 @@
 """Claims about what is watched during training (that a watched run has the bits of another: test_resuming.py):
 
 1. The numbers are those of the embeddings and projections that evaluation mode gives, mean over fixed slices.
-2. Weights, running statistics, gradients, modes and every random state stay as they are; a compiled backbone is not
-   compiled again; nothing of inference mode is left behind.
+2. Weights, running statistics, gradients, modes and every random state stay as they are; nothing of inference mode is
+   left behind.
 3. The images are some of the test split, the same for every run.
 4. A network that diverged gives numbers that are not finite, never an error; one that collapsed has a rank of 1 and no
    spread, and so rings.
@@ -102,11 +102,6 @@ def test_nothing_changes(watch, modules):
     assert all(part.training for part in backbone.modules()) and not any(part.training for part in projector.modules())
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
-
-
-def test_a_compiled_backbone_is_not_compiled_again(watch, modules):
-    modules[0]._compiled_call_impl = lambda *_: pytest.fail("compiled for evaluation mode")
-    watch(*modules)
 
 
 def test_nothing_of_inference_mode_is_left(watch, modules):

@@ -1,6 +1,6 @@
 """Claims about the zoo by rule and its conformance run:
 
-1. Families go by name: every model legible in figure 9 of the paper is in one of the eight; mere look-alikes are not.
+1. Families go by name: every model legible in figure 9 of the paper is in one of the eight.
 2. A rule is expanded in a fixed order, to the architectures within the bound, with their true numbers of parameters.
 3. A row says what works at each size, why not, and which size near by does.
 4. An architecture that crashes or hangs costs itself alone.
@@ -40,19 +40,6 @@ def test_models_of_figure_9_are_of_its_families_and_within_its_bound():
         assert name in known and name.startswith((family_of(name) or "nothing", "resnext")), name
     for name in ("resnet33ts", "convnext_nano_ols", "maxvit_rmlp_nano_rw_256", "levit_conv_256"):  # the largest
         assert 1e7 < count_params(name) <= 20e6
-
-
-def test_families_go_by_name():
-    found = {
-        "resnext26ts": "resnet",
-        "resnetv2_18": "resnet",
-        "convnextv2_atto": "convnext",
-        "levit_conv_128s": "levit",
-    }
-    found |= {"maxxvitv2_nano_rw_256": "maxxvit"}
-    alike = ("seresnet18", "tf_efficientnet_b0", "efficientvit_b0", "mobilevit_s", "vitamin_small_224", "test_vit")
-    found |= dict.fromkeys(alike, "")
-    assert {name: family_of(name) for name in found} == found and set(found) <= set(known_backbones())
 
 
 # 2. Expansion

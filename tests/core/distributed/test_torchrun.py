@@ -4,8 +4,6 @@
    MLflow run, and say how many processes there were.
 2. A rank that is killed ends the run with an error that says so; that, or the death of the process that started them,
    leaves no process behind, and the same command goes on to the bits of a run that was left alone.
-3. SIGTERM ends all of them with a state kept and the status of the signal; one process goes on from there.
-4. Two machines that torchrun's environment brings together train one cell; only the first writes.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -151,37 +148,3 @@ def test_a_process_that_dies(workspace, whole):
     assert 24 <= done(workspace) < STEPS
     workspace.run(*COMMAND)
     assert taken(workspace) == whole
-
-
-def test_sigterm_keeps_a_state(workspace, whole):
-    forget(workspace)
-    process = going(workspace)
-    process.terminate()
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGTERM, output
-    assert "checkpoint saved, rerun the same command to resume" in output
-    assert_all_end(workspace)
-    before = done(workspace)
-    alone(workspace)
-    output = workspace.run(*COMMAND)
-    together(workspace)
-    assert f"{before}/{STEPS} " in output, "one process goes on where two ended"
-    assert losses(taken(workspace)["history.csv"]) == pytest.approx(losses(whole["history.csv"]), rel=0.02)
-
-
-def test_two_machines(workspace, whole, tmp_path):
-    """Two clones stand for two machines that share nothing; the second has the data set and the configuration."""
-    second = Workspace(tmp_path / "second")
-    for name in ("runs/default/configs", "data/digits"):
-        shutil.rmtree(second.root / name, ignore_errors=True)
-        shutil.copytree(workspace.root / name, second.root / name)
-    alone(workspace), alone(second)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = {"PET_NNODES": "2", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free.getsockname()[1])}
-    both = [start(place, **meeting, PET_NODE_RANK=str(rank)) for rank, place in enumerate((workspace, second))]
-    outputs = [process.communicate(timeout=240)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    together(workspace)
-    assert taken(workspace) == whole
-    assert not (second.root / "runs/default" / CELL).exists()
