@@ -2,14 +2,12 @@
 
 1. Arguments that an architecture does not know are dropped when nobody asked for them and refused when somebody did.
 2. The conformance check finds the size of the embedding, and says which resolution fails and which setting to change.
-3. A backbone that normalises over the batch needs a batch.
-4. A name is known when timm has it, a tag included.
-5. The same seed gives the same initial weights, bit for bit; drawing other numbers before changes nothing.
-6. Saved weights load strictly into plain timm and give the features of this library bit for bit.
-7. The projector is an MLP with BatchNorm of the widths that were asked for, behind a linear head if there is to be one.
-8. Parameters are counted without allocating them.
-9. Weights with and without a classifier, or in a checkpoint, load bit for bit.
-10. What is told about published weights is what timm states.
+3. A name is known when timm has it, a tag included.
+4. The same seed gives the same initial weights, bit for bit; drawing other numbers before changes nothing.
+5. Saved weights load strictly into plain timm and give the features of this library bit for bit.
+6. The projector is an MLP with BatchNorm of the widths that were asked for, behind a linear head if there is to be one.
+7. Parameters are counted without allocating them.
+8. Weights with and without a classifier, or in a checkpoint, load bit for bit.
 """
 
 from __future__ import annotations
@@ -131,7 +129,7 @@ def test_conformance_names_the_resolution_and_the_remedy(name, arguments, global
         check_backbone(name, arguments, global_px=global_px, local_px=local_px, batch_size=8)
 
 
-# 4. Names
+# 3. Names
 
 
 @pytest.mark.parametrize(
@@ -148,7 +146,7 @@ def test_known_names(name, known):
     assert is_known(name) == known
 
 
-# 5. Initial weights
+# 4. Initial weights
 
 
 def test_same_seed_same_initial_weights():
@@ -159,7 +157,7 @@ def test_same_seed_same_initial_weights():
     assert not same_weights(first, initial_backbone("test_vit", {"img_size": 32}, seed=4))
 
 
-# 6. Plain timm
+# 5. Plain timm
 
 
 PLAIN = [("test_vit", {"patch_size": 8}), ("test_resnet", {}), ("test_convnext", {})]
@@ -185,7 +183,7 @@ def test_saved_weights_give_the_features_in_plain_timm(tmp_path, name, asked):
     assert found.std() > 0
 
 
-# 7. Projector
+# 6. Projector
 
 
 @pytest.mark.parametrize("embed_dim", [None, 20])
@@ -202,7 +200,7 @@ def test_projector_widths(hidden_dims, embed_dim):
     assert sum(isinstance(layer, nn.ReLU) for layer in projector) == len(hidden_dims)
 
 
-# 8. Counting
+# 7. Counting
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "levit_128s"])
@@ -210,7 +208,7 @@ def test_parameters_are_counted_without_a_classifier(name):
     assert count_params(name) == sum(parameter.numel() for parameter in create_backbone(name, {}).parameters())
 
 
-# 9. Published weights
+# 8. Published weights
 
 
 def saved(folder, model: nn.Module, kind: str):
