@@ -293,6 +293,12 @@ def pretrained_backbone(
     return backbone
 
 
+def backbone_in_folder(address: str) -> nn.Module:
+    """Return what plain `timm.create_model(address, pretrained=True)` makes of a folder in timm's format."""
+    with _errors_alone():
+        return _timm().create_model(address, pretrained=True)
+
+
 def _without_classifier(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     told = getattr(_timm().get_pretrained_cfg(name), "classifier", None) or ()
     layers = (told,) if isinstance(told, str) else told
