@@ -1,5 +1,5 @@
 """Multi-crop views on whole batches: crops, colour, blur."""
 
-from pipeline.views.multicrop import Multicrop, evaluation_view
+from pipeline.data.views.multicrop import Multicrop, evaluation_view
 
 __all__ = ["Multicrop", "evaluation_view"]
