@@ -5,10 +5,13 @@ Pretraining depends on this file, so nothing here downloads, packs or knows wher
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import signal
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +30,7 @@ from pipeline.runtime.errors import UserError
 
 MakeViews = Callable[..., tuple[Tensor, Tensor | None]]
 AHEAD = 2  # batches of each worker that are being decoded or wait for it
+_WORKERS: weakref.WeakSet[multiprocessing.process.BaseProcess] = weakref.WeakSet()
 
 
 class CropBatch(NamedTuple):
@@ -154,7 +158,9 @@ class BatchReader:
                     generator=torch.Generator(),  # else every epoch takes a number from the global one
                 )
             self._jobs.planned = planned
+            others = multiprocessing.active_children()
             stream = iter(self._loader)
+            _WORKERS.update(set(multiprocessing.active_children()).difference(others))
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, before)
         return stream
@@ -210,6 +216,13 @@ def _ignore_signals(_: int) -> None:
     """Leave Ctrl-C and SIGTERM, which may go to every process, to the one that started the workers."""
     for request in (signal.SIGINT, signal.SIGTERM):
         signal.signal(request, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End what the traceback of an error keeps alive: Python sends it SIGTERM and then waits for it, for ever."""
+    for worker in _WORKERS:
+        worker.kill()
 
 
 @contextmanager

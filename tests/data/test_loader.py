@@ -133,6 +133,8 @@ def test_too_little_shared_memory_is_told(many):
             next(batches(opened(many), torch.arange(50), 2, num_workers=2))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        for rest in Path("/dev/shm").glob(f"torch_{os.getpid()}_*"):  # torch leaves the file that it could not enlarge
+            rest.unlink()
 
 
 def test_workers_live_over_epochs_and_end_with_their_reader(many):
@@ -157,7 +159,8 @@ def test_a_killed_worker_is_told(many):
 
 
 @pytest.mark.slow
-def test_workers_end_with_their_parent(many):
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_parent(many, end):
     program = f"""
 import multiprocessing, time, torch
 from pipeline.data.loader import batches
@@ -171,8 +174,8 @@ time.sleep(60)
     with parent.stdout:
         pids = [int(word) for word in parent.stdout.readline().split()]
     assert len(pids) == 2
-    parent.kill()
-    parent.wait()
+    parent.send_signal(end)
+    assert parent.wait(30) == -end
     deadline = time.monotonic() + 20
     while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
