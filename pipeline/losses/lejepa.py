@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.distributed.collectives import mean_over_ranks, world_size
+from pipeline.core.pinned import to_device
 from pipeline.losses.blocks import Grid, Inner, PerColumn, SlicedMean
 
 
@@ -66,10 +67,7 @@ def random_directions(
     # Ten times faster than vector_norm over the first axis, and Gaussian squares neither overflow nor vanish.
     directions /= (directions * directions).sum(dim=0).sqrt_()
     target = torch.device(device) if device is not None else drawn_on
-    if target != drawn_on and target.type == "cuda" and drawn_on.type == "cpu":
-        # From pageable memory the copy would wait for the whole stream at every step.
-        directions = directions.pin_memory()
-    return directions.to(device=target, dtype=dtype or torch.float32, non_blocking=True)
+    return to_device(directions, target).to(dtype or torch.float32)
 
 
 def directions_for_step(

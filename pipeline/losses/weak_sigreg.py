@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.core.pinned import to_device
 from pipeline.core.seeds import generator
 from pipeline.losses.projected import Projected, Regularised, check_positive
 
@@ -35,7 +36,7 @@ class WeakSIGReg(Regularised):
         if z.shape[-1] > self.sketch_dim:
             draws = generator(seen.seed, "sketch", seen.step)
             sketch = torch.randn(z.shape[-1], self.sketch_dim, generator=draws) / z.shape[-1] ** 0.5
-            z = z @ sketch.to(z)
+            z = z @ to_device(sketch, z.device).to(z.dtype)
         return {"covariance_loss": covariance_distance(z)}
 
 

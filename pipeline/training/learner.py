@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from pipeline.core.distributed.batch_norm import synchronise
 from pipeline.core.distributed.collectives import data_parallel
@@ -62,7 +62,7 @@ class Learner:
     predictor: nn.Module | None = None
     average: AveragedModel | None = None
     micro_batch_size: int | None = None
-    decay: Callable[[float], float] | None = None
+    decay: Callable[[float], float] = lambda _: 0.0
 
     def __post_init__(self) -> None:
         """Share gradients with the other processes, if there are any."""
@@ -95,10 +95,18 @@ class Learner:
         norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         self.optimizer.step()
         if self.average is not None:
-            if self.decay is not None:
-                self.average.multi_avg_fn = get_ema_multi_avg_fn(self.decay(progress))
-            self.average.update_parameters(nn.ModuleList([self.backbone, self.projector]))
+            self._move_average(self.decay(progress))
         return norm
+
+    @torch.no_grad()
+    def _move_average(self, decay: float) -> None:
+        """Update the average; `AveragedModel.update_parameters` would send its counter to a GPU and wait for it."""
+        average, trained = self.average, nn.ModuleList([self.backbone, self.projector])
+        weight = 1 - decay if average.n_averaged else 1.0  # the first update copies
+        torch._foreach_lerp_(list(average.module.parameters()), list(trained.parameters()), weight)
+        for kept, new in zip(average.module.buffers(), trained.buffers(), strict=True):
+            kept.copy_(new)
+        average.n_averaged += 1
 
     def project(self, views: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """Return the projections (V, B, K) of views and the head's outputs (V, B, C), or None without one.
@@ -178,12 +186,12 @@ def make_learner(
         synchronise(module)
     average = None
     if swa.enabled:
-        average = AveragedModel(nn.ModuleList([backbone, projector]), multi_avg_fn=get_ema_multi_avg_fn(swa.decay))
+        average = AveragedModel(nn.ModuleList([backbone, projector]))
     if target_decay is not None:
         average = AveragedModel(nn.ModuleList([backbone, projector]))
         average.n_averaged.fill_(1)  # else the first update would copy the weights
-    micro_batch_size = settings.layout.micro_batch_size
-    return Learner(backbone, projector, adamw, predictor, average, micro_batch_size, target_decay)
+    micro_batch_size, decay = settings.layout.micro_batch_size, target_decay or (lambda _: swa.decay)
+    return Learner(backbone, projector, adamw, predictor, average, micro_batch_size, decay)
 
 
 def save_networks(folder: Path, learner: Learner, run: PretrainRun) -> None:
