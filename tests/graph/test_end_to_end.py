@@ -98,8 +98,12 @@ def test_tables_and_runs(workspace):
 def test_again_does_nothing_and_status_is_clean(workspace):
     assert workspace.repro() == []
     assert "up to date" in workspace.run("dvc", "status", "dvc.yaml")
-    assert "linear_top1" in workspace.run("dvc", "metrics", "show")
+    (shown,) = json.loads(workspace.run("dvc", "metrics", "show", "--json"))[""]["data"].values()
+    best = max(table(workspace), key=lambda row: float(row["linear_top1"]))
+    assert float(best["linear_top1"]) == pytest.approx(shown["data"]["digits"]["linear_top1"], rel=1e-5)
     assert "index.html" in workspace.run("dvc", "plots", "show")
+    page = (workspace.root / "dvc_plots/index.html").read_text(encoding="utf-8")
+    assert page.count('"title": "epoch"') == page.count('"title": "lambda"') == 1
     assert "0 disagreements" in workspace.run("python", "-m", "stages.verify")
 
 

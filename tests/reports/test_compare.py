@@ -1,6 +1,7 @@
 """Claims about stages.compare and stages.page.
 
-1. From finished cells they write comparison.csv, comparison.md, figures and index.html, with the run ids of MLflow.
+1. From finished cells they write comparison.csv, comparison.md, figures and index.html, with the run ids of MLflow, and
+   what DVC shows: metrics.json, curves.csv.
 2. Run twice it writes the same bytes, and figures of data sets that left the grid are removed.
 3. With cells missing it exits with 0 and names them on stderr; without MLflow it warns and leaves the ids empty.
 4. With no result at all it fails, writes nothing and names the command.
@@ -20,7 +21,7 @@ import yaml
 from grid_results import pretrain_metrics, probe_metrics, write_cell, write_grid
 
 from pipeline.reports.render import figure
-from pipeline.runtime.files import write_text
+from pipeline.runtime.files import read_json, write_text
 from pipeline.settings.cells import grid_cells
 from pipeline.settings.params import load_params
 from stages import compare, page
@@ -65,13 +66,17 @@ def test_all_reports_are_written(cells, tmp_path, capsys):
     assert "http://127.0.0.1:5000/#/experiments/7/runs/run-of-test_vit" in Path("reports/comparison.md").read_text()
     said = capsys.readouterr()
     assert "| digits | 2 | " in said.out and said.err == ""
+    shown = [(metric["backbone"], metric["linear_top1"]) for metric in read_json(Path("reports/metrics.json")).values()]
+    assert shown == [("test_vit", float(rows()[0]["linear_top1"]))]
+    with Path("reports/curves.csv").open(encoding="utf-8") as file:
+        assert {row["backbone"] for row in csv.DictReader(file)} == {"test_vit", "test_byobnet"}
 
 
 def test_repeats_to_the_byte_and_removes_old_figures(cells, tmp_path):
     write_grid(tmp_path, cells)
     tables_and_page()
     first = files()
-    assert len(first) == 5
+    assert len(first) == 7
     Path("reports/figures/accuracy-gone.svg").write_text("<svg/>")
     tables_and_page()
     assert files() == first
