@@ -46,7 +46,9 @@ class KSDIMQ(Regularised):
 
     def __post_init__(self) -> None:
         """Check bandwidth and exponent."""
-        check_positive(bandwidth=self.bandwidth, exponent=self.exponent)
+        check_positive(bandwidth=self.bandwidth)
+        if not 0 < self.exponent < 1:
+            raise ValueError(f"exponent must be in (0, 1), got {self.exponent:g}")
 
     def regularisers(self, seen: Projected) -> dict[str, Tensor]:
         """Return N KSD^2, mean over views."""

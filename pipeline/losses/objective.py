@@ -49,6 +49,7 @@ class LeJEPA(Objective):
     num_knots: int = 17
 
     uses_lambda: ClassVar[bool] = True
+    fixes_scale: ClassVar[bool] = True
     min_views: ClassVar[int] = 1
     sums_over_ranks: ClassVar[bool] = True
     sums_samples: ClassVar[bool] = True

@@ -83,6 +83,8 @@ class Objective:
     """Whether the regulariser grows with the number N of images, as N times a mean does (`losses.conventions`)."""
     min_views: ClassVar[int] = 2
     """Views an image at least: one global view and so many in all."""
+    fixes_scale: ClassVar[bool] = False
+    """Whether it pulls each dimension of the projections to variance 1: a small one is then a collapse."""
     needs_labels: ClassVar[bool] = False
     needs_head: ClassVar[bool] = False
     """Whether `head` returns a module, which trains with backbone and projector and makes the predictions."""
@@ -115,6 +117,7 @@ class Regularised(Objective):
     """LeJEPA's prediction loss and a regulariser of each view's projections, weighed by lambda."""
 
     uses_lambda: ClassVar[bool] = True
+    fixes_scale: ClassVar[bool] = True
     min_views: ClassVar[int] = 1
 
     def regularisers(self, seen: Projected) -> dict[str, Tensor]:
@@ -133,6 +136,13 @@ def check_positive(**settings: float) -> None:
     for name, value in settings.items():
         if not value > 0:
             raise ValueError(f"{name} must be > 0, got {value:g}")
+
+
+def check_not_negative(**settings: float) -> None:
+    """Raise ValueError for a setting that is not >= 0."""
+    for name, value in settings.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must be >= 0, got {value:g}")
 
 
 def _exact(tensor: Tensor) -> Tensor:

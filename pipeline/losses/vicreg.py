@@ -15,12 +15,13 @@ algorithm, to which the weights belong, averages; the authors' code halves the v
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from pipeline.losses.projected import Objective, Projected
+from pipeline.losses.projected import Objective, Projected, check_not_negative
 
 EPSILON = 1e-4
 
@@ -32,6 +33,12 @@ class VICReg(Objective):
     invariance: float = 25.0
     variance: float = 25.0
     covariance: float = 1.0
+
+    fixes_scale: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the weights."""
+        check_not_negative(invariance=self.invariance, variance=self.variance, covariance=self.covariance)
 
     def __call__(self, seen: Projected) -> dict[str, Tensor]:
         """Return the loss and its weighted terms."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pipeline.losses.lejepa import directions_for_step
-from pipeline.losses.projected import Projected, Regularised, check_positive
+from pipeline.losses.projected import Projected, Regularised, check_not_negative, check_positive
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class VISReg(Regularised):
     def __post_init__(self) -> None:
         """Check the slices and weights."""
         check_positive(num_slices=self.num_slices)
+        check_not_negative(shape=self.shape, scale=self.scale, centre=self.centre)
 
     def regularisers(self, seen: Projected) -> dict[str, Tensor]:
         """Return shape, scale and centre."""

@@ -166,7 +166,11 @@ class Alarms(Strict):
         "flag", description="flag: train on; stop: end training there, keep its weights; fail: the stage fails"
     )
     min_rank: float = Field(1.5, ge=0, description="collapse: an effective rank (RankMe) below this; 0: never")
-    min_std: float = Field(0.01, ge=0, description="collapse: projections' root mean variance below this; 0: never")
+    min_std: float = Field(
+        0.01,
+        ge=0,
+        description="collapse: projections' root mean variance below this, where their scale is fixed; 0: never",
+    )
     max_loss_ratio: float = Field(10.0, gt=1, description="explosion: an epoch's loss over the lowest before it")
     max_wait_frac: Fraction = Field(0.5, description="starvation: part of an epoch spent waiting for images; 1: never")
 

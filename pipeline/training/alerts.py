@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
+from pipeline.losses.projected import Objective
 from pipeline.runtime.errors import UserError
 from pipeline.schema.pretrain import Alarms
 
@@ -66,9 +67,20 @@ def raised(
     return [alarm for alarm in found[-1] if alarm.name not in rang]
 
 
-def is_collapsed(row: Mapping[str, float], settings: Alarms, *, num_unsettled: int = 0) -> bool:
-    """Return whether an epoch shows a collapse; a run can pass through one early and recover."""
-    return row["epoch"] > num_unsettled and bool(_collapse(row, settings))
+def limits_for(objective: type[Objective], settings: Alarms) -> Alarms:
+    """Return the settings without the limits that do not tell a collapse under an objective.
+
+    A spread tells one where the objective fixes the scale of projections. A rank tells none where labels are learned:
+    of two classes it may come down to one.
+    """
+    limits = {"min_std": objective.fixes_scale, "min_rank": not objective.needs_labels}
+    return settings.model_copy(update={name: 0.0 for name, tells in limits.items() if not tells})
+
+
+def is_collapsed(rows: Sequence[Mapping[str, float]], settings: Alarms, *, num_unsettled: int = 0) -> bool:
+    """Return whether the last epoch that was watched shows a collapse; a run can pass through one early and recover."""
+    watched = [row for row in rows if not LOWEST.keys().isdisjoint(row)]
+    return bool(watched) and watched[-1]["epoch"] > num_unsettled and bool(_collapse(watched[-1], settings))
 
 
 def _signs(row: Mapping[str, float], lowest_before: float, settings: Alarms, num_unsettled: int) -> Iterator[Alarm]:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
+from pipeline.losses.objective import objective_class
 from pipeline.schema.pretrain import Pretrain
 from pipeline.training import alerts
 from pipeline.training.epochs import Epoch
@@ -65,7 +66,7 @@ def run_epochs(
     Raises:
         AlarmError: an alarm rang and pretrain.alarms.action is fail. Starvation, which is the machine's, only warns.
     """
-    watched, rang = settings.alarms, dict[str, int]()
+    watched, rang = alerts.limits_for(objective_class(settings.objective), settings.alarms), dict[str, int]()
     unsettled = alerts.unsettled_epochs(settings.schedule.warmup_epochs, steps_per_epoch)
     history: list[dict[str, float]] = []
     waits: list[float] = []
@@ -87,5 +88,5 @@ def run_epochs(
         if grave and watched.action == "stop":
             break
     starved_at = rang.pop("starvation", None)
-    story = {"alarms": rang, "collapsed": alerts.is_collapsed(history[-1], watched, num_unsettled=unsettled)}
+    story = {"alarms": rang, "collapsed": alerts.is_collapsed(history, watched, num_unsettled=unsettled)}
     return TrainingOutcome(history, story, {"wait_frac": waits, "starved_at": starved_at, "train_s": round(train_s, 3)})

@@ -212,6 +212,9 @@ def test_collapsed_projections_have_finite_gradients(name):
     ("make", "message"),
     [
         (lambda: SimCLR(temperature=0), "temperature must be > 0, got 0"),
+        (lambda: VISReg(scale=-1), "scale must be >= 0, got -1"),
+        (lambda: VICReg(covariance=-1), "covariance must be >= 0, got -1"),
+        (lambda: KSDIMQ(exponent=1), r"exponent must be in \(0, 1\), got 1"),
         (lambda: BYOL(decay=1.5), r"decay must be in \[0, 1\], got 1.5"),
         (lambda: Supervised(label_smoothing=1), r"label_smoothing must be in \[0, 1\), got 1"),
         (

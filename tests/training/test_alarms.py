@@ -1,7 +1,7 @@
 """Claims about pipeline.training.alerts.
 
-1. Collapse rings for a rank or a spread below its limit, not for what is not watched or NaN, and not
-   before a run has settled.
+1. Collapse rings for a rank or a spread below its limit, not for what is not watched or NaN, not before a run has
+   settled, and not for what tells no collapse under the objective. How a run ended is told by the last epoch watched.
 2. Explosion compares an epoch with the lowest one before it.
 3. Starvation rings beyond its limit, in the first epoch only if there is no other.
 4. A name rings once, at its first epoch; several names ring together; what the run is like later changes nothing.
@@ -16,6 +16,7 @@ from functools import reduce
 
 import pytest
 
+from pipeline.losses.objective import OBJECTIVES
 from pipeline.schema.pretrain import Alarms, Pretrain
 from pipeline.training import alerts
 
@@ -124,4 +125,27 @@ def test_no_collapse_is_seen_before_a_run_has_settled():
     low = [{"epoch": epoch, "loss": 1.0, "wait_frac": 0.0, "projection_std": 0.001} for epoch in (1, 2, 3)]
     found = [alerts.raised(low[:end], SETTINGS, num_epochs=3, num_unsettled=2) for end in (1, 2, 3)]
     assert [len(some) for some in found] == [0, 0, 1]
-    assert [alerts.is_collapsed(row, SETTINGS, num_unsettled=2) for row in low] == [False, False, True]
+    states = [alerts.is_collapsed(low[:end], SETTINGS, num_unsettled=2) for end in (1, 2, 3)]
+    assert states == [False, False, True]
+
+
+def test_a_collapse_is_judged_where_the_run_was_watched_last():
+    unwatched = [{"epoch": epoch, "loss": 1.0} for epoch in (4, 5)]
+    assert alerts.is_collapsed(run(projection_std=0.001) + unwatched, SETTINGS)
+    assert not alerts.is_collapsed(run() + unwatched, SETTINGS) and not alerts.is_collapsed(unwatched, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("objective", "column", "rings"),
+    [
+        *(("lejepa", column, True) for column in HEALTHY),
+        *((name, "projection_std", True) for name in ("visreg", "weak_sigreg", "mmd", "ksd_imq", "vicreg")),
+        *((name, "projection_std", False) for name in ("barlow_twins", "simclr", "byol", "supervised")),
+        *((name, "embedding_rank", True) for name in ("barlow_twins", "simclr", "byol")),
+        ("supervised", "embedding_rank", False),
+    ],
+)
+def test_a_limit_rings_where_it_tells_a_collapse(objective, column, rings):
+    limits = alerts.limits_for(OBJECTIVES[objective], SETTINGS)
+    found = alerts.raised(run(**{column: 0.001}), limits, num_epochs=9)
+    assert [alarm.name for alarm in found] == ["collapse"] * rings
