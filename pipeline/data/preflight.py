@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from pipeline.core.distributed.collectives import rank
 from pipeline.data.packed import common_size
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.rooms import own_objective
@@ -34,15 +35,14 @@ def check(run: PretrainRun, meta: Meta) -> None:
         PreflightError: listing every problem at once.
     """
     problems = [*training_problems(run.pretrain, meta)]
+    problems += objective_problems(run.pretrain.objective, run.objective_files)
     notes = [reading_note(run.pretrain, meta), *crop_notes(run.pretrain, meta)]
-    if own_objective(run.pretrain.objective) != run.objective_files:
-        problems.append(f"the file of pretrain.objective {run.pretrain.objective} has changed since; run: dvc repro")
     if run.target == run.dataset:
         problems += probe_problems(run.probe, meta)
         notes += shot_warnings(run.probe, meta)
     _tell(run.cell, problems)
-    for line in notes:
-        print(line, file=sys.stderr)
+    if not rank():
+        print("".join(f"{line}\n" for line in notes), end="", file=sys.stderr)
 
 
 def check_probe(run: ProbeRun, target: Meta) -> None:
@@ -51,7 +51,16 @@ def check_probe(run: ProbeRun, target: Meta) -> None:
     Raises:
         PreflightError: listing every problem at once.
     """
-    _tell(run.cell, list(probe_problems(run.probe, target)))
+    problems = list(probe_problems(run.probe, target))
+    if not run.model:
+        problems += objective_problems(run.trained.objective, run.trained.objective_files)
+    _tell(run.cell, problems)
+
+
+def objective_problems(name: str, files: dict[str, str]) -> Iterator[str]:
+    """Yield what is wrong with a user's own objective, whose files had these digests when settings were resolved."""
+    if own_objective(name) != files:
+        yield f"the file of pretrain.objective {name} has changed since; run: dvc repro"
 
 
 def _tell(cell: str, problems: list[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.distributed.collectives import rank
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches, squares
 from pipeline.data.packed import ImageBatch, PackedSplit
@@ -93,9 +94,12 @@ def _describe(samples: Tensor) -> dict[str, float]:
 def build_monitor(
     folder: str, settings: Pretrain, device: torch.device, autocast: torch.autocast
 ) -> HeldOutMonitor | None:
-    """Build what the section `pretrain` asks to be watched on a packed data set; None if it asks for nothing."""
+    """Build what the section `pretrain` asks to be watched on a packed data set.
+
+    None if it asks for nothing, and on all ranks but the first, which tells the others what it saw.
+    """
     health, views = settings.health, settings.views
-    if not health.num_images:
+    if rank() or not health.num_images:
         return None
     draws = generator(DRAWS_SEED, "watched directions")
     return HeldOutMonitor(

@@ -80,7 +80,8 @@ def pretrain(
         device: where to train.
         autocast: precision context.
         checkpoints: where the state of every epoch goes.
-        watch: (backbone, projector) -> numbers by name, looked at after every epoch; changes neither.
+        watch: (backbone, projector) -> numbers by name, looked at after every epoch; changes neither. The
+            first rank's counts.
 
     Raises:
         UserError: if there are fewer images than a batch, or a batch cannot be shared equally.
@@ -213,10 +214,8 @@ def step_losses(
 
 def _watched(watch: Monitor | None, learner: Learner) -> dict[str, float]:
     """Let the first rank look at the networks, so that all hear of the same numbers."""
-    if watch is None:
-        return {}
-    seen = None
-    if rank() == 0:
+    seen = {}
+    if watch is not None and rank() == 0:
         with alone():
             seen = watch(learner.backbone, learner.projector)
     return from_first_rank(seen)

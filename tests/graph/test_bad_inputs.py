@@ -75,6 +75,15 @@ def test_all_problems_of_a_cell_are_told_at_once(place):
         preflight.check_probe(run, read_meta("data/digits"))
 
 
+def test_a_probe_is_refused_whose_objective_is_another_file_now(place):
+    refused_before_training({})(place)
+    run = ProbeRun.read(CELL / "probe.json")
+    own = {"objective": "objectives.mine.Mine", "objective_files": {"objectives/mine.py": "0" * 64}}
+    changed = run.model_copy(update={"trained": run.trained.model_copy(update=own)})
+    with pytest.raises(preflight.PreflightError, match=r"objectives.mine.Mine has changed since; run: dvc repro"):
+        preflight.check_probe(changed, read_meta("data/digits"))
+
+
 # ---- 2. What only looks odd
 
 

@@ -133,6 +133,11 @@ def monitor(folder: str, num_images: int = 12) -> HeldOutMonitor | None:
     return build_monitor(folder, pretrain, CPU, choose_autocast("float32", CPU))
 
 
+def test_the_first_rank_alone_decodes_them(folder, monkeypatch):
+    monkeypatch.setattr("pipeline.training.held_out.rank", lambda: 1)
+    assert monitor(folder) is None
+
+
 def test_images_are_some_of_the_test_split(folder):
     found, other = monitor(folder), monitor(folder)
     shown = [image.numpy().tobytes() for image in found.images.pixels[:, 0]]

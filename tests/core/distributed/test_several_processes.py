@@ -84,11 +84,11 @@ def trained(folder: str, *, signal_at: int | None = None, batch_size: int = BATC
             signal.raise_signal(signal.SIGTERM)
         return objective(projections, step, **target)
 
-    learner = new_learner()
+    learner, watch = new_learner(), None if dist.is_initialized() and dist.get_rank() else watched
     recipe = Recipe(views_in_float64, signalled, seed=0)
     epochs = pretrain(
         learner, pictures(), settings(batch_size=batch_size), recipe, device=CPU,
-        autocast=choose_autocast("float32", CPU), checkpoints=Checkpoints(Path(folder), "run"), watch=watched,
+        autocast=choose_autocast("float32", CPU), checkpoints=Checkpoints(Path(folder), "run"), watch=watch,
     )  # fmt: skip
     try:
         history = [epoch.row() for epoch in epochs]
