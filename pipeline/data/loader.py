@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
-import os
 import signal
 import threading
 import warnings
@@ -26,6 +25,7 @@ from pipeline.data.packed import READ_AT_ONCE, ImageBatch, PackedSplit
 from pipeline.data.photographs import CentreCut, Cut
 from pipeline.data.shards import Shards
 from pipeline.data.slots import Decoder, Job, Jobs, num_bytes, parts
+from pipeline.runtime.bars import num_cpus
 from pipeline.runtime.errors import UserError
 
 MakeViews = Callable[..., tuple[Tensor, Tensor | None]]
@@ -55,7 +55,7 @@ def in_memory(images: PackedSplit) -> ImageBatch:
         pixels[part.start : part.stop] = decoded.movedim(3, 1)
 
     images.encoded(0)  # opens the files once, before the threads share them
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cpus()) as pool:
         list(pool.map(fill, range(0, len(images), READ_AT_ONCE)))
     return ImageBatch(pixels, images.labels)
 

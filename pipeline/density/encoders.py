@@ -25,7 +25,7 @@ class Encoder:
         weights: backbone.safetensors, which says itself how the network is built and what it is shown.
         seed: of the initialisation that the random-init score is taken of.
         cell: of the picked run; "" for a frozen model.
-        load_px: largest side of images that are read whole, as they were for the picked run.
+        shown: how it is shown images and where it runs: as the picked run was.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Encoder:
     weights: Path
     seed: int
     cell: str
-    load_px: int
+    shown: Shown
 
 
 def encoder_names(run: ScoreRun) -> list[str]:
@@ -101,14 +101,14 @@ def find_encoder(name: str, run: ScoreRun) -> Encoder:
     if name in run.datasets:
         pick = read_pick(name, run.params_path)
         weights, shown = picked_weights(pick, stale(name, run.params_path)), Shown.model_validate(pick["shown"])
-        return Encoder(name, name, weights, seed=pick["seed"], cell=pick["cell"], load_px=shown.load_px)
+        return Encoder(name, name, weights, seed=pick["seed"], cell=pick["cell"], shown=shown)
     if name not in run.execution.models:
         known = [*run.datasets, *run.execution.models]
         raise UserError(f"unknown encoder {name!r}{did_you_mean(name, known)}; a data set of the grid, or of models:")
     weights = Path("models") / name / "backbone.safetensors"
     if not weights.is_file():
         raise UserError(f"there is no {weights}; make it with: {remake(Path('models') / name)}")
-    return Encoder(name, home_of(name, run), weights, seed=0, cell="", load_px=run.shown.load_px)
+    return Encoder(name, home_of(name, run), weights, seed=0, cell="", shown=run.shown)
 
 
 def scores_folder(run: ScoreRun) -> Path:

@@ -57,13 +57,13 @@ class Reading:
     @classmethod
     def of(cls, run: ScoreRun, encoder: Encoder) -> Reading:
         """Read as the encoder was shown its training images."""
-        loader = run.execution.loader
+        loader, shown = run.execution.loader, encoder.shown
         return cls(
-            load_px=encoder.load_px,
+            load_px=shown.load_px,
             memory_gb=loader.memory_gb,
             num_workers=loader.num_workers,
-            batch_size=run.shown.batch_size,
-            device=choose_device(run.shown.device),
+            batch_size=shown.batch_size,
+            device=choose_device(shown.device),
         )
 
     def split(self, folder: Path, split: str) -> ImageBatch | PackedSplit:

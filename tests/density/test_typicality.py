@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -153,6 +154,16 @@ def test_the_exact_score_has_a_budget(network, capsys):
     assert np.array_equal(found.values["jepa_score"], exact.values["jepa_score_sketch"])
     few = scores.affordable(network, image, 1000, density.model_copy(update={"max_tflop": one}))
     assert not few.exact and scores.FEWEST <= few.num_images < 1000 and "in place of 1000" in few.notes[1]
+
+
+def test_a_picked_run_is_read_as_its_cell_was(network):
+    path = Path("reports/diagnosis/default/picks/home.json")
+    pick = json.loads(path.read_text())
+    pick["shown"] |= {"batch_size": 7, "load_px": 96, "device": "cpu"}
+    path.write_text(json.dumps(pick))
+    reading = scores.Reading.of(settings(), find_encoder("home", settings()))
+    assert (reading.batch_size, reading.load_px, reading.device.type) == (7, 96, "cpu")
+    assert settings().shown.batch_size != 7
 
 
 # 3. Reading
