@@ -121,7 +121,7 @@ class BatchReader:
             return
         if self._images.size_px is None and cut is None:
             raise ValueError("photographs have no common size: say what is cut of them")
-        size = num_bytes(self._images, min(batch_size, len(self._images)), cut)
+        size = num_bytes(self._images, min(batch_size, len(order)), cut)
         stream = self._begun(_jobs(self._images.shards, order, batch_size, cut, drop_last), size)
         try:
             while True:
