@@ -31,6 +31,7 @@ TINY = {
         "epochs": 2,
         "batch_size": 8,
         "device": "cpu",
+        "views": {"global_px": 32, "num_local": 0},
         "projector": {"hidden_dims": [32], "proj_dim": 16},
         "sigreg": {"num_slices": 16},
         "schedule": {"warmup_epochs": 0.5},
