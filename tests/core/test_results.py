@@ -107,7 +107,7 @@ def test_history_with_what_was_watched(tmp_path):
     }  # fmt: skip
 
 
-# 4. Tables and the lock
+# Tables and the lock
 
 RECORD = replace(finished(), metrics={**finished().metrics, ("pretrain/train_loss", 0): 0.123456789})
 ROW = {"grid": "default", "lambda": "0.1", "train_loss": "0.123457", "linear_top1": "0.9", "mlflow_run_id": "run1"}

@@ -51,8 +51,8 @@ def test_a_set_within_the_window_is_permuted_as_ever():
     assert not torch.equal(order_of(given, total_gb(given) - 1e-9), wanted)
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("window_gb", [0.001, 0.1, 0.5, 2.0])
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("window_gb", [0.001, 0.5])
 def test_a_larger_set_keeps_few_blocks_open(seed, window_gb):
     given = blocks(seed=seed)
     order = order_of(given, window_gb)
@@ -85,19 +85,6 @@ def test_a_batch_is_mixed_from_a_whole_window():
     even = 40 * (1 - (1 - 1 / 40) ** 64)
     assert counts[40:-40].mean() == pytest.approx(even, rel=0.05)
     assert counts[0] >= 8 and counts[-1] >= 4  # a window is not full there
-
-
-def test_an_image_moves_by_a_uniform_part_of_the_window():
-    given = Blocks(torch.full((400,), 50), torch.full((400,), 16 * MB))
-    order = order_of(given, 40 * 0.016)
-    place = block_of(given, order)
-    rank = torch.empty(400).long()
-    opened, first = np.unique(place.numpy(), return_index=True)
-    rank[opened[first.argsort()]] = torch.arange(400)
-    moved = torch.arange(len(order)) / 50 - rank[place]  # in blocks
-    inner = moved[(rank[place] >= 40) & (rank[place] < 360)]  # half a window is missing at the start of an epoch
-    assert inner.mean().item() == pytest.approx(0, abs=1) and inner.abs().max() < 24
-    assert inner.std().item() == pytest.approx(40 / 12**0.5, rel=0.05)
 
 
 def test_the_generator_alone_decides():

@@ -17,7 +17,7 @@ from small_training import new_learner, outcome
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
-from pipeline.data.loader import BatchReader, CropBatch, open_split, squares, views_of
+from pipeline.data.loader import BatchReader, CropBatch, open_split, squares
 from pipeline.data.photographs import CentreCut, RandomCut, cut_photographs
 from pipeline.data.views.multicrop import Multicrop, evaluation_view
 
@@ -118,24 +118,6 @@ def test_crops_do_not_depend_on_workers_ranks_or_resumption(photographs):
             assert torch.equal(part.local_crops, batch.local_crops[:, 3 * rank : 3 * rank + 3])
     assert not torch.equal(whole[0].global_crops[0], whole[0].global_crops[1])
     assert torch.equal(state, torch.get_rng_state())
-
-
-def test_crops_become_views(photographs):
-    large, small = views_of(crops(photographs)[0], VIEWS, generator=torch.Generator().manual_seed(0))
-    assert large.shape == (2, 6, 3, 32, 32) and small.shape == (6, 6, 3, 16, 16) and large.isfinite().all()
-
-
-def test_grey_photographs_have_one_channel(tmp_path):
-    pack_all(tmp_path, [noise(i, 30 + i, 40) for i in range(4)])
-    images = open_split(tmp_path / "set", "train", load_px=256, memory_gb=1)
-    batch = next(BatchReader(images)(torch.arange(4), 4, cut=RandomCut(replace(VIEWS, num_local=0), 0, "crops")))
-    assert batch.global_crops.shape == (2, 4, 1, 32, 32) and batch.local_crops is None
-
-
-def test_a_damaged_photograph_is_an_error(photographs):
-    file = photographs.encoded(1)
-    with pytest.raises(OSError, match="truncated"):
-        cut_photographs([file[: len(file) // 2]], 3, CentreCut(16), 0)
 
 
 def test_training_over_photographs_does_not_depend_on_workers(photographs, tmp_path):

@@ -56,7 +56,7 @@ def scores(**values) -> Scores:
     return Scores(np.arange(num), np.zeros(num, int), ["c"] * num, filled)
 
 
-# 1. Scores on disk
+# Scores on disk
 
 
 def test_scores_are_read_back(place):
@@ -86,7 +86,7 @@ def test_broken_scores_are_named(place, old, new, message):
         read_scores(path)
 
 
-# 2. The table
+# The table
 
 
 def test_areas_are_those_of_the_scores_as_directed(place):
@@ -105,7 +105,7 @@ def test_directions_are_those_of_the_literature():
     assert high == {"jepa_score", "jepa_score_sketch", "random_init_jepa_score", "embedding_norm"}
 
 
-# 3. Correlations
+# Correlations
 
 
 def test_correlations_have_the_sign_of_typicality():
@@ -121,7 +121,7 @@ def test_correlations_have_the_sign_of_typicality():
     assert found["one", "jepa_score of two"] == pytest.approx(-1)
 
 
-# 5. The stage
+# The stage
 
 
 def test_stage_writes_everything(place, capsys):
@@ -177,7 +177,7 @@ def test_stage_names_what_is_missing(place, capsys):
     assert "no run has scored its own set" in section()
 
 
-# 6. The page
+# The page
 
 
 def section(folder=REPORTS):

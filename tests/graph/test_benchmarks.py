@@ -1,14 +1,11 @@
 """Claims of benchmarks/ that hold without a stopwatch:
 
 1. Methods take turns, the first turn does not count, the median does.
-2. A report states date, hardware, versions and command, and its rows have as many cells as its head.
-3. A step cut into phases is pipeline.training's step.
-4. channels_last and compile change a step's numbers by rounding alone.
+2. A step cut into phases is pipeline.training's step.
+3. channels_last and compile change a step's numbers by rounding alone.
 """
 
 from __future__ import annotations
-
-import sys
 
 import pytest
 import torch
@@ -33,24 +30,6 @@ def test_methods_take_turns_and_the_first_turn_does_not_count(monkeypatch):
     methods = {name: lambda name=name: called.append(name) for name in "ab"}
     assert measure.in_turn(methods, rounds=3) == {"a": 2.0, "b": 5.0}
     assert called == list("abababab")
-
-
-def test_a_report_says_how_it_was_made(monkeypatch, tmp_path):
-    monkeypatch.setattr(measure, "REPORTS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["step.py", "--rounds", "1"])
-    tables = [(["a", "b"], [["1", "2"]])]
-    path = measure.write_report("step", "Title", ["note"], tables, packages=("torch",), threads=2, device="cpu")
-    text = path.read_text(encoding="utf-8")
-    for part in (
-        "# Title",
-        "- Date: 20",
-        ", 2 threads",
-        "torch 2.",
-        "`python -m benchmarks.step --rounds 1`",
-        "- note",
-    ):
-        assert part in text
-    assert text.endswith("| a | b |\n| --- | --- |\n| 1 | 2 |\n")
 
 
 def test_a_step_in_phases_is_a_step(few_images):

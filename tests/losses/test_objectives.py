@@ -180,9 +180,6 @@ def test_value_and_gradient_are_the_papers(name, num_views, autocast):
     assert (rounded.grad.double() - exact.grad).norm() < 1e-5 * exact.grad.norm()
 
 
-# 2. Closed forms
-
-
 def test_kernel_discrepancies_of_normal_samples():
     """Their expectation over N(0, 1) samples is the mean of the kernel at equal points less that at two independent."""
     samples = gaussian(2000, 30, 1)
@@ -192,7 +189,7 @@ def test_kernel_discrepancies_of_normal_samples():
     assert mean == pytest.approx(1 + 1, abs=4 * error)  # E x^2 k(x, x) - 2 k'(0) = 1 + 1; off the diagonal 0
 
 
-# 3. Collapse
+# 2. Collapse
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -205,7 +202,7 @@ def test_collapsed_projections_have_finite_gradients(name):
     assert got["loss"].isfinite() and z.grad.isfinite().all()
 
 
-# 4. Refusals
+# 3. Refusals
 
 
 @pytest.mark.parametrize(

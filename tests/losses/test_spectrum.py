@@ -136,16 +136,6 @@ def test_lidar_is_its_formula(num):
     assert spectrum.lidar(100 * z) == pytest.approx(spectrum.lidar(z), rel=1e-5)
 
 
-def test_lidar_measures_images_in_units_of_their_views():
-    """Two directions of equal variance between images, one of which the views blur."""
-    z = planted(500, 10, 2, [1.0, 1.0], 0.0)
-    clear, blurred = z.clone(), z.clone()
-    noise = gaussian(5000, 2, 3).unflatten(0, (500, 10))
-    clear += 0.05 * noise
-    blurred += torch.tensor([0.05, 2.0]) * noise
-    assert spectrum.lidar(clear) == pytest.approx(2, rel=0.01) and spectrum.lidar(blurred) == pytest.approx(1, rel=0.02)
-
-
 # 6. Slices
 
 

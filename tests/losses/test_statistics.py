@@ -178,13 +178,7 @@ def test_leading_axes_are_tested_one_by_one(name):
     torch.testing.assert_close(got[1, 2], STATISTICS[name](z[1, 2]))
 
 
-# 3. Descent
-
-
-# Shapiro-Wilk and Watson do not see location or scale; COMB is one equation, which many samples satisfy.
-
-
-# 4. By name
+# 3. By name
 
 
 @pytest.mark.parametrize("name", STATISTICS)

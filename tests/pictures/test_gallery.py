@@ -3,8 +3,7 @@
 1. PCA is numpy's SVD with a sign that does not depend on the solver.
 2. A sheet has equal bytes for equal input, and each picture in its place.
 3. Neighbours are those of a plain argsort of cosine similarities.
-4. Points on the map are equal for equal input, keep groups together, and survive a collapsed embedding; the agreement
-   is that of plain loops.
+4. Points on the map are equal for equal input, and keep groups together; the agreement is that of plain loops.
 5. Images on the sheets are of as many classes as possible, equal for an equal seed.
 """
 
@@ -18,7 +17,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from pipeline.pictures import embedding_map, neighbours
+from pipeline.pictures import neighbours
 from pipeline.pictures.colours import principal_components
 from pipeline.pictures.embedding_map import agreement, make_map, make_maps
 from pipeline.pictures.image_set import shown_images
@@ -101,12 +100,6 @@ def test_maps_are_equal_for_equal_input_whatever_the_lengths():
     assert first.points.shape == (60, 2) and first.points.dtype == torch.float64
     assert torch.equal(first.points, make_map(lengths * groups(), LABELS).points)
     assert torch.equal(second.points, make_map(random(60, 8), LABELS).points)
-
-
-def test_a_collapsed_embedding_has_a_map():
-    found = make_map(torch.ones(60, 8), LABELS)
-    assert found.points.isfinite().all()
-    assert embedding_map.draw({"learned": found}, LABELS, ["a", "b", "c"])
 
 
 def test_agreement_is_that_of_plain_loops():

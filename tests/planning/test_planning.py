@@ -7,7 +7,7 @@
 3. What has to be fetched, by the pipeline and by hand, is named.
 4. A cost is the sum of its parts; what the budget of time leaves out is scaled by operations and marked. A real
    measurement predicts a real step.
-5. A pipeline is found by folder and by file; what is broken is named, and the other pipelines are planned all the same.
+5. What is broken is named, and the other pipelines are planned all the same.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import torch
 from plan_files import BY_HAND, FIT_S, RATES, START_S, fake_measurements, finish, pack, planned, tasks_of, write
 
 from pipeline.planning import costs, plan_text, step_time
-from pipeline.planning.inventory import params_files, read_pipeline, set_facts
-from pipeline.runtime.errors import UserError
+from pipeline.planning.inventory import read_pipeline, set_facts
 from pipeline.schema.parameters import Pretrain
 from pipeline.settings.dvc_graph import cells_text
 from pipeline.settings.grid import open_listing
@@ -66,14 +65,6 @@ def test_cells_and_what_finished_ones_took(timed, capsys):
     out = printed(capsys)
     assert "4 cells, 1 done; 4 pretrainings, 2 done" in out
     assert "10 min for 1 finished pretrainings, as their provenance says" in out and "quiet machine" in out
-
-
-def test_a_finished_grid_measures_nothing(monkeypatch, capsys):
-    for name in ("time_shape", "fit_seconds", "start_seconds"):
-        monkeypatch.setattr(step_time, name, lambda *_, **__: pytest.fail("measured"))
-    for task in tasks_of():
-        finish(task, "pretrain", "probe")
-    assert "none left for cells; `dvc status` tells" in printed(capsys)
 
 
 @pytest.fixture
@@ -176,15 +167,6 @@ def test_operations_match_a_published_count():
 
 
 # 5. Pipelines and mistakes
-
-
-@pytest.mark.parametrize("argument", ["paper/one", "paper/one/dvc.yaml", "paper/one/params.yaml", "paper"])
-def test_a_pipeline_is_found_by_folder_and_by_file(argument):
-    write({}, "paper/one/params.yaml")
-    Path("paper/one/dvc.yaml").touch()
-    assert params_files(argument) == [Path("paper/one/params.yaml")]
-    with pytest.raises(UserError, match="there is no pipeline at"):
-        params_files("nowhere/dvc.yaml")
 
 
 def test_a_broken_pipeline_does_not_hide_the_others(timed, capsys):

@@ -6,14 +6,12 @@
    at the batch size of training.
 4. The report needs no labels, has the same bits whatever the global random state, and changes no weight; a frozen model
    has no projection.
-5. The stages write and read it: pretrain the projector and the curves, probe the report, MLflow's record both.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,27 +19,19 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from pipeline.core.distributed.devices import choose_autocast
-from pipeline.core.results import read_history
 from pipeline.core.seeds import generator
 from pipeline.data.loader import batches
 from pipeline.data.packed import ImageBatch
 from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses import spectrum
 from pipeline.losses.lejepa import directions_for_step, epps_pulley, lejepa_loss
-from pipeline.models.backbones import create_backbone, initial_backbone
+from pipeline.models.backbones import initial_backbone
 from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector
 from pipeline.models.weights import save_weights
 from pipeline.probing import health
-from pipeline.runtime.files import read_json, write_json
-from pipeline.schema.pretrain import Pretrain
-from pipeline.schema.probe import Health, Probe
-from pipeline.schema.resolved import Execution, PretrainRun, ProbeRun, TrainedWith
-from pipeline.sources.images import Picture
-from pipeline.sources.packing import pack
-from pipeline.tracking.record import cell_record
-from stages import pretrain as pretrain_stage
-from stages import probe as probe_stage
+from pipeline.schema.probe import Health
+from pipeline.schema.resolved import TrainedWith
 
 CPU = torch.device("cpu")
 READER = Reader(16, [0.5] * 3, [0.25] * 3, 32, num_workers=0, device=CPU, autocast=choose_autocast("float32", CPU))
@@ -204,81 +194,3 @@ def test_the_report_is_the_same_without_labels_and_at_any_time(backbone, trained
     for module, state in zip(modules, before, strict=True):
         assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
     assert report(backbone, trained, num_images=30) != found
-
-
-# 5. Stages
-
-
-@pytest.fixture
-def cell(tmp_path, monkeypatch) -> Path:
-    """A folder with a small data set and the settings of one cell, as the working directory; return the settings."""
-    monkeypatch.chdir(tmp_path)
-    pictures = [Picture(image[0].numpy(), i % 2, str(i)) for i, image in enumerate(digits(90).pixels)]
-    pack(
-        Path("data/digits"),
-        "digits",
-        {"source": "sklearn"},
-        ["a", "b"],
-        {"train": pictures[:50], "test": pictures[50:]},
-    )
-    pretrain = Pretrain.model_validate({
-        "epochs": 2, "batch_size": 16, "load_px": 16, "precision": "float32", "device": "cpu", "channels_last": False,
-        "views": {"num_local": 0, "global_px": 16, "flip_prob": 0, "mean": [0.5] * 3, "std": [0.25] * 3},
-        "projector": {"hidden_dims": [8], "proj_dim": 4}, "sigreg": {"num_slices": 16}, "optimizer": {"lr": 1e-3},
-        "schedule": {"warmup_epochs": 0}, "health": {"num_images": 30, "num_slices": 8},
-        "loader": {"memory_gb": 1.0, "num_workers": 0},
-    })  # fmt: skip
-    probe = Probe.model_validate({
-        "baselines": [], "holdout_frac": 0.25, "knn": {"k": 3, "temperature": 0.1}, "batch_size": 16,
-        "linear": {"learning_rates": [0.01], "weight_decays": [0.0], "epochs": 1, "batch_size": 16},
-        "few_shot": {"shots": [2], "num_draws": 1, "ridge": 1.0}, "health": SETTINGS,
-    })  # fmt: skip
-    common = {
-        "grid": "g", "cell": "c", "dataset": "digits", "target": "digits", "choices": {}, "backbone": "test_byobnet",
-        "backbone_kwargs": {}, "lamb": LAMB, "seed": 0, "data": "data/digits", "probe": probe,
-    }  # fmt: skip
-    width = create_backbone("test_byobnet", {}).num_features
-    run = PretrainRun(**common, embed_dim=width, out="run/pretrain", pretrain=pretrain)
-    later = ProbeRun(
-        **common, weights="run/pretrain/backbone.safetensors", beside="run/pretrain/projector.safetensors",
-        out="run/probe", device="cpu", precision="float32", load_px=16, views=pretrain.views,
-        trained=TrainedWith.of(pretrain, {}), loader=pretrain.loader,
-    )  # fmt: skip
-    write_json(Path("configs/pretrain.json"), run.result_key())
-    write_json(Path("configs/probe.json"), later.result_key())
-    write_json(Path("configs/execution.json"), Execution.of(pretrain, probe).model_dump())
-    return Path("configs")
-
-
-@pytest.mark.slow
-def test_the_stages_write_and_read_it(cell):
-    pretrain_stage.main("configs/pretrain.json")
-    history = read_history(Path("run/pretrain/history.csv"))
-    probe_stage.main("configs/probe.json")
-    found = read_json(Path("run/probe/health.json"))
-    assert found["num_images"] == 40 and list(found["criteria"]) == [*OF_EMBEDDING, *OF_PROJECTION, *HELDOUT]
-    record = cell_record(cell)
-    assert record.metrics[("health/projection_rank", 2)] == history[1]["projection_rank"] > 1
-    assert record.metrics[("criteria/lidar", 0)] == found["criteria"]["lidar"]
-
-    # The weights are those of the run without a watch, whose history has the losses and the gradient alone.
-    weights = {name: Path(f"run/pretrain/{name}.safetensors").read_bytes() for name in ("backbone", "projector")}
-    execution = read_json(cell / "execution.json")
-    write_json(cell / "execution.json", {**execution, "health": {"num_images": 0, "num_slices": 8}})
-    pretrain_stage.main("configs/pretrain.json")
-    assert {name: Path(f"run/pretrain/{name}.safetensors").read_bytes() for name in weights} == weights
-    plain = read_history(Path("run/pretrain/history.csv"))
-    assert plain == [{name: row[name] for name in plain[0]} for row in history]
-    assert list(plain[0]) == ["epoch", "loss", "pred_loss", "sigreg_loss", "lr", "gradient_norm"]
-
-    # A frozen model says itself what it is and what it was shown.
-    config, model = read_json(cell / "probe.json"), {"backbone": "test_byobnet", "kwargs": {}, "origin": "test"}
-    write_json(Path("model.json"), {**model, "size_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3})
-    config["views"] |= {"global_px": 8, "mean": [0.0] * 3, "std": [1.0] * 3}  # the grid's, which it has not seen
-    write_json(cell / "probe.json", {**config, "model": "model.json", "beside": "model.json"})
-    probe_stage.main("configs/probe.json")
-    frozen = read_json(Path("run/probe/health.json"))
-    assert frozen == {
-        "num_images": 40, "embedding": found["embedding"],
-        "criteria": {name: found["criteria"][name] for name in OF_EMBEDDING},
-    }  # fmt: skip

@@ -4,20 +4,16 @@
    its command, and how many of its published numbers are reproduced, differ or were not run.
 2. Only what paper/reports/claims/ holds counts as measured; a pipeline that was not run shows no number of ours.
 3. A broken file is named and the rest is written.
-4. index.html gets a section from paper.csv, escaped, or none where there is no such file.
 """
 
 from __future__ import annotations
 
 import csv
-import re
 from pathlib import Path
 
 import pytest
 
 from pipeline.reports.claims import Claim, write_claims
-from pipeline.reports.page_sections import paper_sections
-from pipeline.runtime.errors import UserError
 from stages import paper
 
 GRID = 'report: {title: "Table 2: transfer", claim: "On a par | with <others>."}\ngrid: {}\n'
@@ -92,15 +88,3 @@ def test_broken_files_are_named(capsys):
     assert "paper/figure10/params.yaml" in said
     assert (rows()["table2"]["not_run"], rows()["figure10"]["title"]) == ("3", "")
     assert "## Broken files" in read("reports/paper.md") and "99" not in read("reports/paper.md")
-
-
-def test_section_of_the_index():
-    assert paper_sections(Path("reports/paper.csv")) == []
-    paper.main()
-    (section,) = paper_sections(Path("reports/paper.csv"))
-    assert section.heading == "The paper's tables" and section.body.count("<tr>") == 4
-    assert "<em>On a par | with &lt;others&gt;.</em>" in section.body
-    assert re.sub(r'<td style="text-align:right">(.)</td>\n', r"\1", section.body).count("3111") == 1
-    write("reports/paper.csv", "id,title\n")
-    with pytest.raises(UserError, match="must have the columns id, title, claim"):
-        paper_sections(Path("reports/paper.csv"))

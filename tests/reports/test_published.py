@@ -8,8 +8,7 @@
    chosen is named.
 4. `reduce` answers with the extreme over all configurations, and only where every one of them has results.
 5. Another metric, another probed set and a frozen model are found; counts are those really used.
-6. Groups of cells without a published number have a line; missing cells, lacking scores and broken files are named with
-   the command that makes them.
+6. Lacking scores and broken files are named with the command that makes them.
 7. Rows that are ambiguous or no numbers are errors that say what to do.
 8. The stage writes the same bytes twice; Markdown has the paper's shape, and claims have the digits of the paper.
 """
@@ -159,19 +158,6 @@ def test_metrics_sets_and_frozen_models():
     table.main(PARAMS)
     assert "| backbone | linear_top1 | linear_top1_1shot |" in page()
     assert "dataset `digits`, lambda `0.05`, target `dtd`" in page()
-
-
-def test_unpublished_groups_and_missing_cells_have_lines():
-    listing = write_pipeline("paper/t", "dataset,top1\ndigits,90\n", {**SETS, "seeds": [0, 1]})
-    write_result(listing, listing.cells[2], 0.4)
-    table.main(PARAMS)
-    digits, dtd = lines()
-    assert (digits["ours_mean"], digits["verdict"], digits["cells_missing"]) == ("", "not run", "2")
-    assert (dtd["dataset"], dtd["published"], dtd["ours_mean"], dtd["verdict"]) == ("dtd", "", "40.0000", "")
-    assert (dtd["seeds"], dtd["cells_missing"], dtd["num_train"], dtd["num_test"]) == ("1", "1", "1880", "1880")
-    assert "3 of 4 cells have no results; run: `dvc repro paper/t/dvc.yaml`" in page()
-    assert "`dvc repro paper/t/dvc.yaml:probe@digits--test_vit--lambda0.05--seed0`" in page()
-    assert len(read_claims(Path("reports/claims/t.csv"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,7 @@ import pytest
 from pipeline.reports import comparison
 from pipeline.reports.render import (
     Section,
-    csv_text,
     literal,
-    markdown_table,
     page,
     percent,
     points,
@@ -92,15 +90,6 @@ def test_numbers():
     assert percent(0.82647, 2) == "82.65"
     names = ["linear_top1", "knn_top1", "linear_top1_1shot", "linear_top1_10shot"]
     assert [comparison.score_label(name) for name in names] == ["linear", "k-NN", "1-shot", "10-shot"]
-
-
-def test_a_table_keeps_its_shape():
-    table = pd.DataFrame({"a": ["x|y", None], "b": ["two\nlines", ""], "c": ["**1**", "−2"]})
-    assert markdown_table(table) == "| a | b | c |\n|:--|:--|--:|\n| x\\|y | two lines | **1** |\n| – | – | −2 |\n"
-    assert markdown_table(table[:0]).startswith("| a | b | c |\n")
-    scores = pd.DataFrame({"a": ["x", "y"], "b": ["81.3", "collapsed (epoch 3)"], "c": ["1", "collapsed"]})
-    assert "|:--|--:|:--|" in markdown_table(scores), "a run that collapsed leaves a column one of numbers"
-    assert csv_text(pd.DataFrame({"x": [1, 2], "y": [0.123456789, None]})) == "x,y\n1,0.123457\n2,\n"
 
 
 def test_row():

@@ -12,28 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-import torch
 from diagnosed_cells import GRID, OUT, enter, entry, files, put, write_cell, write_grid, write_params
 from paper_results import write_pipeline
-from torch import nn
 
-from pipeline.data.packed import ImageBatch
-from pipeline.data.views.multicrop import Multicrop
-from pipeline.losses.lejepa import LeJEPALoss
-from pipeline.models.features import Reader
-from pipeline.probing import health
 from pipeline.reports import selection_text
 from pipeline.reports.render import literal
-from pipeline.schema.probe import Health
 from pipeline.schema.resolved_analyses import Shown
 from pipeline.selection.correlation import Entry
-from pipeline.selection.criteria import DIRECTIONS
 from pipeline.selection.runs import incomparable_settings
 from stages import diagnose
 
@@ -183,20 +173,6 @@ def test_unfinished_cells_are_named(capsys):
     text = (OUT / "report.md").read_text(encoding="utf-8")
     assert all(f"- {line}" in text for line in reasons)
     assert (entry().num_runs, entry(name="rankme", a=None).num_runs) == (6, 4)  # without health a cell still is a run
-
-
-def test_the_criteria_of_health_json_have_directions():
-    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
-    images = ImageBatch(torch.arange(40 * 64).reshape(40, 1, 8, 8).byte(), torch.zeros(40).long())
-    shown = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    views = Multicrop(num_global=2, num_local=0, global_px=8, local_px=8, **shown)
-    trained = health.Trained(nn.Linear(4, 3), lambda projections, step: LeJEPALoss(*torch.ones(3))._asdict(), 16, views)
-    how = {"batch_size": 20, "num_workers": 0, "device": torch.device("cpu"), "autocast": nullcontext()}
-    reader = Reader(8, shown["mean"], shown["std"], **how)
-    sizes = Health(num_images=40, num_slices=8, lidar_images=20, lidar_views=2)
-    made = health.report(flat, images, sizes, views=views, reader=reader, trained=trained)
-    losses = {"train_loss", "pred_loss", "sigreg_loss"}
-    assert made["criteria"].keys() == DIRECTIONS.keys() - losses
 
 
 # 5. Pipelines of the paper

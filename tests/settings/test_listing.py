@@ -1,6 +1,6 @@
 """Claims about pipelines with a cells.yaml:
 
-1. Any setting is an axis: its values reach the settings of their cells alone, and overrides can select by them.
+1. Any setting is an axis: its values reach the settings of their cells alone.
 2. Targets are probed with weights trained elsewhere; frozen models are probed only, without lambda and training axes.
 3. Cells with the same pretraining share it, within a pipeline and across; other loader settings do not part them.
 4. Only published combinations are kept if asked for; a line removed from cells.yaml is a cell that is not run.
@@ -68,23 +68,6 @@ def test_an_axis_sets_its_path_in_its_cells():
     ]
     assert [listing.settings(cell).pretrain.sigreg.t_max for cell in listing.cells] == [1, 3]
     assert [cell.axes["t_max"] for cell in listing.cells] == [1, 3]
-
-
-def test_overrides_select_by_axis():
-    path = pipeline(
-        grid={
-            "axes": {"layers": {"values": [1, 2]}, "swa": {"sets": ["pretrain.swa.enabled"], "values": [False, True]}}
-        },
-        overrides=[
-            {"when": {"axes": {"layers": "2"}}, "pretrain": {"projector": {"hidden_dims": [8]}}},
-            {"when": {"axes": {"swa": "true"}}, "pretrain": {"swa": {"decay": 0.5}}},
-        ],
-    )
-    listing = open_listing(path)
-    found = {cell.choices: listing.settings(cell).pretrain for cell in listing.cells}
-    for ((_, layers), (_, swa)), pretrain in found.items():
-        assert pretrain.projector.hidden_dims == ([8] if layers == 2 else [2048, 2048])
-        assert (pretrain.swa.enabled, pretrain.swa.decay) == ((True, 0.5) if swa else (False, 0.996))
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,6 @@ def test_defaults_are_sound(name):
             "unknown key pretrain.objectives.vicreg.covarianze; did you mean",
         ),
         (
-            {"objectives": {"simclr": {"temperature": 0.0}}},
-            "pretrain.objectives.simclr: temperature must be > 0, got 0",
-        ),
-        (
             {"objectives": {"lejepa": {"num_slices": 8}}},
             "the settings of lejepa stand in pretrain.sigreg; move them there",
         ),
@@ -106,7 +102,6 @@ def answering(answer):
             "pretrain.objectives.objectives.mine.Mine: KeyError: 'dim'",
         ),
         (answering("{'align_loss': z}"), "must return `loss`, which is minimised, got align_loss"),
-        (answering("{'loss': 1.0}"), "must return scalar tensors by name, got {'loss': 'float'}"),
         (answering("{'loss': z.detach()}"), "got one without gradient"),
         (answering("{'loss': z, 'lr': z, 'epochs': z}"), "must not name a part epochs, lr, which history.csv or"),
         (answering("{'loss': z, 'a,b': z}"), "must name its parts with letters, digits and '_', got 'a,b'"),

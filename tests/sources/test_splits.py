@@ -26,14 +26,9 @@ def test_number_classes():
     "labels, names, message",
     [
         ([0, 2], ["a", "b"], "label 2 is not one of the 2 classes"),
-        ([-1, -1], ["a", "b"], "without labels"),
         ([0.5, 1], None, "class numbers or names"),
-        ([float("inf"), 1], None, "class numbers or names"),
-        ([float("nan")] * 2, None, "no labels: all 2 rows"),
         (np.array([True, "a"], object), None, "class numbers or names, got names and numbers"),
         ([b"caf\xe9", b"x"], None, r"not in UTF-8: caf\\xe9"),
-        ([[1, 0], [0, 1]], None, r"class numbers or names, got int64 \(2, 2\)"),
-        ([], None, "empty"),
         (["x", "y"], ["a", "b"], "names already"),
     ],
 )

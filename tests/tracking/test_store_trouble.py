@@ -24,9 +24,6 @@ from cell_record import OPENING, ROWS, finished
 from params_file import written
 from stores import empty_store, new_store, the_run
 
-from pipeline.runtime.errors import ResultError
-from pipeline.runtime.files import write_text
-from pipeline.settings.grid import open_listing
 from pipeline.tracking import place
 from pipeline.tracking.live_run import LiveRun, publish_or_warn
 from pipeline.tracking.store import Store
@@ -93,7 +90,7 @@ def test_opening_again_changes_nothing(path):
     assert Store(path).publish(finished()) == the_run(store).info.run_id
 
 
-# 3. Stores that cannot be used
+# 2. Stores that cannot be used
 
 
 def broken(kind: str, path: Path) -> Path:
@@ -179,7 +176,7 @@ def test_a_locked_database_costs_half_a_minute_once(path, capfd, readers_too):
     assert Store(path).disagreements(finished()) == []
 
 
-# 4. Stages
+# 3. Stages
 
 
 @pytest.mark.parametrize("stage", [sync, verify, compare])
@@ -195,18 +192,3 @@ def test_stages_say_what_to_do(tmp_path, monkeypatch, capsys, stage):
         "mlflow.db cannot be used: file is not a database; move it away: `python -m stages.sync` writes a new" in told
     )
     assert ended.value.code != 0 and "Traceback" not in told
-
-
-def test_a_missing_file_and_a_broken_pick_are_named_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (cell, *_) = open_listing(written(Path("params.yaml"))).cells
-    row = f"default,{cell.dataset},{cell.backbone},{cell.lamb},{cell.seed},\n"
-    write_text(Path("reports/comparison.csv"), "grid,dataset,backbone,lambda,seed,mlflow_run_id\n" + row)
-    assert verify.main() == 1
-    told = capsys.readouterr().err
-    assert f"{cell.key}: no {cell.configs}/execution.json; make it with: dvc repro" in told
-    assert "is no cell of the grid" not in told, "the row is right"
-    write_text(Path("reports/diagnosis/default/picks/digits.json"), "{")
-    assert sync.main() == 0 and capsys.readouterr().err.count("picks/digits.json is broken") == 1
-    with pytest.raises(ResultError, match=r"picks/digits.json is broken .*; remove it and run: dvc repro"):
-        verify.main()

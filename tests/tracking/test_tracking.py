@@ -4,7 +4,7 @@
    MLflow is not asked before the first epoch; a run that failed is FAILED, one that was interrupted KILLED.
 2. Publishing is idempotent, and whatever is missing, different, doubled or unfinished is named with both values and the
    file, and mended: in place, or by another run where MLflow cannot change what it has. The finished run is kept.
-3. What was watched is a curve health/<name>; a number that is not finite is no point, or agrees with itself.
+3. A number that is not finite agrees with itself.
 4. Alarms are a tag and one point each, however often they ring; the tag picked_by follows the files of the picks.
 """
 
@@ -22,7 +22,7 @@ from stores import new_store, the_run
 
 from pipeline.runtime.errors import Interrupted, NonFiniteLossError
 from pipeline.tracking.live_run import LiveRun
-from pipeline.tracking.record import alarm_metrics, epoch_metrics, recorded_picks
+from pipeline.tracking.record import alarm_metrics, recorded_picks
 from pipeline.tracking.store import Store
 
 # SQLAlchemy on MLflow's own models.
@@ -232,14 +232,6 @@ def test_numbers_that_are_not_finite_agree_with_themselves(store):
     record = replace(finished(), metrics=finished().metrics | odd)
     run_id = store.publish(record)
     assert store.disagreements(record) == [] and store.publish(record) == run_id
-
-
-def test_what_was_watched_is_a_curve(store, path):
-    rows = [ROWS[0] | {"embedding_rank": 5.5, "projection_norm": math.nan}, ROWS[1] | {"embedding_rank": math.inf}]
-    train(path, *rows, *rows)  # as a run that is continued does
-    losses = {key: value for row in ROWS for key, value in epoch_metrics(row).items()}
-    found = {(name, step): value for name, step, value in points(store)}
-    assert found == losses | {("health/embedding_rank", 1): 5.5} and len(points(store)) == len(found)
 
 
 # 4. Alarms and picks

@@ -105,16 +105,6 @@ def test_average_is_the_exponential_moving_average():
         assert not torch.equal(a, b)
 
 
-def test_averaged_targets_have_no_gradient_and_are_the_projections_of_the_global_views():
-    learner = tiny(swa_decay=0.75)
-    views = torch.randn(2, 5, 3, 8, 8)
-    targets = learner.targets(views)
-    assert not targets.requires_grad
-    with torch.no_grad():
-        wanted = learner.projector(learner.backbone(views.flatten(0, 1))).unflatten(0, (2, 5))
-    torch.testing.assert_close(targets, wanted)
-
-
 # 3. Resuming
 
 

@@ -165,16 +165,13 @@ def test_what_does_not_fit_is_refused(workplace, entry, message):
     assert not (workplace / "models").exists()
 
 
-# 5. The catalogue
-
-
 def test_an_unknown_model_is_named(workplace):
     catalogue(workplace, "{backbone: test_vit}")
     with pytest.raises(UserError, match=r"unknown model 'tini'; did you mean 'tiny'.*add it under models:"):
         stage.main("tini")
 
 
-# 6. The entries of params.yaml
+# 5. The entries of params.yaml
 
 
 def test_entries_are_weights_that_timm_knows():

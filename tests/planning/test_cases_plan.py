@@ -66,7 +66,7 @@ def test_every_stage_of_the_graph_has_a_cost(folder, capsys):
     assert {names.get(name, name) for name in graph} - {"known_density"} == set(found)
 
 
-# 3. JEPA-SCORE
+# 2. JEPA-SCORE
 
 
 def test_a_large_network_is_scored_for_minutes_and_a_bound_holds(capsys):
@@ -90,7 +90,7 @@ def test_a_large_network_is_scored_for_minutes_and_a_bound_holds(capsys):
     assert "score" not in stages_of(capsys.readouterr().out)
 
 
-# 4. Sets that cannot be packed
+# 3. Sets that cannot be packed
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_set_that_cannot_be_packed_is_a_problem(capsys, damage, told):
     assert stages_of(printed) == {} and "unknown" in printed
 
 
-# 5. Devices
+# 4. Devices
 
 
 def test_the_device_is_named(capsys):
