@@ -30,7 +30,7 @@ test-all: .venv/installed lint
 	pytest $(PARALLEL) --cov --cov-report=term:skip-covered
 
 test-unit: .venv/installed
-	pytest $(PARALLEL) -m "not slow"
+	pytest $(PARALLEL) -m "not slow and not seconds"
 
 lint: .venv/installed
 	ruff check .

@@ -29,6 +29,8 @@ from pipeline.data.shards import Shards
 from pipeline.runtime.errors import UserError
 from pipeline.sources import packing
 
+pytestmark = pytest.mark.seconds
+
 
 @pytest.fixture
 def many(tmp_path, monkeypatch):

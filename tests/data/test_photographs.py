@@ -21,6 +21,8 @@ from pipeline.data.loader import BatchReader, CropBatch, open_split, squares
 from pipeline.data.photographs import CentreCut, RandomCut, cut_photographs
 from pipeline.data.views.multicrop import Multicrop, evaluation_view
 
+pytestmark = pytest.mark.seconds
+
 VIEWS = Multicrop(global_px=32, local_px=16)
 SIDE_PX = 600
 

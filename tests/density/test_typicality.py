@@ -32,6 +32,8 @@ from pipeline.models.weights import save_weights
 from pipeline.runtime.absent import reason
 from stages import score
 
+pytestmark = pytest.mark.seconds
+
 KWARGS = {"img_size": 16, "patch_size": 8}
 MEAN, STD = [0.4] * 3, [0.3] * 3
 WEIGHTS = Path("runs/default/home--test_vit--lambda0.05--seed0/pretrain/backbone.safetensors")

@@ -26,6 +26,8 @@ from pipeline.runtime.files import write_text
 from pipeline.tracking import live_run
 from stages import density
 
+pytestmark = pytest.mark.seconds
+
 REPORTS = Path("reports/density")
 
 

@@ -92,6 +92,7 @@ def test_spread_of_known_coefficients():
     assert found.squared_bias == pytest.approx((1 - math.cos(math.radians(10))) ** 2 - variance / 2)
 
 
+@pytest.mark.seconds
 def test_stage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     figure3.main(small_params(tmp_path, "figure3"))

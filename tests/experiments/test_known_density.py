@@ -95,6 +95,7 @@ def correlations(rows, case):
     return {dim: mean(row.spearman for row in rows if (row.case, row.dim) == (case, dim)) for dim in (2, 32)}
 
 
+@pytest.mark.seconds
 def test_the_score_ranks_as_the_density_where_the_embedding_is_even():
     settings = FEW.model_copy(update={"num_points": 300, "dims": [2, 32], "num_scales": 8, "num_steps": 0})
     rows = measure(settings).rows
@@ -121,6 +122,7 @@ def test_training_brings_out_modes_of_different_scale():
     assert found["k-NN distance"] > 0.95 and found["KDE"] > 0.95
 
 
+@pytest.mark.seconds
 def test_measuring_repeats_and_the_stage_writes_what_it_measured(monkeypatch, tmp_path):
     measured = measure(FEW)
     assert measured.rows == measure(FEW).rows

@@ -102,6 +102,7 @@ def test_verdict_follows_the_slope():
     assert float(found[1].ours) == pytest.approx(-1.97, abs=0.05) and "17 to 65 knots on [0, 3]" in found[1].claim
 
 
+@pytest.mark.seconds
 def test_stage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     figure20.main(small_params(tmp_path, "figure20"))

@@ -50,6 +50,7 @@ def test_verdict_is_about_growth():
     assert [claim.verdict for claim in few] == ["not run"] * 4 + ["reproduced"] * 2
 
 
+@pytest.mark.seconds
 def test_stage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table6.main(small_params(tmp_path, "table6", proj_dim=8))

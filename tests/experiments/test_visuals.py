@@ -115,6 +115,7 @@ def save(folder, name: str, arguments: dict, backbone=None) -> None:
     save_weights(folder / SETTINGS["weights"], backbone or network(name, **arguments), told)
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("name", "arguments", "size_px"), [("test_vit", VIT, 32), ("test_resnet", {}, 128)])
 def test_stage_writes_every_report(place, name, arguments, size_px):
     save(place, name, arguments)

@@ -34,6 +34,8 @@ from pipeline.runtime.errors import Interrupted
 from pipeline.schema.resolved import PretrainRun, ProbeRun
 from stages import configure, download, pretrain, run
 
+pytestmark = pytest.mark.seconds
+
 MAX_S = 60.0  # of a refusal: no minutes of work come first, and no machine is so busy
 
 

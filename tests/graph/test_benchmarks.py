@@ -13,6 +13,8 @@ import torch
 from benchmarks import measure, profile, step
 from pipeline.data.loader import batches
 
+pytestmark = pytest.mark.seconds
+
 CPU = torch.device("cpu")
 MODEL = "test_convnext"
 

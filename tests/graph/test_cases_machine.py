@@ -2,7 +2,7 @@
 
 1. C3: runs and artifacts lie beside the clone, whatever its path holds and wherever it is moved or copied to.
 2. C4, C11: a disk without write-ahead log or file locks is named, and work goes on.
-3. C5: a tracking address is used or refused; a server that is away costs one line (a real one: tests/tracking/test_cases_server.py).
+3. C5: a tracking address is used or refused; a server that is away costs one line (tracking/test_cases_server.py).
 4. C6: a port that is taken is named, with a free one.
 5. C7, C8: the device, its precision and threads are printed; GPUs that are old, unusable or Apple's are taken as such.
 6. C9: an environment that speaks of other processes is believed only if it can be; nobody waits without a word.
@@ -45,8 +45,7 @@ from stages import run, ui
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
-# SQLAlchemy on MLflow's own models.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+pytestmark = pytest.mark.seconds
 
 
 @pytest.fixture(autouse=True)

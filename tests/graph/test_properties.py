@@ -30,6 +30,8 @@ from pipeline.sources.download import download
 from pipeline.sources.open import open_source
 from pipeline.sources.packing import pack
 
+pytestmark = pytest.mark.seconds
+
 SAME = {
     "derandomize": True,
     "deadline": None,

@@ -162,6 +162,7 @@ def test_deps_are_the_rooms_of_the_import_closure(name, program, deps):
     assert deps == wanted, f"{name}: add {sorted(wanted - deps)}, remove {sorted(deps - wanted)}"
 
 
+@pytest.mark.seconds
 def test_stages_leave_no_bytecode_in_what_a_stage_depends_on(tmp_path):
     """.dvcignore does not reach out of paper/, whose stages depend on ../pipeline/<room> and ../objectives."""
     for name in ("pipeline", "stages"):

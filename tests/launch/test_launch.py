@@ -30,6 +30,8 @@ from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.settings.grid import open_listing
 from stages import launch
 
+pytestmark = pytest.mark.seconds
+
 ROOT = Path(__file__).parents[2]
 
 

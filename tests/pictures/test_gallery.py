@@ -85,6 +85,7 @@ def groups(spread: float = 0.1) -> torch.Tensor:
     return 5 * random(3, 8, seed=1)[LABELS] + spread * random(60, 8)
 
 
+@pytest.mark.seconds
 def test_groups_stay_together_on_the_map():
     found = make_map(groups(), LABELS)
     assert found.agreement == found.embedding_agreement == 1
@@ -94,6 +95,7 @@ def test_groups_stay_together_on_the_map():
     assert mixed.agreement != mixed.embedding_agreement
 
 
+@pytest.mark.seconds
 def test_maps_are_equal_for_equal_input_whatever_the_lengths():
     lengths = 2.0 ** torch.randint(-3, 4, (60, 1), generator=torch.Generator().manual_seed(0))
     first, second = make_maps([groups(), random(60, 8)], LABELS)

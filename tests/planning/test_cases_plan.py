@@ -22,6 +22,8 @@ from pipeline.planning.inventory import read_pipeline
 from pipeline.planning.step_time import measure
 from stages import plan
 
+pytestmark = pytest.mark.seconds
+
 ROOT = Path(__file__).parents[2]
 
 

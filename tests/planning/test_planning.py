@@ -27,6 +27,8 @@ from pipeline.settings.grid import open_listing
 from pipeline.settings.params import load_params
 from stages import plan
 
+pytestmark = pytest.mark.seconds
+
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 PROGRAM_S = START_S + step_time.STAGE_S

@@ -41,6 +41,8 @@ from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
 from stages import probe as stage
 
+pytestmark = pytest.mark.seconds
+
 CPU = torch.device("cpu")
 READER = Reader(8, [0.5] * 3, [0.25] * 3, 64, num_workers=0, device=CPU, autocast=choose_autocast("float32", CPU))
 TUNING = Finetune(

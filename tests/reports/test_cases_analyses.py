@@ -28,9 +28,7 @@ from pipeline.runtime.errors import UserError
 from pipeline.schema.analysis import Density
 from stages import check, configure, density, diagnose, foreign, page, pictures, score
 
-# SQLAlchemy on MLflow's own models.
-QUIET = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
-pytestmark = [QUIET, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 MINE = "my-pictures"
 
 

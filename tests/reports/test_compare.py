@@ -26,6 +26,8 @@ from pipeline.settings.cells import grid_cells
 from pipeline.settings.params import load_params
 from stages import compare, page
 
+pytestmark = pytest.mark.seconds
+
 
 @pytest.fixture
 def cells(tmp_path, monkeypatch):

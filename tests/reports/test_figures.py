@@ -16,6 +16,8 @@ from grid_results import make_cells, pretrain_metrics, probe_metrics, write_cell
 
 from pipeline.reports import figures, figures_comparison, tables
 
+pytestmark = pytest.mark.seconds
+
 LABELS = {"linear_top1": "linear", "knn_top1": "k-NN", "linear_top1_1shot": "1-shot", "linear_top1_10shot": "10-shot"}
 
 

@@ -30,6 +30,8 @@ from pipeline.reports.paper_results import read_results
 from pipeline.runtime.errors import UserError
 from stages import table
 
+pytestmark = pytest.mark.seconds
+
 PARAMS = "paper/t/params.yaml"
 TWO = "dataset,top1\ndigits,90\ndtd,40.5\n"
 SETS = {"datasets": ["digits", "dtd"]}

@@ -27,8 +27,7 @@ from pipeline.selection.correlation import Entry
 from pipeline.selection.runs import incomparable_settings
 from stages import diagnose
 
-# SQLAlchemy on MLflow's own models.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+pytestmark = pytest.mark.seconds
 
 
 @pytest.fixture(autouse=True)

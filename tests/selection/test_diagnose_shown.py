@@ -18,6 +18,8 @@ from pipeline.selection.correlation import select
 from pipeline.selection.criteria import Run
 from stages import diagnose
 
+pytestmark = pytest.mark.seconds
+
 
 @pytest.fixture(autouse=True)
 def _a_repository(tmp_path, monkeypatch):

@@ -15,8 +15,7 @@ from pipeline.tracking import live_run
 from pipeline.tracking.store import Store
 from stages import diagnose
 
-# SQLAlchemy on MLflow's own models.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+pytestmark = pytest.mark.seconds
 
 
 @pytest.fixture(autouse=True)

@@ -72,6 +72,7 @@ def test_counts_are_a_resample_written_out():
 # 2. Known correlations
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize(("r", "num_runs"), [(0.5, 24), (0.9, 40)])
 def test_the_interval_covers_at_about_its_level(r, num_runs):
     truth, covered, rng = 6 / math.pi * math.asin(r / 2), 0, np.random.default_rng(3)
@@ -143,6 +144,7 @@ def test_pick_and_regret_in_closed_form():
     assert entry.gain == pytest.approx(0.01) and entry.margin == pytest.approx(1.0)
 
 
+@pytest.mark.seconds
 @pytest.mark.usefixtures("one_criterion")
 def test_shares_of_resamples_in_closed_form():
     """The loss 1 picks 0.80; within a point of the best unless 0.84 or 0.82 is drawn, and so on over all cases."""

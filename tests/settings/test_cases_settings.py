@@ -21,6 +21,8 @@ from pipeline.catalogue.validation import ParamsError
 from pipeline.settings.cells import merge
 from stages import check, configure
 
+pytestmark = pytest.mark.seconds
+
 ROOT = Path(__file__).parents[2]
 OPTIONAL = ("density", "pictures", "diagnose", "report", "overrides", "models", "probe")
 

@@ -72,6 +72,7 @@ def test_an_axis_may_set_an_own_objective_whose_name_has_dots(tmp_path):
 # 2. Keys of cells
 
 
+@pytest.mark.seconds
 @pytest.mark.parametrize("lambdas", ["0.05, 0.10, .5, 1, 0, 1e-3, 1E-5, 0.1e-6", "1.0, 0.0"])
 def test_keys_are_spelled_as_in_dvc_yaml(tmp_path, monkeypatch, lambdas):
     datasets = {"digits": {"source": "sklearn"}, "a-b_2": {"source": "bundled"}}

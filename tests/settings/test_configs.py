@@ -21,6 +21,8 @@ from pipeline.settings.cells import Resolver, grid_cells, merge
 from pipeline.settings.grid import Listing
 from pipeline.settings.resolve import resolve_listing
 
+pytestmark = pytest.mark.seconds
+
 BASE = {
     "grid": {"datasets": ["digits"], "backbones": ["test_vit", "test_resnet"], "lambdas": [0.05, 1], "seeds": [0]},
     "datasets": {"digits": {"source": "sklearn"}, "new": {"source": "bundled"}},

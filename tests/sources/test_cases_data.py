@@ -31,6 +31,8 @@ from pipeline.sources import packing
 from pipeline.sources.hub import choose_files
 from stages import configure, download, foreign
 
+pytestmark = pytest.mark.seconds
+
 LABELS = np.arange(60) % 3
 NAMES = np.array(["cat", "dog", "owl"])[LABELS]
 GREY = np.random.default_rng(0).integers(0, 200, (60, 16, 16))

@@ -140,6 +140,7 @@ def test_hub_out_of_reach(tmp_path, monkeypatch):
         read(tmp_path, source="huggingface", repo="me/cats")
 
 
+@pytest.mark.seconds
 def test_a_download_leaves_no_token(tmp_path, hub):
     place = tmp_path / "place"
     place.mkdir()

@@ -30,8 +30,7 @@ from pipeline.tracking.store import Store
 from pipeline.tracking.trouble import StoreError
 from stages import compare, run, sync, verify
 
-# SQLAlchemy on MLflow's own models.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+pytestmark = pytest.mark.seconds
 REMEDY = r"; the results are safe on disk, `python -m stages.sync` writes them to MLflow later$"
 
 

@@ -25,8 +25,7 @@ from pipeline.tracking.live_run import LiveRun
 from pipeline.tracking.record import alarm_metrics, recorded_picks
 from pipeline.tracking.store import Store
 
-# SQLAlchemy on MLflow's own models.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+pytestmark = pytest.mark.seconds
 
 
 @pytest.fixture(scope="module")

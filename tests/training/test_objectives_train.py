@@ -19,6 +19,8 @@ from pipeline.models.backbones import initial_backbone
 from pipeline.runtime import rooms
 from pipeline.training.learner import Learner, build_learner, make_learner
 
+pytestmark = pytest.mark.seconds
+
 CHANGES = {"epochs": 4, "batch_size": 80, "optimizer": {"lr": 1e-2}}
 
 

@@ -39,6 +39,8 @@ from pipeline.losses.lejepa import random_directions
 from pipeline.runtime.errors import Interrupted
 from pipeline.training.held_out import HeldOutMonitor
 
+pytestmark = pytest.mark.seconds
+
 
 @pytest.fixture(scope="module")
 def images() -> ImageBatch:

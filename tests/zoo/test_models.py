@@ -28,6 +28,8 @@ from pipeline.runtime.errors import UserError
 from pipeline.schema.parameters import Model
 from stages import model as stage
 
+pytestmark = pytest.mark.seconds
+
 ROOT = Path(__file__).parents[2]
 LOCAL = "backbone: test_vit, pretrained_path: tiny.safetensors"
 

@@ -21,6 +21,8 @@ from pipeline.zoo.conformance import WORKS, conformance, isolated, read_rows, un
 from pipeline.zoo.families import FAMILIES, expand, family_of
 from stages import zoo as stage
 
+pytestmark = pytest.mark.seconds
+
 FIGURE_9 = [
     "resnet14t", "resnet18d", "resnet26", "resnet26d", "resnet26t", "resnet32ts", "resnet33ts", "resnext26ts",
     "resnetblur18", "convnext_zepto_rms", "convnext_zepto_rms_ols", "convnext_atto_ols", "convnext_atto_rms",
