@@ -29,5 +29,12 @@ def two_splits(contents):
     }
 
 
+def pack_noise(folder, num, height, width, classes="ab"):
+    """Pack the same grey noise as both splits, classes in turn."""
+    images = noise(0, num, height, width)
+    pictures = [Picture(image, i % len(classes), str(i)) for i, image in enumerate(images)]
+    return pack(folder, folder.name, {"source": "folder"}, list(classes), {"train": pictures, "test": pictures})
+
+
 def pack_all(tmp_path, contents, name="set"):
     return pack(tmp_path / name, name, {"source": "folder"}, CLASSES, two_splits(contents))

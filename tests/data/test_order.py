@@ -8,14 +8,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from packed_pictures import pack_noise
 
 from pipeline.core.seeds import generator
 from pipeline.data.packed import PackedSplit, read_blocks
 from pipeline.data.shards import Blocks
 from pipeline.data.shuffle import shuffled
 from pipeline.sources import packing
-from pipeline.sources.images import Picture
-from pipeline.sources.packing import pack
 
 MB = 10**6
 
@@ -101,9 +100,7 @@ def test_blocks_of_a_packed_set(tmp_path, monkeypatch):
     """Memory or disk: the order knows the packed files alone."""
     monkeypatch.setattr(packing, "RECORD_ROWS", 3)
     monkeypatch.setattr(packing, "SHARD_BYTES", 500)
-    pixels = np.random.default_rng(0).integers(0, 256, (25, 6, 6), dtype=np.uint8)
-    splits = {name: [Picture(image, i % 2, str(i)) for i, image in enumerate(pixels)] for name in ("train", "test")}
-    pack(tmp_path / "set", "set", {}, ["a", "b"], splits)
+    pack_noise(tmp_path / "set", 25, 6, 6)
     given, images = read_blocks(tmp_path / "set", "train"), PackedSplit(tmp_path / "set", "train", load_px=8)
     assert int(given.num_images.sum()) == 25 and given.num_images.max() == 3 and len(given.num_images) > 8
     sizes = [len(images.encoded(index)) for index in range(25)]

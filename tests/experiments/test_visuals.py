@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from packed_pictures import pack_noise
 from PIL import Image
 from scipy.stats import mannwhitneyu
 
@@ -24,8 +25,6 @@ from pipeline.experiments.visuals_report import COLUMNS, claims
 from pipeline.models.weights import save_weights
 from pipeline.pictures.sheet import CELL_PX, GAP_PX
 from pipeline.reports.claims import read_claims
-from pipeline.sources.images import Picture
-from pipeline.sources.packing import pack
 from stages import figure13
 from tests.small_networks import VIT, network, random
 
@@ -104,9 +103,7 @@ def run_stage(change: dict | None = None) -> None:
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    noise = np.random.default_rng(0).integers(0, 256, (6, 20, 14), dtype=np.uint8)
-    splits = {name: [Picture(image, i % 2, str(i)) for i, image in enumerate(noise)] for name in ("train", "test")}
-    pack(tmp_path / "data/set", "set", {"source": "folder"}, ["a", "b"], splits)
+    pack_noise(tmp_path / "data/set", 6, 20, 14)
     return tmp_path
 
 

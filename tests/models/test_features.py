@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import pytest
 import torch
+from packed_pictures import pack_noise
 
 from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.loader import in_memory
@@ -24,8 +24,6 @@ from pipeline.models.backbones import create_backbone
 from pipeline.models.features import RAW_PIXELS_PX, Reader, embeddings, raw_pixels
 from pipeline.models.sites import check_site, site_extractor
 from pipeline.runtime.errors import UserError
-from pipeline.sources.images import Picture
-from pipeline.sources.packing import pack
 
 CPU = torch.device("cpu")
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
@@ -51,9 +49,7 @@ def reader(autocast=None, **changes) -> Reader:
 @pytest.fixture(scope="module")
 def encoded(tmp_path_factory) -> PackedSplit:
     folder = tmp_path_factory.mktemp("data") / "set"
-    noise = np.random.default_rng(0).integers(0, 256, (7, 20, 14), dtype=np.uint8)
-    splits = {name: [Picture(image, i % 2, str(i)) for i, image in enumerate(noise)] for name in ("train", "test")}
-    pack(folder, "set", {"source": "folder"}, ["a", "b"], splits)
+    pack_noise(folder, 7, 20, 14)
     return PackedSplit(folder, "test", load_px=64)
 
 

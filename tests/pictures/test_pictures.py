@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from packed_pictures import pack_noise
 from PIL import Image
 
 from pipeline.models.backbones import create_backbone
@@ -27,8 +28,6 @@ from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import write_json
 from pipeline.schema.resolved_analyses import AnalysisExecution, PicturesRun, configs_folder
 from pipeline.settings.params import load_params
-from pipeline.sources.images import Picture
-from pipeline.sources.packing import pack
 from stages import pictures
 
 pytestmark = pytest.mark.seconds
@@ -88,9 +87,7 @@ def place(tmp_path, monkeypatch):
     params, folder = load_params(), configs_folder("params.yaml")
     write_json(folder / "pictures.json", PicturesRun.of(params, "params.yaml").result_key())
     write_json(folder / "execution.json", AnalysisExecution.of(params).model_dump())
-    noise = np.random.default_rng(0).integers(0, 256, (60, 12, 10), dtype=np.uint8)
-    splits = {name: [Picture(image, i % 4, str(i)) for i, image in enumerate(noise)] for name in ("train", "test")}
-    pack(tmp_path / "data/digits", "digits", {"source": "folder"}, list("abcd"), splits)
+    pack_noise(tmp_path / "data/digits", 60, 12, 10, "abcd")
     write_picks({name: weights_of(name) for name in BACKBONES})
     return tmp_path
 

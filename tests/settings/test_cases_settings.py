@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bad_settings import nested
 
 from pipeline.catalogue.validation import ParamsError
 from pipeline.settings.cells import merge
@@ -40,12 +41,6 @@ def committed() -> dict:
 
 def write(params: dict) -> None:
     Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-
-
-def nested(path: str, value: object) -> dict:
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    return value
 
 
 def refused(change: dict, base: dict | None = None) -> list[str]:

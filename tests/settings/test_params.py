@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bad_settings import nested
 from params_file import BASE, problems, written
 
 from pipeline.data.views.multicrop import Multicrop
@@ -20,12 +21,6 @@ from pipeline.settings.cells import grid_cells
 from pipeline.settings.params import load_params
 
 ROOT = Path(__file__).parents[2]
-
-
-def nested(path: str, value: object) -> dict:
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    return value
 
 
 # 1. The committed file and the defaults

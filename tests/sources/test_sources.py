@@ -12,19 +12,10 @@ import h5py
 import numpy as np
 import pytest
 from sklearn.datasets import load_sample_images
-from source_helpers import labels_of, png, read, serving
+from source_helpers import labels_of, png, read
 
-from pipeline.sources import transfer
 from pipeline.sources.open import BUNDLED
 from pipeline.sources.transfer import FetchError
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(transfer.time, "sleep", lambda _: None)
-    with serving() as running:
-        yield running
-
 
 # ---- bundled and scikit-learn
 

@@ -10,20 +10,12 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from source_helpers import entry, labels_of, png, read, run_stage, serving
+from source_helpers import entry, labels_of, png, read, run_stage
 
-from pipeline.sources import transfer
 from pipeline.sources.open import open_source
 from pipeline.sources.transfer import FetchError
 
 TOKEN = "hf_thisIsSecret"
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(transfer.time, "sleep", lambda _: None)
-    with serving() as running:
-        yield running
 
 
 # ---- parquet and the hub

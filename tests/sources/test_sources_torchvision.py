@@ -12,20 +12,11 @@ import numpy as np
 import pytest
 import torchvision.datasets
 from PIL import Image
-from source_helpers import ROOT, labels_of, png, read, serving
+from source_helpers import ROOT, labels_of, png, read
 
 from pipeline.catalogue.datasets import load_catalogue
-from pipeline.sources import transfer
 from pipeline.sources.open import open_source
 from pipeline.sources.transfer import FetchError
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(transfer.time, "sleep", lambda _: None)
-    with serving() as running:
-        yield running
-
 
 # ---- torchvision
 

@@ -17,7 +17,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from small_training import digits
 from torch import nn
 
 from pipeline.core.distributed.devices import choose_autocast
@@ -37,10 +37,6 @@ from pipeline.training.held_out import HeldOutMonitor, build_monitor
 CPU = torch.device("cpu")
 VIEW = {"size_px": 16, "mean": [0.5] * 3, "std": [0.25] * 3}
 NAMES = [f"{site}_{fact}" for site in ("embedding", "projection") for fact in ("norm", "std", "rank", "isotropy")]
-
-
-def digits(num: int) -> np.ndarray:
-    return (load_digits().images[:num] * 15.9).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from pipeline.trials.bench import balanced
 from stages import trials
 from tests.figure_params import small_settings
 
+pytestmark = pytest.mark.seconds
 TIMES = ("train_s", "images_per_s", "peak_memory_mib")
 
 
