@@ -28,6 +28,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 INTERPRETED = """
 import torch
 from pipeline.losses import blocks, epps_pulley, random_directions, sigreg
+from pipeline.losses.harmonics import FactoredBlock
 from pipeline.losses.triton_blocks import FusedBlock
 
 def run(engine, z, **grid):
@@ -41,7 +42,7 @@ def run(engine, z, **grid):
 FusedBlock.max_rows = 1500
 for num_samples, num_knots, t_max in [(2, 2, 3.0), (37, 17, 3.0), (1600, 8, 5.0), (1024, 33, 12.0)]:
     z = torch.randn(2, num_samples, 3, generator=torch.Generator().manual_seed(1))
-    want, want_grad = run(blocks.FactoredBlock, z.double(), num_knots=num_knots, t_max=t_max)
+    want, want_grad = run(FactoredBlock, z.double(), num_knots=num_knots, t_max=t_max)
     for sample, tolerance in [(z.double(), 1e-12), (z, 1e-5)]:
         got, grad = run(FusedBlock, sample, num_knots=num_knots, t_max=t_max)
         error = ((grad - want_grad).norm() / want_grad.norm()).item()
