@@ -54,7 +54,8 @@ def test_every_experiment_of_the_paper_has_a_pipeline():
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_cells_and_graph_are_up_to_date(name):
-    listing = open_listing(Path(name) / "params.yaml", whole=True)
+    # Of a pipeline of the laptop cells.yaml may keep some of the cells alone.
+    listing = open_listing(Path(name) / "params.yaml", whole=name in SMALL)
     assert (listing.path.with_name("cells.yaml")).read_text() == cells_text(listing), "python -m stages.expand"
     assert (listing.path.with_name("dvc.yaml")).read_text() == graph_text(listing), "python -m stages.expand"
 
