@@ -59,7 +59,7 @@ def train(cell: PretrainRun, device: torch.device) -> None:
     watch = build_monitor(cell.data, settings, device, autocast)
     how = {"device": device, "autocast": autocast, "checkpoints": checkpoints, "watch": watch}
     epochs = loop.pretrain(learner, images, settings, recipe, **how)
-    record = opening_record(cell, provenance.commit())
+    record = opening_record(cell, {"commit": provenance.commit(), "branch": provenance.branch()})
     with NullTracker() if rank() else LiveRun(record, afresh=not checkpoints.exist()) as tracked:
         steps_per_epoch = len(images.labels) // settings.batch_size
         history, story, times = run_epochs(epochs, tracked, settings, steps_per_epoch=steps_per_epoch)
@@ -70,7 +70,7 @@ def train(cell: PretrainRun, device: torch.device) -> None:
     numbers = loop.summary(learner.backbone, cell.embed_dim, len(images.labels), settings.batch_size, history)
     where = provenance.describe(str(device), world_size(), **devices.found(device, autocast))
     where |= {"wall_s": round(time.monotonic() - started, 1), **times, "images": how_read(images)}
-    where["peak_memory_mib"] = round(devices.peak_memory_mib(device))
+    where |= {"peak_memory_mib": round(devices.peak_memory_mib(device)), "usage": tracked.usage}
     where["config"] = cell.result_key()
     numbers |= story | {"objective": settings.objective} | objective.weighing(settings.batch_size)
     write_pretraining(out, history, numbers, where)

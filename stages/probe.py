@@ -14,9 +14,9 @@ from pipeline.data.packed import read_meta
 from pipeline.data.views.multicrop import Multicrop
 from pipeline.models import backbones, features
 from pipeline.models.weights import load_weights
-from pipeline.probing import finetune, health, probes
+from pipeline.probing import finetune, health, probes, view_sheet
 from pipeline.runtime import rooms
-from pipeline.runtime.files import read_json, write_json
+from pipeline.runtime.files import read_json, write_bytes, write_json
 from pipeline.schema.resolved import ProbeRun
 from pipeline.tracking.live_run import publish_or_warn
 from pipeline.tracking.record import cell_record
@@ -69,6 +69,8 @@ def main(config_path: str) -> None:
         metrics |= {f"raw_pixels_{name}": value for name, value in found.items()}
     write_json(Path(cell.out) / "metrics.json", metrics)
     checkpoints.remove()
+    if not cell.model:
+        write_bytes(Path(cell.out) / "views.png", view_sheet.draw(splits[0], make_views))
     publish_or_warn(cell_record(Path(config_path).parent))
 
 

@@ -10,12 +10,12 @@ import sys
 import time
 from contextlib import closing, suppress
 from http.client import HTTPConnection
-from pathlib import Path
 
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.project import clone
 from pipeline.tracking.live_run import open_store
 from pipeline.tracking.place import address, place
+from pipeline.tracking.saved_view import addresses
 from pipeline.tracking.trouble import shown
 from stages import run
 
@@ -24,22 +24,26 @@ HOST, DEFAULT = "127.0.0.1", "5000"
 
 def main(port: str = DEFAULT) -> int:
     where = place()
-    if isinstance(where, Path) or not where.startswith("http"):
+    remote = isinstance(where, str) and where.startswith("http")
+    if not remote:
         check_free(port)
         print("MLflow starts its pages, which takes some seconds ...", flush=True)
-    runs = f"#/experiments/{open_store().experiment_id}/runs?workflowType=machine_learning"
-    if isinstance(where, str) and where.startswith("http"):
-        print(f"MLFLOW_TRACKING_URI names a server, which shows the runs: {shown(where).rstrip('/')}/{runs}")
+    store = open_store()
+    pages = shown(where).rstrip("/") if remote else f"http://{HOST}:{port}"
+    told = f"the runs: {addresses(pages, store.experiment_id, store.save_view())}"
+    if remote:
+        print(f"MLFLOW_TRACKING_URI names a server, which shows {told}")
         return 0
-    uri = where if isinstance(where, str) else address(where)
+    uri = address(where)
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", HOST, "--port", port]
-    with subprocess.Popen([*command, "--workers", "1"], cwd=clone()) as server:
+    command += ["--workers", "1"]
+    with subprocess.Popen(command, cwd=clone()) as server:
         signal.signal(signal.SIGTERM, lambda *_: server.terminate())
         while server.poll() is None and not answers(int(port)):
             time.sleep(0.2)
-        print(f"the runs: http://{HOST}:{port}/{runs} (Ctrl-C ends it)" if server.poll() is None else "", flush=True)
+        print(f"{told}\n(Ctrl-C ends it)" if server.poll() is None else "", flush=True)
         if port != DEFAULT:
-            print(f"reports/index.html links here with report.mlflow_url: http://{HOST}:{port} in params.yaml")
+            print(f"reports/index.html links here with report.mlflow_url: {pages} in params.yaml")
         return server.wait()
 
 

@@ -31,12 +31,13 @@ PROBE = ProbeRun(
 CONFIG = RUN.result_key()
 LOSSES = ("loss", "pred_loss", "sigreg_loss", "lr")
 ROWS = [{"epoch": float(epoch), **{name: 1 / (epoch + 2 * len(name)) for name in LOSSES}} for epoch in (1, 2)]
-OPENING = opening_record(RUN, "abc-dirty")
+CODE = {"commit": "abc-dirty", "branch": "main"}
+OPENING = opening_record(RUN, CODE)
 
 
 def finished() -> Record:
-    record = opening_record(RUN, "abc-dirty")
-    record.params.update({"probe.knn.k": "5"})
+    record = opening_record(RUN, CODE)
+    record.params.update({"settings.probe.knn.k": "5"})
     for row in ROWS:
         record.metrics.update(epoch_metrics(row))
     record.metrics.update({("probe/linear_top1", 0): 0.9, ("probe/knn_top1", 0): 0.1 + 0.2})

@@ -12,7 +12,7 @@ from pipeline.runtime.files import write_json, write_text
 
 # history.csv has the columns epoch, loss, the parts of the objective's loss, lr: each but the epoch is logged as
 # train/<name> with the epoch as step. Further columns are what was watched (pipeline/training/held_out.py), logged as
-# health/<name>.
+# watch/<name>.
 FIXED = ("epoch", "loss", "lr")
 
 

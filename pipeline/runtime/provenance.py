@@ -1,4 +1,4 @@
-"""Where a result comes from: commit, library versions, hardware."""
+"""Where a result comes from: commit and branch, library versions, hardware."""
 
 from __future__ import annotations
 
@@ -22,13 +22,21 @@ def commit() -> str:
     return f"{head}-dirty" if changed else head
 
 
+def branch() -> str:
+    """Return the git branch of the working directory; "" outside git, and in an experiment of DVC, which is on none."""
+    try:
+        return _git("branch", "--show-current")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def _git(*arguments: str) -> str:
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
 def describe(device: str, num_processes: int = 1, **computed: Any) -> dict[str, Any]:
-    """Return commit, versions and hardware, to be stored beside the weights.
+    """Return commit, branch, versions and hardware, to be stored beside the weights.
 
     Args:
         device: as torch has it.
@@ -37,6 +45,7 @@ def describe(device: str, num_processes: int = 1, **computed: Any) -> dict[str, 
     """
     return {
         "commit": commit(),
+        "branch": branch(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "hardware": {"device": device, **computed, "cpu": cpu_name(), "num_cpus": os.cpu_count()},
         "num_processes": num_processes,

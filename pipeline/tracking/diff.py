@@ -8,24 +8,28 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipeline.tracking.record import DIAGNOSIS, Record
+from pipeline.tracking.description import DESCRIPTION
+from pipeline.tracking.record import DIAGNOSIS, SETTINGS, Record
 
 # The file of a cell's folder that holds the metrics <key>/<name>, or the tag <key>.
 FILES = {
     "train": "pretrain/history.csv",
-    "health": "pretrain/history.csv",
+    "watch": "pretrain/history.csv",
+    "system": "pretrain/provenance.json",
     "pretrain": "pretrain/metrics.json",
     "alarm": "pretrain/metrics.json",
     "probe": "probe/metrics.json",
-    "criteria": "probe/health.json",
+    "unlabelled": "probe/health.json",
     "alarms": "pretrain/metrics.json",
+    DESCRIPTION: "probe/metrics.json",
     "commit": "pretrain/provenance.json",
     "mlflow.source.git.commit": "pretrain/provenance.json",
+    "mlflow.source.git.branch": "pretrain/provenance.json",
 }
 
 
 class Fact(NamedTuple):
-    """One thing that a run holds; kind is status, tag, param, metric or artifact, step that of a metric."""
+    """One thing that a run holds; kind is status, tag, param, metric, input or artifact, step that of a metric."""
 
     kind: str
     name: str
@@ -42,8 +46,8 @@ class Difference(NamedTuple):
 
     @property
     def mendable(self) -> bool:
-        """Whether the run can be made right: MLflow changes no param and takes back no point."""
-        return not self.found or self.fact.kind not in ("param", "metric")
+        """Whether the run can be made right: MLflow changes no param and takes back no point and no input."""
+        return not self.found or self.fact.kind not in ("param", "metric", "input")
 
     def __str__(self) -> str:
         """Name the fact, both values, and the file that holds the right one."""
@@ -54,6 +58,9 @@ class Difference(NamedTuple):
         return f"{kind} {name}{at} is {self.found or 'absent'} in MLflow but {self.wanted or 'absent'} in {self.file}"
 
 
+WRITTEN = Fact("tag", DESCRIPTION)
+
+
 def facts(record: Record, status: str) -> dict[Fact, str]:
     """Return what the run of a record holds."""
     return {
@@ -61,6 +68,7 @@ def facts(record: Record, status: str) -> dict[Fact, str]:
         **{Fact("tag", name): value for name, value in record.tags.items()},
         **{Fact("param", name): value for name, value in record.params.items()},
         **{Fact("metric", name, step): _number(_kept(value)) for (name, step), value in record.metrics.items()},
+        **{Fact("input", data.name): data.digest for data in record.inputs},
         **{Fact("artifact", name): "kept" for name in record.artifacts},
     }
 
@@ -79,10 +87,20 @@ def _number(value: float) -> str:
 
 
 def differences(found: dict[Fact, str], wanted: dict[Fact, str], record: Record) -> list[Difference]:
-    """Name every fact of a run that is not as wanted; tags and artifacts that nobody asks for are others' business."""
-    asked = wanted.keys() | {fact for fact in found if fact.kind in ("param", "metric")}
+    """Name every fact of a run that is not as wanted.
+
+    Tags, inputs and artifacts that nobody asks for are others' business, and so are a description that somebody has
+    written and the load of epochs before a training was resumed.
+    """
+    asked = wanted.keys() | {fact for fact in found if fact.kind == "param" or _is_ours(fact)}
     pairs = {fact: (found.get(fact, ""), wanted.get(fact, "")) for fact in sorted(asked)}
+    if pairs.get(WRITTEN, ("", ""))[0]:
+        del pairs[WRITTEN]
     return [Difference(fact, *pair, _file(fact, record)) for fact, pair in pairs.items() if pair[0] != pair[1]]
+
+
+def _is_ours(fact: Fact) -> bool:
+    return fact.kind == "metric" and not fact.name.startswith("system/")
 
 
 def _file(fact: Fact, record: Record) -> str:
@@ -90,8 +108,10 @@ def _file(fact: Fact, record: Record) -> str:
     settings = next(iter(record.artifacts), "the configs")
     if fact.name == "picked_by":
         return f"{DIAGNOSIS / record.grid}/picks"
+    if fact.kind == "input":
+        return f"data/{fact.name}/meta.json"
     if fact.kind in ("param", "artifact"):
-        named = f"{fact.name.partition('.')[0]}.json"
+        named = f"{fact.name.removeprefix(SETTINGS).partition('.')[0]}.json"
         return named if named in record.artifacts else settings
     return "a finished cell" if fact.kind == "status" else FILES.get(fact.name.partition("/")[0], settings)
 

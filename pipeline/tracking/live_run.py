@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.runtime.errors import NonFiniteLossError, UserError
-from pipeline.tracking.record import Record, alarm_metrics, alarm_tag, epoch_metrics
+from pipeline.tracking.record import Record, alarm_metrics, alarm_tag, epoch_metrics, usage_metrics
 from pipeline.tracking.trouble import StoreError
+from pipeline.tracking.usage import UsageSampler
 
 if TYPE_CHECKING:
     from pipeline.tracking.store import Store
@@ -42,6 +43,8 @@ class LiveRun:
         self._begun, self._rang = time.monotonic(), list[str]()
         self._store: Store | None = None
         self._lost = False
+        self.usage: list[dict[str, float]] = []
+        """Load of the machine in the epochs that were trained here, for provenance.json."""
 
     def _open(self) -> Store:
         if self._store is None:
@@ -54,8 +57,11 @@ class LiveRun:
         return self._store
 
     def log_epoch(self, row: dict[str, float]) -> None:
-        """Log one epoch: losses and learning rate as train/<name>, what was watched as health/<name>."""
-        self._tried(self._log, epoch_metrics(row))
+        """Log one epoch: losses and learning rate as train/<name>, what was watched as watch/<name>, the load."""
+        load = self._sampler.epoch(int(row["epoch"]))
+        self.usage += [load] if load else []
+        self._tried(self._log, epoch_metrics(row) | usage_metrics(load))
+        self._sampler.resume()
 
     def _log(self, points: dict[tuple[str, int], float]) -> None:
         store = self._open()
@@ -73,11 +79,13 @@ class LiveRun:
         self._open().tag(self._run_id, "alarms", alarm_tag(alarms))
 
     def __enter__(self) -> LiveRun:
-        """Return the run."""
+        """Start to sample the load of the machine; return the run."""
+        self._sampler = UsageSampler()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Mark a run that failed, or one that was opened and is interrupted; a cell is FINISHED once it is probed."""
+        self._sampler.stop()
         if kind is not None and (issubclass(kind, Exception) or self._store):
             self._tried(self._end, kind)
 

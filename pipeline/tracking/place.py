@@ -66,11 +66,13 @@ def pages(configured: str) -> str:
     return shown(named) if named.startswith(("http:", "https:")) else configured
 
 
-def address(file: Path) -> str:
-    """Return the address of a store that is a file.
+def address(file: str | Path) -> str:
+    """Return the address of a store that is a file; what is an address already stays.
 
     SQLAlchemy 2.1 decodes a %, 2.0 does not, and a ? begins a query: where there are any the path from here is given.
     """
+    if isinstance(file, str):
+        return file
     return f"sqlite:///{os.path.relpath(file) if {'%', '?'} & {*str(file)} else file}"
 
 

@@ -16,22 +16,29 @@ from pipeline.runtime.errors import ResultError
 from pipeline.runtime.files import read_json
 from pipeline.runtime.project import REPORTS, tracked_grid
 from pipeline.schema.resolved import CellRun, PretrainRun, ProbeRun
+from pipeline.tracking.description import DESCRIPTION, describe
+from pipeline.tracking.inputs import DataSet, data_sets
+from pipeline.tracking.weights import weight_artifacts
 
+# Names sort as MLflow's tables do: axes before settings., train/ before what has no labels and what was watched.
+SETTINGS = "settings."
 AXES = ("grid", "dataset", "backbone", "lambda", "seed")
 DIAGNOSIS = REPORTS / "diagnosis"
 
 
 @dataclass(frozen=True)
 class Record:
-    """Contents of one run: identity, params, metrics {(name, step): value}, artifacts {file name: JSON value}.
+    """Contents of one run: identity, params, metrics {(name, step): value}, artifacts {name: JSON value, text or file}.
 
     alarms: {name: epoch} as they rang; shown_alarms: as tables show them. picked_by: the rule that picked the cell's
-    weights, "" for none. work_s: seconds that the training took, 0 of a frozen model.
+    weights, "" for none. work_s: seconds that the training took, 0 of a frozen model. ends_s: {epoch: seconds after
+    which it ended}. inputs: the packed data sets.
     """
 
     grid: str
     cell: str
     commit: str
+    branch: str
     params: dict[str, str]
     metrics: dict[tuple[str, int], float] = field(default_factory=dict)
     artifacts: dict[str, Any] = field(default_factory=dict)
@@ -40,6 +47,8 @@ class Record:
     shown_alarms: dict[str, int] = field(default_factory=dict)
     picked_by: str = ""
     work_s: float = 0.0
+    ends_s: dict[int, float] = field(default_factory=dict)
+    inputs: tuple[DataSet, ...] = ()
 
     @property
     def tags(self) -> dict[str, str]:
@@ -49,20 +58,29 @@ class Record:
             "cell": self.cell,
             "commit": self.commit,
             "mlflow.source.git.commit": self.commit.removesuffix("-dirty"),
+            "mlflow.source.git.branch": self.branch,
             "mlflow.source.name": program,
             "mlflow.source.type": "LOCAL",
             "alarms": alarm_tag(self.alarms),
             "picked_by": self.picked_by,
+            DESCRIPTION: describe(self.params, self.metrics, self.shown_alarms),
             **{name: self.params[name] for name in self.axes},
         }
 
 
-def opening_record(run: PretrainRun, commit: str) -> Record:
-    """Return what a run holds when pretraining starts: its axes and the resolved settings."""
+def opening_record(run: PretrainRun, source: Mapping[str, Any]) -> Record:
+    """Return what a run holds when pretraining starts: its axes, the resolved settings and the data set.
+
+    Args:
+        run: settings of the pretraining.
+        source: `commit` and `branch` of the code, as provenance.json has them.
+    """
     axes, config = _axes(run), run.result_key()
     settings = {name: config[name] for name in ("pretrain", "backbone_kwargs")}
-    artifacts = {"pretrain.json": config}
-    return Record(axes["grid"], run.cell, commit, axes | flatten(settings), {}, artifacts, tuple(axes))
+    params = axes | {"objective": run.pretrain.objective} | flatten(settings, SETTINGS)
+    code = source["commit"], source.get("branch", "")
+    inputs = tuple(data_sets(run, Path(run.data), Path(run.data)))
+    return Record(axes["grid"], run.cell, *code, params, {}, {"pretrain.json": config}, tuple(axes), inputs=inputs)
 
 
 def _axes(run: CellRun) -> dict[str, str]:
@@ -91,27 +109,28 @@ def cell_record(configs: Path, picks: Mapping[str, str] | None = None) -> Record
         if run.model:
             record = _frozen_record(run, run.model)
         else:
-            record = _trained_record(PretrainRun.read(configs / "pretrain.json"))
-        params = record.params | flatten({"probe": probe["probe"]})
+            record = _trained_record(PretrainRun.read(configs / "pretrain.json"), Path(run.data))
+        params = record.params | flatten({"probe": probe["probe"]}, SETTINGS)
         metrics = record.metrics | _numbers("probe", read_json(out / "metrics.json"))
-        metrics |= _numbers("criteria", read_json(out / "health.json")["criteria"])
+        metrics |= _numbers("unlabelled", read_json(out / "health.json")["criteria"])
     except KeyError as error:
         raise ResultError(
             f"the files of {configs.name} lack {error}, as another version left them; run: dvc repro"
         ) from None
     picks = readable_picks(run.grid) if picks is None else picks
-    picked_by, artifacts = picks.get(record.cell, ""), record.artifacts | {"probe.json": probe}
+    views = {path.name: path for path in [out / "views.png"] if path.exists()}
+    picked_by, artifacts = picks.get(record.cell, ""), record.artifacts | {"probe.json": probe} | views
     return replace(record, params=params, metrics=metrics, artifacts=artifacts, picked_by=picked_by)
 
 
 def _frozen_record(run: ProbeRun, path: str) -> Record:
     """Return what the run of a frozen model holds before its scores: no losses, and the origin of its weights."""
     model, axes = read_json(Path(path)), _axes(run)
-    params = axes | flatten({"model": model})
-    return Record(axes["grid"], run.cell, "", params, {}, {"model.json": model}, tuple(axes))
+    params, inputs = axes | flatten({"model": model}, SETTINGS), tuple(data_sets(run, None, Path(run.data)))
+    return Record(axes["grid"], run.cell, "", "", params, {}, {"model.json": model}, tuple(axes), inputs=inputs)
 
 
-def _trained_record(run: PretrainRun) -> Record:
+def _trained_record(run: PretrainRun, probed_on: Path) -> Record:
     out = Path(run.out)
     provenance, summary = read_json(out / "provenance.json"), read_json(out / "metrics.json")
     starved = provenance.get("starved_at")
@@ -119,8 +138,19 @@ def _trained_record(run: PretrainRun) -> Record:
     metrics = _numbers("pretrain", summary) | alarm_metrics(alarms)
     for row in read_history(out / "history.csv"):
         metrics |= epoch_metrics(row)
-    opening, work_s = opening_record(run, provenance["commit"]), provenance.get("wall_s", 0.0)
-    return replace(opening, metrics=metrics, alarms=alarms, shown_alarms=shown_alarms(summary), work_s=work_s)
+    usage = provenance.get("usage", [])
+    for load in usage:
+        metrics |= usage_metrics(load)
+    return replace(
+        opening_record(run, provenance),
+        metrics=metrics,
+        artifacts={"pretrain.json": run.result_key()} | weight_artifacts(run),
+        alarms=alarms,
+        shown_alarms=shown_alarms(summary),
+        work_s=provenance.get("wall_s", 0.0),
+        ends_s={int(load["epoch"]): load["elapsed_s"] for load in usage},
+        inputs=tuple(data_sets(run, Path(run.data), probed_on)),
+    )
 
 
 def recorded_picks(folder: Path) -> dict[str, str]:
@@ -171,15 +201,24 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def epoch_metrics(row: dict[str, float]) -> dict[tuple[str, int], float]:
-    """Return the points of one epoch: {('train/loss', 3): 0.25, ('health/projection_rank', 3): 12.5, ...}.
+    """Return the points of one epoch: {('train/loss', 3): 0.25, ('watch/projection_rank', 3): 12.5, ...}.
 
     What was watched and is not finite has no point: MLflow would keep another number in its place.
     """
     trained = curves(row)
     losses = {f"train/{name}": row[name] for name in trained}
-    watched = {f"health/{name}": value for name, value in row.items() if name not in ("epoch", *trained)}
+    watched = {f"watch/{name}": value for name, value in row.items() if name not in ("epoch", *trained)}
     finite = {name: value for name, value in watched.items() if math.isfinite(value)}
     return {(name, int(row["epoch"])): value for name, value in (losses | finite).items()}
+
+
+def usage_metrics(load: Mapping[str, float]) -> dict[tuple[str, int], float]:
+    """Return the points of an epoch's load of the machine: {('system/cpu_utilization_percentage', 3): 97.5, ...}."""
+    return {
+        (f"system/{name}", int(load["epoch"])): value
+        for name, value in load.items()
+        if name not in ("epoch", "elapsed_s")
+    }
 
 
 def alarm_tag(alarms: dict[str, int]) -> str:

@@ -6,7 +6,6 @@ or database that MLFLOW_TRACKING_URI names.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sqlite3
@@ -15,11 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from functools import wraps
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.runtime.project import tracked_grid
-from pipeline.tracking.diff import Fact, differences, facts, point_facts
+from pipeline.tracking import saved_view
+from pipeline.tracking.diff import differences, facts
 from pipeline.tracking.place import address, alone, artifacts, clone_store, experiment_name, place, prepare
 from pipeline.tracking.record import Record
 from pipeline.tracking.trouble import StoreError, explain
@@ -32,13 +31,15 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
+import mlflow
+import requests
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-# MLflow's limits for one log_batch call.
-MAX_METRICS, MAX_PARAMS = 1000, 100
+from pipeline.tracking.contents import held, log_points, mend, points
+
 # Creating the store is announced in dozens of lines otherwise, and its trouble with a traceback beside our message.
 QUIET = {"mlflow": "WARNING", "alembic": "WARNING", "mlflow.store.db.utils": "CRITICAL", "urllib3": "ERROR"}
 for name, level in QUIET.items():
@@ -91,11 +92,27 @@ class Store:
 
     def _new_experiment(self, artifacts: str | None) -> str:
         try:
-            return self.client.create_experiment(experiment_name(), artifacts)
+            return self.client.create_experiment(experiment_name(), artifacts, saved_view.tags())
         except MlflowException:
             if (experiment := self.client.get_experiment_by_name(experiment_name())) is None:
                 raise
             return experiment.experiment_id  # another process was first
+
+    @_explained
+    def save_view(self) -> str:
+        """Bring the view of the runs to that of this version, and return the version of MLflow whose pages show it.
+
+        It is that of a server, or the one installed here; "" where a server does not tell.
+        """
+        version = mlflow.__version__
+        if isinstance(self.place, str) and self.place.startswith("http"):
+            answer = requests.get(f"{self.place.rstrip('/')}/version", timeout=10)
+            version = answer.text.strip() if answer.ok else ""
+        told = self.client.get_experiment(self.experiment_id).tags
+        for name, value in saved_view.tags().items():
+            if saved_view.is_seen(version) and told.get(name) != value:
+                self.client.set_experiment_tag(self.experiment_id, name, value)
+        return version
 
     def _search(self, query: str) -> list[Run]:
         return list(self.client.search_runs([self.experiment_id], query, max_results=50_000))
@@ -111,43 +128,13 @@ class Store:
         runs = self._search(f"tags.grid = '{tracked_grid(grid)}' and attributes.status = 'FINISHED'")
         return {run.data.tags.get("cell", ""): run.info.run_id for run in reversed(runs)}
 
-    def points(self, run: Run) -> list[Metric]:
-        """Return every point of a run's metrics."""
-        names = sorted(run.data.metrics)
-        return [point for name in names for point in self.client.get_metric_history(run.info.run_id, name)]
-
-    def _held(self, run: Run, record: Record) -> dict[Fact, str]:
-        """Return all that a run holds, artifacts as compared with those of a record."""
-        files = [file.path for file in self.client.list_artifacts(run.info.run_id)]
-        return {
-            Fact("status", "of the run"): run.info.status,
-            **{Fact("tag", name): value for name, value in run.data.tags.items()},
-            **{Fact("param", name): value for name, value in run.data.params.items()},
-            **point_facts((point.key, point.step, point.value) for point in self.points(run)),
-            **{Fact("artifact", name): self._compared(run, name, record) for name in files},
-        }
-
-    def _compared(self, run: Run, name: str, record: Record) -> str:
-        """Return `kept` for an artifact that a record has as well, else `another`."""
-        if name not in record.artifacts:
-            return "another"
-        with TemporaryDirectory() as folder:
-            text = Path(self.client.download_artifacts(run.info.run_id, name, folder)).read_bytes()
-        try:
-            found = json.loads(text)
-        except ValueError:
-            return "another"
-        # As text, in which a number that is none is itself.
-        found, wanted = (json.dumps(value, sort_keys=True, default=str) for value in (found, record.artifacts[name]))
-        return "kept" if found == wanted else "another"
-
     @_explained
     def disagreements(self, record: Record) -> list[str]:
         """Name everything in which MLflow is not what a finished record says: `publish` mends all of it."""
         runs = self.runs(record.grid, record.cell)
         if len(runs) != 1:
             return [f"{len(runs)} MLflow runs instead of one"]
-        return list(map(str, differences(self._held(runs[0], record), facts(record, "FINISHED"), record)))
+        return list(map(str, differences(held(self.client, runs[0], record), facts(record, "FINISHED"), record)))
 
     @_explained
     def publish(self, record: Record) -> str:
@@ -161,7 +148,7 @@ class Store:
         kept = (
             run
             for run in finished_first
-            if all(difference.mendable for difference in differences(self._held(run, record), wanted, record))
+            if all(difference.mendable for difference in differences(held(self.client, run, record), wanted, record))
         )
         return self._keep(record, runs, next(kept, None), "FINISHED")
 
@@ -191,43 +178,18 @@ class Store:
         for other in runs:
             if other is not kept:
                 self.client.delete_run(other.info.run_id)
-        self._mend(run, record, status)
+        mend(self.client, run, record, status)
         return run.info.run_id
-
-    def _mend(self, run: Run, record: Record, status: str) -> None:
-        """Write whatever of the record the run lacks; its status last, and as its duration that of the training."""
-        run_id = run.info.run_id
-        found = differences(self._held(run, record), facts(record, status), record)
-        lacking = {difference.fact: difference.wanted for difference in found if difference.mendable}
-        tags = {fact.name: value for fact, value in lacking.items() if fact.kind == "tag"}
-        params = [Param(fact.name, value) for fact, value in lacking.items() if fact.kind == "param"]
-        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items() if value])
-        for name in (name for name, value in tags.items() if not value):
-            self.client.delete_tag(run_id, name)
-        for start in range(0, len(params), MAX_PARAMS):
-            self.client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
-        points = {(fact.name, fact.step) for fact in lacking if fact.kind == "metric"}
-        self.log_points(run_id, {point: record.metrics[point] for point in sorted(points)})
-        for name in (fact.name for fact in lacking if fact.kind == "artifact"):
-            self.client.log_dict(run_id, record.artifacts[name], name)
-        if status == "RUNNING":
-            self.client.update_run(run_id, status)
-        elif run.info.status != status:
-            end = run.info.start_time + int(record.work_s * 1000) if record.work_s else None
-            self.client.set_terminated(run_id, status, end)
 
     @_explained
     def logged(self, run_id: str) -> set[tuple[str, int]]:
         """Return (name, step) of the points that a run has."""
-        return {(point.key, point.step) for point in self.points(self.client.get_run(run_id))}
+        return {(point.key, point.step) for point in points(self.client, self.client.get_run(run_id))}
 
     @_explained
-    def log_points(self, run_id: str, points: dict[tuple[str, int], float]) -> None:
+    def log_points(self, run_id: str, points: Mapping[tuple[str, int], float]) -> None:
         """Log points {(name, step): value} that the run does not have."""
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for (name, step), value in points.items()]
-        for start in range(0, len(metrics), MAX_METRICS):
-            self.client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+        log_points(self.client, run_id, points)
 
     @_explained
     def tag(self, run_id: str, name: str, value: str) -> None:
@@ -288,5 +250,5 @@ def _create(path: Path) -> None:
     for file in (path, unborn):
         for journal in ("", "-wal", "-shm", "-journal"):
             Path(f"{file}{journal}").unlink(missing_ok=True)
-    MlflowClient(tracking_uri=address(unborn)).create_experiment(experiment_name(), artifacts(path))
+    MlflowClient(tracking_uri=address(unborn)).create_experiment(experiment_name(), artifacts(path), saved_view.tags())
     os.replace(unborn, path)

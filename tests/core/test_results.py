@@ -44,7 +44,7 @@ def write_cell(root: Path) -> Path:
 
 def test_record_of_a_finished_cell(tmp_path):
     record = cell_record(write_cell(tmp_path))
-    metrics = {("pretrain/num_params", 0): 5.0, ("pretrain/train_loss", 0): 0.5, ("criteria/rankme", 0): 12.5}
+    metrics = {("pretrain/num_params", 0): 5.0, ("pretrain/train_loss", 0): 0.5, ("unlabelled/rankme", 0): 12.5}
     metrics |= finished().metrics
     assert record.metrics == metrics and all(type(value) is float for value in record.metrics.values())
     assert record.params | finished().params == record.params
@@ -100,10 +100,10 @@ def test_history_with_what_was_watched(tmp_path):
     first, second = read_history(path)
     assert second == rows[1] and math.isnan(first.pop("projection_norm")) and first == rows[0]
     metrics = epoch_metrics(rows[0]) | epoch_metrics(second)
-    assert metrics[("health/embedding_rank", 1)] == 12.25 and metrics[("health/projection_norm", 1)] == 1 / 3
-    assert ("health/projection_norm", 1) not in epoch_metrics(read_history(path)[0])
+    assert metrics[("watch/embedding_rank", 1)] == 12.25 and metrics[("watch/projection_norm", 1)] == 1 / 3
+    assert ("watch/projection_norm", 1) not in epoch_metrics(read_history(path)[0])
     assert {name for name, _ in metrics} == {f"train/{name}" for name in row if name != "epoch"} | {
-        "health/embedding_rank", "health/projection_norm"
+        "watch/embedding_rank", "watch/projection_norm"
     }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from mlflow.entities import Metric
 from stores import new_store, the_run
 
 from pipeline.runtime.errors import Interrupted, NonFiniteLossError
+from pipeline.tracking import contents
 from pipeline.tracking.live_run import LiveRun
 from pipeline.tracking.record import alarm_metrics, recorded_picks
 from pipeline.tracking.store import Store
@@ -53,7 +54,7 @@ def train(path: Path, *rows: dict[str, float], afresh: bool = True) -> None:
 
 
 def points(store: Store) -> list[tuple[str, int, float]]:
-    return [(point.key, point.step, point.value) for point in store.points(the_run(store))]
+    return [(point.key, point.step, point.value) for point in contents.points(store.client, the_run(store))]
 
 
 # 1. One run
@@ -74,7 +75,7 @@ def test_a_run_is_found_by_its_cell_and_continued(store):
 
 @pytest.mark.parametrize(
     ("earlier", "status"),
-    [(finished(), "FINISHED"), (replace(OPENING, params=OPENING.params | {"pretrain.epochs": "9"}), "KILLED")],
+    [(finished(), "FINISHED"), (replace(OPENING, params=OPENING.params | {"settings.pretrain.epochs": "9"}), "KILLED")],
 )
 def test_an_earlier_training_is_not_continued(store, path, earlier, status):
     """One that was interrupted inside its first epoch has left a checkpoint and no run."""
@@ -92,9 +93,14 @@ def test_what_a_run_holds(store, path):
     run = the_run(store)
     assert run.info.status == "RUNNING" and run.info.run_name == OPENING.cell
     axes = {"grid": "default", "dataset": "digits", "backbone": "vit", "lambda": "0.1", "seed": "0"}
-    settings = {"pretrain.epochs": "2", "pretrain.views.num_global": "2", "backbone_kwargs.img_size": "32"}
+    settings = {"settings.pretrain.epochs": "2", "settings.backbone_kwargs.img_size": "32"}
     assert run.data.params == OPENING.params and run.data.params | axes | settings == OPENING.params
-    source = {"mlflow.source.git.commit": "abc", "mlflow.source.name": "stages.pretrain", "commit": "abc-dirty"}
+    source = {
+        "mlflow.source.git.commit": "abc",
+        "mlflow.source.git.branch": "main",
+        "mlflow.source.name": "stages.pretrain",
+        "commit": "abc-dirty",
+    }
     assert (axes | source | {"cell": OPENING.cell}).items() <= run.data.tags.items()
     assert run.data.metrics == {f"train/{name}": ROWS[1][name] for name in LOSSES}
     assert json.loads((Path(run.info.artifact_uri) / "pretrain.json").read_text()) == CONFIG
@@ -149,7 +155,7 @@ def logged(**fields):
 
 
 def params(**changed):
-    return logged(params=finished().params | {f"probe.{name}": value for name, value in changed.items()})
+    return logged(params=finished().params | {f"settings.probe.{name}": value for name, value in changed.items()})
 
 
 def metric(name, value, step=0):
@@ -187,12 +193,12 @@ MENDED = [
     (after(lambda client, run: client.set_tag(run, "alarms", "x@1")), "is x@1 in MLflow but absent in pretrain/metr"),
     (without_artifact, "artifact pretrain.json is missing in MLflow"),
     (other_artifact, "artifact pretrain.json is another in MLflow"),
-    (logged(params=OPENING.params), "param probe.knn.k is absent in MLflow but 5 in pretrain.json"),
+    (logged(params=OPENING.params), "param settings.probe.knn.k is absent in MLflow but 5 in pretrain.json"),
     (without_metric("train/loss", 2), "metric train/loss at step 2 is absent in MLflow but "),
 ]  # fmt: skip
 REPLACED = [
     (after(twice), f"metric train/loss at step 1 is {ROWS[0]['loss']!r}, {ROWS[0]['loss']!r} in MLflow but"),
-    (params(**{"knn.k": "7"}), "param probe.knn.k is 7 in MLflow but 5 in pretrain.json"),
+    (params(**{"knn.k": "7"}), "param settings.probe.knn.k is 7 in MLflow but 5 in pretrain.json"),
     (metric("probe/linear_top1", 0.91), "probe/linear_top1 at step 0 is 0.91 in MLflow but 0.9 in probe/metrics.json"),
     (metric("train/loss", 0.1, 3), "train/loss at step 3 is 0.1 in MLflow but absent in pretrain/history.csv"),
 ]
@@ -226,7 +232,7 @@ def test_the_finished_run_that_agrees_is_kept(store):
 
 
 def test_numbers_that_are_not_finite_agree_with_themselves(store):
-    odd = {("criteria/rankme", 0): math.nan, ("criteria/lidar", 0): -math.inf, ("probe/x", 0): math.inf}
+    odd = {("unlabelled/rankme", 0): math.nan, ("unlabelled/lidar", 0): -math.inf, ("probe/x", 0): math.inf}
     odd[("probe/zero", 0)] = -0.0  # of which a database may keep 0.0
     record = replace(finished(), metrics=finished().metrics | odd)
     run_id = store.publish(record)
