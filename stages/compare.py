@@ -21,6 +21,7 @@ from pipeline.settings.grid import open_listing
 from pipeline.tracking.live_run import open_store
 from pipeline.tracking.place import pages
 from pipeline.tracking.record import cell_record, readable_picks
+from pipeline.tracking.seeds import seed_means
 from stages import run
 
 
@@ -64,6 +65,8 @@ def tracked(grid: str, cells: list[Cell]) -> tuple[str, dict[str, str]]:
         store = open_store()
         run_ids = store.finished_runs(grid)
         run_ids |= {key: store.publish(record) for key, record in records.items() if key not in run_ids}
+        for mean in seed_means(records.values()):
+            store.publish(mean)
         return store.experiment_id, run_ids
     except Exception as error:  # whatever ails the store, the tables are on disk and are shown
         print(f"warning: no run ids, the MLflow store is unavailable: {type(error).__name__}: {error}", file=sys.stderr)

@@ -17,6 +17,7 @@ from pipeline.settings.cells import Cell
 from pipeline.settings.grid import open_listing
 from pipeline.tracking.live_run import open_store
 from pipeline.tracking.record import cell_record, readable_picks
+from pipeline.tracking.seeds import seed_means
 from stages import run
 
 
@@ -30,8 +31,8 @@ def main(params_path: str = "params.yaml") -> int:
             missing.append(f"{cell.key}: {error}")
     print(f"{len(records)} of {len(cells)} cells of grid {grid!r} have results", flush=True)
     print("".join(f"missing: {line}\n" for line in missing), end="", file=sys.stderr)
-    store = open_store()
-    shown = bar("cells in MLflow", len(records), unit="cell", delay_s=DELAY_S, iterable=records)
+    store, runs = open_store(), [*records, *seed_means(records)]
+    shown = bar("runs in MLflow", len(runs), unit="run", delay_s=DELAY_S, iterable=runs)
     for record in shown:
         if mended := store.disagreements(record):
             run_id = store.publish(record)

@@ -34,10 +34,8 @@ def main(port: str = DEFAULT) -> int:
     if remote:
         print(f"MLFLOW_TRACKING_URI names a server, which shows {told}")
         return 0
-    uri = address(where)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", HOST, "--port", port]
-    command += ["--workers", "1"]
-    with subprocess.Popen(command, cwd=clone()) as server:
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address(where), "--host", HOST]
+    with subprocess.Popen([*command, "--port", port, "--workers", "1"], cwd=clone()) as server:
         signal.signal(signal.SIGTERM, lambda *_: server.terminate())
         while server.poll() is None and not answers(int(port)):
             time.sleep(0.2)

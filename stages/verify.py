@@ -17,6 +17,7 @@ from pipeline.settings.grid import Listing, open_listing
 from pipeline.tracking.live_run import open_store
 from pipeline.tracking.lockfile import lock_check
 from pipeline.tracking.record import DIAGNOSIS, cell_record, recorded_picks, table_disagreements
+from pipeline.tracking.seeds import seed_means
 from stages import run
 
 
@@ -26,12 +27,14 @@ def main(params_path: str = "params.yaml") -> int:
     table, sync = read_table(listing), f"; run: python -m stages.sync {shown(params_path)}"
     picks = recorded_picks(DIAGNOSIS / listing.grid / "picks")
     trained, problems, cells, store = set(listing.trained), [], listing.cells, open_store()
+    records = []
     for cell in bar("cells verified", len(cells), unit="cell", delay_s=DELAY_S, iterable=cells):
         outputs = ["pretrain", "probe"] if cell in trained else ["probe"]
         found = list(as_recorded(cell.folder / name for name in outputs))
         row = None if table is None else table.pop(cell.key, None)
         try:
             record = cell_record(cell.configs, picks)
+            records.append(record)
             found += [problem + sync for problem in store.disagreements(record)]
             if table is not None:
                 run_ids = [run.info.run_id for run in store.runs(cell.grid, cell.key)]
@@ -39,6 +42,8 @@ def main(params_path: str = "params.yaml") -> int:
         except ResultError as error:
             found.append(str(error))
         problems += [f"{cell.key}: {problem}" for problem in found]
+    for mean in seed_means(records):
+        problems += [f"{mean.cell}: {problem}{sync}" for problem in store.disagreements(mean)]
     stale = "has a row in comparison.csv but is no cell of the grid; run: python -m stages.compare"
     problems += [f"{key}: {stale}" for key in table or ()]
     print("".join(f"{problem}\n" for problem in problems), end="", file=sys.stderr)

@@ -15,8 +15,8 @@ from pipeline.core.seeds import generator
 from pipeline.data.loader import batches, views_of
 from pipeline.data.packed import ImageBatch, PackedSplit
 from pipeline.data.photographs import RandomCut
+from pipeline.data.views.multicrop import Multicrop
 from pipeline.probing.health import DRAWS_SEED, some_images
-from pipeline.views.multicrop import Multicrop
 
 NUM_IMAGES = 6
 CELL_PX, GAP_PX, MAX_VIEWS = 96, 4, 10

@@ -25,10 +25,10 @@ def describe(params: Mapping[str, str], metrics: Mapping[tuple[str, int], float]
         return ""
     axes = [f"**{params['dataset']}**", *(params[name] for name in ("backbone", "objective") if name in params)]
     axes += [f"probed on {params['target']}"] if "target" in params else []
-    parts = [", ".join([*axes, f"λ = {params['lambda']}", f"seed {params['seed']}"])]
+    parts = [", ".join([*axes, f"λ = {params['lambda']}", f"seed: {params['seed']}"])]
     parts += [f"Alarms: {', '.join(f'{name} at epoch {epoch}' for name, epoch in alarms.items())}."] if alarms else []
     rows = [
-        [network, *(f"{100 * numbers[f'probe/{prefix}{name}']:.1f}" for name in scores)]
+        [network, *(_percent(numbers, f"probe/{prefix}{name}") for name in scores)]
         for prefix, network in NETWORKS.items()
         if all(f"probe/{prefix}{name}" in numbers for name in scores)
     ]
@@ -45,6 +45,11 @@ def _labels(numbers: Mapping[str, float]) -> dict[str, str]:
     few = (re.fullmatch(r"probe/linear_top1_(\d+)shot", name) for name in numbers)
     shots = sorted(int(found[1]) for found in few if found)
     return SCORES | {f"linear_top1_{num}shot": f"{num}-shot" for num in shots}
+
+
+def _percent(numbers: Mapping[str, float], name: str) -> str:
+    spread = numbers.get(f"{name}_seed_std")
+    return f"{100 * numbers[name]:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

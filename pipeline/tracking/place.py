@@ -11,16 +11,18 @@ import os
 import sqlite3
 import sys
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
+from pipeline.runtime.files import read_json, write_json
 from pipeline.runtime.project import clone
 from pipeline.tracking.trouble import StoreError, shown
 
-STORE, ARTIFACTS = "mlflow.db", "mlruns"
+STORE, ARTIFACTS, NAME = "mlflow.db", "mlruns", ".dvc/tmp/clone.json"
 # Several processes that open a new store wait for the one that makes it, which takes a second or two.
 OPENING_S = 30.0
 TOLD_AFTER_S = 5.0
@@ -30,6 +32,31 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 def clone_store() -> Path:
     """Return the file of the clone's own store."""
     return clone() / STORE
+
+
+def clone_name() -> str:
+    """Return the name by which runs of this clone are told from those of others in one store: folder and random digits.
+
+    It is kept in the clone, for its programs on all machines of a cluster. A clone that is moved keeps its name, a copy
+    gets another one.
+    """
+    here, file = str(clone()), clone() / NAME
+    for _ in range(3):
+        told = read_json(file) if file.exists() else {}
+        if told.get("path") == here:
+            return told["name"]
+        moved = told and not Path(told["path"], NAME).exists()
+        name = told["name"] if moved else f"{clone().name}-{uuid.uuid4().hex[:8]}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        own = file.with_name(f"{file.name}.{uuid.uuid4().hex}")
+        write_json(own, {"name": name, "path": here})
+        if told:
+            own.replace(file)
+        else:  # of several programs the first one gives the name
+            with suppress(FileExistsError):
+                os.link(own, file)
+            own.unlink()
+    raise StoreError(f"{file} changes while it is read; run it again")
 
 
 def experiment_name() -> str:

@@ -6,6 +6,7 @@ or database that MLFLOW_TRACKING_URI names.
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
 import sqlite3
@@ -19,7 +20,7 @@ from typing import Any
 from pipeline.runtime.project import tracked_grid
 from pipeline.tracking import saved_view
 from pipeline.tracking.diff import differences, facts
-from pipeline.tracking.place import address, alone, artifacts, clone_store, experiment_name, place, prepare
+from pipeline.tracking.place import address, alone, artifacts, clone_name, clone_store, experiment_name, place, prepare
 from pipeline.tracking.record import Record
 from pipeline.tracking.trouble import StoreError, explain
 
@@ -72,6 +73,8 @@ class Store:
             StoreError: it cannot be used; at once, or half a minute later if another process holds it.
         """
         self.place = place(where)
+        # Others' clones may have cells of the same names on a server or in a database, and other results.
+        self._clone = "" if isinstance(self.place, Path) else clone_name()
         try:
             if isinstance(self.place, Path):
                 with alone(self.place):  # no longer than it must be: MLflow takes seconds to open what is there
@@ -115,11 +118,12 @@ class Store:
         return version
 
     def _search(self, query: str) -> list[Run]:
-        return list(self.client.search_runs([self.experiment_id], query, max_results=50_000))
+        mine = f" and tags.clone = '{self._clone}'" if self._clone else ""
+        return list(self.client.search_runs([self.experiment_id], f"{query}{mine}", max_results=50_000))
 
     @_explained
     def runs(self, grid: str, cell: str) -> list[Run]:
-        """Return the active runs of a cell, newest first."""
+        """Return the active runs of a cell of this clone, newest first."""
         return self._search(f"tags.cell = '{cell}' and tags.grid = '{tracked_grid(grid)}'")
 
     @_explained
@@ -173,7 +177,8 @@ class Store:
         run = kept
         if run is None:
             begun = int((time.time() - record.work_s) * 1000)
-            identity = {name: record.tags[name] for name in ("cell", "grid")}
+            identity = {name: record.tags[name] for name in ("cell", "grid")} | {"mlflow.user": getpass.getuser()}
+            identity |= {"clone": self._clone} if self._clone else {}
             run = self.client.create_run(self.experiment_id, begun, identity, record.cell)
         for other in runs:
             if other is not kept:

@@ -4,7 +4,8 @@
 2. Small weights are an artifact, large ones a reference with digest and command; their tensors are a table.
 3. The description is the row of the table; one that somebody wrote stays.
 4. The load of the machine is a curve, from a thread; epochs that were read back have none, and it may be missing.
-5. In MLflow's alphabetical order accuracies and losses come before what is label-free or watched, axes before settings.
+5. Cells that differ in their seed alone have one more run, of means and standard deviations; it follows the cells.
+6. In MLflow's alphabetical order accuracies and losses come before what is label-free or watched, axes before settings.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pipeline.tracking.description import DESCRIPTION
 from pipeline.tracking.inputs import data_sets
 from pipeline.tracking.live_run import LiveRun
 from pipeline.tracking.record import usage_metrics
+from pipeline.tracking.seeds import seed_means
 from pipeline.tracking.store import Store
 
 # SQLAlchemy on MLflow's own models.
@@ -129,7 +131,7 @@ def test_the_description_is_the_row_of_the_table(store):
     record = replace(finished(), metrics=finished().metrics | baselines | losses)
     run_id = store.publish(record)
     text = the_run(store).data.tags[DESCRIPTION]
-    assert text.startswith("**digits**, vit, lejepa, λ = 0.1, seed 0\n\n| top-1 in % | linear | k-NN |\n")
+    assert text.startswith("**digits**, vit, lejepa, λ = 0.1, seed: 0\n\n| top-1 in % | linear | k-NN |\n")
     assert "| trained | 90.0 | 30.0 |\n| random init | 50.0 | 25.0 |" in text and "| 0.1235 |" in text
     store.client.set_tag(run_id, DESCRIPTION, "mine")
     assert store.disagreements(record) == [] and store.publish(record) == run_id
@@ -191,7 +193,39 @@ def raise_(error: Exception):
     raise error
 
 
-# 5. Order
+# 5. Seeds
+
+
+def with_seed(seed: int, **numbers: float):
+    params = finished().params | {"seed": str(seed)}
+    metrics = finished().metrics | {(f"probe/{name}", 0): value for name, value in numbers.items()}
+    return replace(finished(), cell=f"digits--vit--lambda0.1--seed{seed}", params=params, metrics=metrics)
+
+
+def test_seeds_have_a_run_of_their_means(store):
+    cells = [with_seed(seed, linear_top1=score) for seed, score in ((0, 0.8), (1, 0.9), (2, 0.7))]
+    (mean,) = seed_means(cells)
+    assert mean.cell == "digits--vit--lambda0.1" and mean.params["seed"] == "mean of 0, 1, 2"
+    assert mean.metrics["probe/linear_top1", 0] == pytest.approx(0.8)
+    assert mean.metrics["probe/linear_top1_seed_std", 0] == pytest.approx(0.1)
+    assert mean.metrics["train/loss", 2] == pytest.approx(finished().metrics["train/loss", 2])
+    assert ("train/loss_seed_std", 2) not in mean.metrics
+    for record in [*cells, mean]:
+        store.publish(record)
+    assert [store.disagreements(record) for record in [*cells, mean]] == [[]] * 4
+    best, *_ = store.client.search_runs(
+        [store.experiment_id], "params.seed LIKE 'mean of%'", order_by=["metrics.`probe/linear_top1` DESC"]
+    )
+    assert best.info.run_name == mean.cell and "| trained | 80.0 ± 10.0 |" in best.data.tags[DESCRIPTION]
+    (again,) = seed_means([with_seed(0, linear_top1=0.4), *cells[1:]])
+    assert store.disagreements(again) != [] and store.publish(again) and store.disagreements(again) == []
+
+
+def test_a_single_seed_has_no_run_of_means():
+    assert seed_means([with_seed(0), replace(with_seed(1), cell="digits--vit--lambda0.5--seed1")]) == []
+
+
+# 6. Order
 
 
 def test_what_matters_sorts_first():
