@@ -34,10 +34,9 @@ def addresses(pages: str, experiment_id: str, version: str) -> str:
     """Return lines with the addresses of the view and of its charts, or of the plain page for another version."""
     runs = f"{pages}/#/experiments/{experiment_id}/runs"
     if not is_seen(version):
-        return (
-            f"{runs}?workflowType=machine_learning\nMLflow {version} was not tried with the prepared view: plain page"
-        )
-    return f"{runs}?viewStateShareKey={VIEW}\ncharts: {runs}?viewStateShareKey={VIEW}&compareRunsMode=CHART"
+        return f"{runs}\nMLflow {version} was not tried with the prepared view: this is its plain page"
+    view = f"{runs}&viewStateShareKey={VIEW}"
+    return f"{view}\ncharts: {view}&compareRunsMode=CHART"
 
 
 def is_seen(version: str) -> bool:
@@ -71,8 +70,8 @@ def _state() -> dict[str, Any]:
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
-        "columnOrder": [],
-        "columnWidths": {},
+        "columnOrder": ["attributes.`Run Name`", *columns],
+        "columnWidths": dict.fromkeys(columns, 125),
         "runsHiddenMode": "SHOW_ALL",
         "viewMaximized": False,
         "runListHidden": False,
