@@ -21,7 +21,7 @@ from pipeline.settings.grid import open_listing
 from pipeline.tracking.live_run import open_store
 from pipeline.tracking.place import pages
 from pipeline.tracking.record import cell_record, readable_picks
-from pipeline.tracking.seeds import seed_means
+from pipeline.tracking.seed_means import seed_means
 from stages import run
 
 

@@ -17,7 +17,7 @@ from pipeline.settings.grid import Listing, open_listing
 from pipeline.tracking.live_run import open_store
 from pipeline.tracking.lockfile import lock_check
 from pipeline.tracking.record import DIAGNOSIS, cell_record, recorded_picks, table_disagreements
-from pipeline.tracking.seeds import seed_means
+from pipeline.tracking.seed_means import seed_means
 from stages import run
 
 

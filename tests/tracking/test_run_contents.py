@@ -28,7 +28,7 @@ from pipeline.tracking.description import DESCRIPTION
 from pipeline.tracking.inputs import data_sets
 from pipeline.tracking.live_run import LiveRun
 from pipeline.tracking.record import usage_metrics
-from pipeline.tracking.seeds import seed_means
+from pipeline.tracking.seed_means import seed_means
 from pipeline.tracking.store import Store
 
 # SQLAlchemy on MLflow's own models.
