@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, FileInfo, InputTag, Metric, Param, Run, RunTag
 
 from pipeline.tracking.diff import Fact, differences, facts, point_facts
-from pipeline.tracking.inputs import DataSet
 from pipeline.tracking.record import Record
+from pipeline.tracking.run_inputs import DataSet
 
 # MLflow's limits for one log_batch call.
 MAX_METRICS, MAX_PARAMS = 1000, 100

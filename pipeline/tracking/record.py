@@ -17,8 +17,8 @@ from pipeline.runtime.files import read_json
 from pipeline.runtime.project import REPORTS, tracked_grid
 from pipeline.schema.resolved import CellRun, PretrainRun, ProbeRun
 from pipeline.tracking.description import DESCRIPTION, describe
-from pipeline.tracking.inputs import DataSet, data_sets
-from pipeline.tracking.weights import weight_artifacts
+from pipeline.tracking.run_inputs import DataSet, data_sets
+from pipeline.tracking.run_weights import weight_artifacts
 
 # Names sort as MLflow's tables do: axes before settings., train/ before what has no labels and what was watched.
 SETTINGS = "settings."

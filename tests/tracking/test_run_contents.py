@@ -23,11 +23,11 @@ from cell_record import OPENING, RUN, finished
 from safetensors.torch import save_file
 from stores import new_store, the_run
 
-from pipeline.tracking import usage, weights
+from pipeline.tracking import run_weights, usage
 from pipeline.tracking.description import DESCRIPTION
-from pipeline.tracking.inputs import data_sets
 from pipeline.tracking.live_run import LiveRun
 from pipeline.tracking.record import usage_metrics
+from pipeline.tracking.run_inputs import data_sets
 from pipeline.tracking.seed_means import seed_means
 from pipeline.tracking.store import Store
 
@@ -96,7 +96,7 @@ def trained(tmp_path):
 
 
 def test_small_weights_are_an_artifact(store, trained, tmp_path):
-    record = replace(finished(), artifacts=finished().artifacts | weights.weight_artifacts(trained))
+    record = replace(finished(), artifacts=finished().artifacts | run_weights.weight_artifacts(trained))
     run_id = store.publish(record)
     assert store.disagreements(record) == []
     kept = Path(the_run(store).info.artifact_uri)
@@ -108,18 +108,18 @@ def test_small_weights_are_an_artifact(store, trained, tmp_path):
     assert store.disagreements(record) == ["artifact backbone.safetensors is another in MLflow"]
     assert store.publish(record) == run_id and (kept / path.name).read_bytes() == path.read_bytes()
     save_file({"head.weight": torch.ones(3, 4), "head.num": torch.tensor(1)}, path)
-    again = replace(record, artifacts=record.artifacts | weights.weight_artifacts(trained))
+    again = replace(record, artifacts=record.artifacts | run_weights.weight_artifacts(trained))
     assert store.disagreements(again) == ["artifact weights.json is another in MLflow"]
 
 
 def test_large_weights_are_a_reference(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "LOGGED_BYTES", 10)
-    found = weights.weight_artifacts(trained)
+    monkeypatch.setattr(run_weights, "LOGGED_BYTES", 10)
+    found = run_weights.weight_artifacts(trained)
     assert list(found) == ["weights.json", "model_summary.txt"]
     path = tmp_path / "backbone.safetensors"
     assert found["weights.json"]["get"] == f"dvc checkout {path}" and len(found["weights.json"]["md5"]) == 32
     path.unlink()
-    assert weights.weight_artifacts(trained) == {}
+    assert run_weights.weight_artifacts(trained) == {}
 
 
 # 3. Description
