@@ -24,9 +24,9 @@ def weight_artifacts(run: PretrainRun) -> dict[str, Any]:
     reference = {
         "file": str(path),
         "bytes": num_bytes,
-        "md5": digest_file(path, "md5"),  # as in dvc.lock
+        "md5": digest_file(path, "md5"),  # as DVC records it
         "logged": logged,
-        "get": f"artifact {path.name} of this run" if logged else f"dvc checkout {path}",
+        "get": f"artifact {path.name} of this run" if logged else f"dvc checkout {path.parent}",
         "load": f"network = timm.create_model({run.backbone!r}, num_classes=0, **{run.backbone_kwargs!r}); "
         f"network.load_state_dict(safetensors.torch.load_file({path.name!r}))",
     }
