@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.reports.render import ABSENT, bullets, join, literal, markdown_table, percent, points
+from pipeline.reports.run_facts import facts_line
 from pipeline.reports.tables import score_columns
 
 BASELINES = {"random_init_": "random", "raw_pixels_": "pixels"}
@@ -62,7 +63,7 @@ def markdown(
     """
     parts = [f"# {literal(title)}", literal(lead), GAINS, markdown_table(gains_table(gains, decimals)), reading(rows)]
     for dataset, group in rows.groupby("dataset", sort=False):
-        parts += [f"## {literal(dataset)}", markdown_table(score_table(group, decimals, run_url))]
+        parts += [f"## {literal(dataset)}", markdown_table(score_table(group, decimals, run_url)), facts_line(group)]
         parts += [*map(literal, alarm_lines(group)), literal(verdict(group, decimals))]
     if missing:
         parts += ["## Missing cells", bullets([literal(line) for line in missing])]
@@ -77,6 +78,10 @@ def score_table(rows: pd.DataFrame, decimals: int, run_url: str) -> pd.DataFrame
         columns["n"] = rows["num_seeds"].astype(str)
     columns |= {score_label(score): score_cells(rows, score, decimals) for score in score_columns(rows)}
     columns |= {"train loss": rows["train_loss"].map("{:.4g}".format), "epochs": rows["epochs"].astype(str)}
+    if rows["w"].notna().any():
+        columns["w"] = rows["w"].map(lambda w: ABSENT if pd.isna(w) else f"{w:.2g}")
+    if rows["train_s"].notna().any():
+        columns["s"] = rows["train_s"].map(lambda seconds: ABSENT if pd.isna(seconds) else f"{seconds:.0f}")
     columns["run"] = rows["run_ids"].map(lambda ids: "<br>".join(_run(run, run_url) for run in ids))
     return pd.DataFrame(columns)
 

@@ -14,6 +14,7 @@ from pipeline.reports.paper_table import varying
 
 Number = Mapping[str, Any]  # a row of `paper_pairing.table_numbers`
 Look = tuple[str, str]  # colour and marker
+EPOCHS = "epochs"  # an axis of this name is drawn as the minutes that the trainings took
 MAX_NAMES = 12  # a longer legend would be larger than the chart
 
 
@@ -55,14 +56,19 @@ def _numeric_axis(numbers: Sequence[Number], axes: Sequence[str]) -> str:
     found = {}
     for axis in axes:
         places = [_place(number, axis) for number in numbers]
-        if len(set(places) - {None}) > 2 and (axis == "metric" or None not in places):
+        if len(set(places) - {None}) > 2 and (axis in ("metric", EPOCHS) or None not in places):
             found[axis] = len(set(places))
     return max(reversed(found), key=found.__getitem__, default="")
 
 
 def _place(number: Number, axis: str) -> float | None:
-    """Where a number lies on an axis; of metrics, the labelled images a class that the name tells."""
+    """Where a number lies on an axis: of metrics, the labelled images a class that the name tells; of epochs, minutes.
+
+    Epochs of a number that was not run, or of a run of before seconds were recorded, lie nowhere.
+    """
     text = number[axis]
+    if axis == EPOCHS:
+        return None if pd.isna(number["train_s"]) else number["train_s"] / 60
     if axis == "metric":
         shots = re.search(r"_(\d+)shot$", text)
         return float(shots[1]) if shots else None
@@ -83,7 +89,8 @@ def _series(numbers: Sequence[Number], axes: Sequence[str]) -> list[str]:
 
 def _said(number: Number, axis: str) -> str:
     value = number[axis]
-    return f"{axis} {value}" if _place(number, axis) is not None and axis != "metric" else value or f"any {axis}"
+    numeric = axis == EPOCHS or (_place(number, axis) is not None and axis != "metric")
+    return f"{axis} {value}" if numeric else value or f"any {axis}"
 
 
 def _identity(axes: Any, numbers: Sequence[Number], names: Sequence[str], looks: Mapping[str, Look]) -> None:
@@ -127,5 +134,5 @@ def _over_axis(
     axes.minorticks_off()
     shown = places[:: -(-len(places) // 6)]  # more labels would touch
     axes.set_xticks(shown, [f"{place:g}" for place in shown])
-    label = "labelled images a class" if over == "metric" else over
+    label = {"metric": "labelled images a class", EPOCHS: "minutes of training"}.get(over, over)
     axes.set(title=f"over {label}", xlabel=label, ylabel="top-1, %")

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.reports.paper_results import COUNTS
+from pipeline.reports.run_facts import together
 from pipeline.runtime.errors import UserError
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import PUBLISHED, Listing, is_about, possible_cells, published_rows
@@ -132,8 +133,8 @@ class _Table:
             reproduced, `random_init` and `raw_pixels`: the same score of these; `verdict`: reproduced, differs, not
             run, or "" where nothing is published; `seeds`: how many answer; `missing`: keys of listed cells that have
             no usable result; `collapsed`: epochs at which others collapsed, whose results are not used; counts of
-            images (nan where unknown or not the same); and `chosen`: the tuned axes, and which configuration is the
-            extreme.
+            images (nan where unknown or not the same); `chosen`: the tuned axes, and which configuration is the
+            extreme; and FACTS of those that answer.
         """
         metric, published = about["metric"], about["published"]
         found = cells.join(self.results)
@@ -154,7 +155,7 @@ class _Table:
         answer |= {"verdict": verdict if published else "", "seeds": len(picked), "missing": missing}
         answer["collapsed"] = collapsed.astype(int).tolist()
         chosen = _chosen(list(picked["cell"]), names)
-        return {**names, **about, **answer, **_counts(picked, metric), "chosen": chosen}
+        return {**names, **about, **answer, **_counts(picked, metric), "chosen": chosen, **together(picked)}
 
     def _usable(self, found: pd.DataFrame, metric: str) -> pd.DataFrame:
         """Keep the cells that have the score, and where axes are tuned the held-out one, best of the latter first."""

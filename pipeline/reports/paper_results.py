@@ -11,8 +11,10 @@ from typing import Any
 import pandas as pd
 
 from pipeline.core.results import collapsed_at
+from pipeline.reports.run_facts import FACTS, run_facts
 from pipeline.runtime.errors import ResultError
 from pipeline.runtime.files import read_json
+from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing
 
 SCORE = re.compile(r".*top1(_\d+shot)?")
@@ -50,9 +52,9 @@ def read_results(listing: Listing, command: str) -> tuple[pd.DataFrame, list[str
             problems.append(f"{path}: {wrong}; remove it and run: {command}")
         elif metrics:
             trained = None if cell.frozen else listing.owners[cell].folder / "pretrain"
-            rows[cell.key] = metrics | _facts(read, trained, Path("data") / cell.probed_on)
+            rows[cell.key] = metrics | _facts(read, trained, cell)
     found = pd.DataFrame.from_dict(rows, orient="index")
-    return found.reindex(columns=found.columns.union([*COUNTS, "trained_on", "collapsed_at"])), [
+    return found.reindex(columns=found.columns.union([*COUNTS, *FACTS, "trained_on", "collapsed_at"])), [
         *dict.fromkeys(problems)
     ]
 
@@ -67,11 +69,12 @@ def _is_fraction(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
 
 
-def _facts(read: Callable[[Path], dict[str, Any]], trained: Path | None, data: Path) -> dict[str, Any]:
-    splits = read(data / "meta.json").get("splits", {})
+def _facts(read: Callable[[Path], dict[str, Any]], trained: Path | None, cell: Cell) -> dict[str, Any]:
+    splits = read(Path("data") / cell.probed_on / "meta.json").get("splits", {})
     facts: dict[str, Any] = {f"num_{name}": splits.get(name, {}).get("num_images") for name in ("train", "test")}
     facts |= {"trained_on": "", "collapsed_at": 0}
     if trained:
+        facts |= run_facts(trained, cell.configs / "probe.json", read)
         summary = read(trained / "metrics.json")
         facts |= {"num_pretrain": summary.get("num_images"), "collapsed_at": collapsed_at(summary)}
         if made := read(trained / "provenance.json"):

@@ -11,6 +11,7 @@ from pipeline.reports.claims import Claim
 from pipeline.reports.paper_overview import claim_line
 from pipeline.reports.paper_results import COUNTS
 from pipeline.reports.render import ABSENT, bullets, join, literal, markdown_table, percent, points
+from pipeline.reports.run_facts import FACTS, facts_line
 from pipeline.settings.grid import Listing
 
 MINIATURE = "**A miniature: these numbers test the code and say nothing about the paper.**"
@@ -26,7 +27,7 @@ the spread over trainings. Else it *differs*.\
 
 # Columns of <id>.csv after the axes, by their names in the table of `paper_pairing.table_numbers`.
 MEASURED = ["ours_mean", "ours_std", "difference", "deviation", "random_init", "raw_pixels"]
-COLUMNS = ["metric", "published", *MEASURED, "verdict", "seeds", "cells_missing", *COUNTS, "chosen"]
+COLUMNS = ["metric", "published", *MEASURED, "verdict", "seeds", "cells_missing", *COUNTS, "chosen", *FACTS]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def markdown(table: Table) -> str:
         READING.format(absent=ABSENT),
         _constants(table.numbers),
         markdown_table(in_shape(table.numbers, table.decimals)),
+        facts_line(table.numbers),
         f"![published against ours](plots/{listing.path.resolve().parent.name}.svg)",
         *_details(table),
         *_images(table.numbers),

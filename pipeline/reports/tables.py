@@ -16,6 +16,7 @@ import pandas as pd
 
 from pipeline.core.results import curves, read_history, shown_alarms
 from pipeline.reports.render import csv_text
+from pipeline.reports.run_facts import FACTS, run_facts
 from pipeline.runtime.errors import ResultError
 from pipeline.runtime.files import read_json
 from pipeline.tracking.record import alarm_tag
@@ -74,7 +75,8 @@ def _row(cell: Cell, root: Path) -> dict[str, Any]:
         scores |= {name: math.nan for name in scores if not name.startswith(tuple(BASELINES))}
     measured = {name: pretrain.get(name, math.nan) for name in (*COUNT_COLUMNS, *LOSS_COLUMNS)}
     objective = pretrain.get("objective", "lejepa")  # runs of before there were others do not say
-    return {**names, "seed": cell.seed, **measured, **scores, "alarms": alarms, "objective": objective}
+    facts = run_facts(path.parent, root / "runs" / cell.grid / "configs" / cell.key / "probe.json")
+    return {**names, "seed": cell.seed, **measured, **scores, "alarms": alarms, "objective": objective, **facts}
 
 
 def read_scores(path: Path, required: Iterable[str] = ()) -> dict[str, float]:
@@ -121,7 +123,7 @@ def _columns(present: set[str]) -> list[str]:
     random = [name for name in ("random_init_linear_top1", "random_init_knn_top1") if name in present or not present]
     front = [*CELL_COLUMNS, *COUNT_COLUMNS, *LOSS_COLUMNS, *LEARNED_SCORES, *few_shot, *random]
     front += ["mlflow_run_id", "alarms", "objective"]
-    return front + [name for name in scores if name not in front]
+    return front + [name for name in scores if name not in front] + list(FACTS)
 
 
 def score_columns(frame: pd.DataFrame) -> list[str]:
@@ -146,7 +148,8 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         The columns of `frame` as means over seeds (nan where no cell has a value), `run_ids` (a list), `alarms`
         ({seed: {name: epoch}} of the seeds with any) and, for each score, `<score>_std`: over seeds where there are
         several (n - 1 in the denominator), else over the few-shot draws where the probe measured that. Seeds that
-        collapsed are in no mean, unless all did; `num_collapsed` says how many, `num_seeds` how many are left.
+        collapsed are in no mean of scores and losses, unless all did; `num_collapsed` says how many, `num_seeds` how
+        many are left. Of FACTS each is put together as it says.
     """
     frame = frame.assign(collapsed=_collapsed(frame))
     numbers = [name for name in frame.columns if name in LOSS_COLUMNS or SCORE.fullmatch(name)]
@@ -158,6 +161,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         .first()
         .join(spread.combine_first(means).reindex(columns=[*numbers, *spread.columns.difference(numbers)]))
     )
+    out = out.join(groups[list(FACTS)].agg(FACTS))
     out["num_collapsed"] = groups["collapsed"].sum()
     out["num_seeds"] = groups.size() - out["num_collapsed"]
     out["run_ids"] = groups["mlflow_run_id"].agg(lambda ids: [run for run in ids if run])

@@ -33,7 +33,7 @@ EVIL = '<script>alert("x")</script>|`*&amp;'
 
 def row(**changes):
     base = {"dataset": "digits", "backbone": "test_vit", "lambda": 0.05, "num_seeds": 1, "num_params": 330_000}
-    base |= {"num_collapsed": 0, "alarms": {}}
+    base |= {"num_collapsed": 0, "alarms": {}, "w": 3.37, "train_s": 75.2}
     base |= {"epochs": 12, "train_loss": 0.25, "run_ids": ["0123456789abcdef"]}
     base |= {"linear_top1": 0.826, "random_init_linear_top1": 0.743, "raw_pixels_linear_top1": 0.801}
     return base | {"knn_top1": 0.75, "random_init_knn_top1": 0.76, "raw_pixels_knn_top1": 0.745} | changes
@@ -95,7 +95,7 @@ def test_numbers():
 def test_row():
     assert line_of(markdown([row()])) == (
         "| test_vit | 0.05 | **82.6**<br>*random 74.3 (+8.3)*<br>*pixels 80.1 (+2.5)* | "
-        "75.0<br>*random **76.0** (−1.0)*<br>*pixels 74.5 (+0.5)* | 0.25 | 12 | "
+        "75.0<br>*random **76.0** (−1.0)*<br>*pixels 74.5 (+0.5)* | 0.25 | 12 | 3.4 | 75 | "
         "[`01234567`](http://127.0.0.1:5000/#/experiments/7/runs/0123456789abcdef) |"
     )
     assert "| `01234567` |" in line_of(markdown([row()], address=""))
@@ -143,5 +143,5 @@ def test_names_are_literal():
     reader = Reader(text)
     assert reader.tags.count("script") == 1 and text.count("&lt;script&gt;alert(&quot;x&quot;)") >= 3
     line = line_of(markdown([row(backbone=EVIL)]), "| \\<script")
-    assert len(re.findall(r"(?<!\\)\|", line)) == 8
+    assert len(re.findall(r"(?<!\\)\|", line)) == 10
     assert "`*&amp;amp;" in to_html(literal(EVIL))

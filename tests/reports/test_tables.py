@@ -21,6 +21,7 @@ import pytest
 from grid_results import make_cells, pretrain_metrics, probe_metrics, write_cell, write_grid
 
 from pipeline.reports import tables
+from pipeline.reports.run_facts import FACTS
 
 FRONT = (
     "grid,dataset,backbone,lambda,seed,num_params,epochs,train_loss,pred_loss,sigreg_loss,linear_top1,knn_top1,"
@@ -59,6 +60,7 @@ def test_columns_in_the_agreed_order(tmp_path):
         "raw_pixels_linear_top1_10shot",
         "raw_pixels_linear_top1_10shot_std",
         "raw_pixels_knn_top1",
+        *FACTS,
     ]
     assert [*zip(frame["dataset"], frame["backbone"], frame["lambda"], strict=True)] == [
         (cell.dataset, cell.backbone, cell.lamb) for cell in cells
@@ -169,7 +171,7 @@ def test_a_collapsed_cell_has_no_learned_scores(tmp_path):
     frame, missing = collected(tmp_path, one_cell(), pretrain_metrics(alarms={"collapse": 3, "explosion": 5}), probe)
     (row,) = csv_rows(frame)
     assert missing == [] and row["alarms"] == "collapse@3, explosion@5"
-    empty = {name for name, text in row.items() if not text}
+    empty = {name for name, text in row.items() if not text and name not in FACTS}
     assert empty == {"linear_top1", "knn_top1", "linear_top1_1shot", "linear_top1_1shot_std"}
     assert (row["random_init_linear_top1_1shot"], row["train_loss"]) == ("0.4", "0.25")
 
