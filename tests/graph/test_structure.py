@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 OWNERS = {
     "timm": {"models"},
     "mlflow": {"tracking"},
-    "pandas": {"reports", "experiments", "zoo"},
+    "pandas": {"reports", "experiments", "zoo", "publish"},
     "matplotlib": {"reports", "experiments"},
     "jinja2": {"reports"},
     "markdown_it": {"reports"},
@@ -34,7 +34,7 @@ OWNERS = {
 ORDER = [
     *("runtime", "catalogue", "schema", "core", "losses", "data", "models", "training", "probing", "trials"),
     *("settings", "sources", "zoo", "tracking", "selection", "density", "pictures", "reports"),
-    *("experiments", "launch", "planning"),
+    *("publish", "experiments", "launch", "planning"),
 ]
 LIBRARY = sorted(p for p in (ROOT / "pipeline").rglob("*.py") if p.stem != "__init__")
 
