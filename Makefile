@@ -16,7 +16,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # The programs in .venv/bin begin with the path that the clone had when it was made.
 MOVED := $(shell test ! -e $(BIN)/dvc || grep -qF "$(CURDIR)/$(BIN)" $(BIN)/dvc || echo moved)
 
-.PHONY: repro test test-all test-unit lint ui clean ready moved
+.PHONY: repro test test-all test-unit lint gpu ui clean ready moved
 
 repro: .venv/installed
 	@python -m stages.check
@@ -35,6 +35,10 @@ test-unit: .venv/installed
 lint: .venv/installed
 	ruff check .
 	ruff format --check .
+
+# A report of minutes on the first GPU: make gpu CIFAR10='PATH/cifar10-{split}.parquet' MINUTES=12
+gpu: .venv/installed
+	@python -m benchmarks.gpu $(if $(MINUTES),--minutes $(MINUTES)) $(if $(CIFAR10),--cifar10 '$(CIFAR10)')
 
 ui: .venv/installed
 	@python -m stages.ui $(PORT)
