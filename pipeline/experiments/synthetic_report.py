@@ -26,7 +26,7 @@ class Report:
         text: Markdown paragraphs and tables: what was measured, and what it shows.
         table: of the CSV file.
         charts: SVG text by file name without suffix.
-        claims: of the paper, answered.
+        claims: of the paper, answered; none where it makes none.
         digits: significant ones of the numbers in the CSV file.
     """
 
@@ -49,8 +49,9 @@ def write_report(root: Path, params_path: str, report: Report, device: str) -> N
     """
     folder = Path(params_path).parent
     charts = "\n".join(f"![{name}](plots/{name}.svg)\n" for name in report.charts)
+    claims = f"## Claims\n\n{claims_table(report.claims)}\n" if report.claims else ""
     page = (
-        f"# {report.title}\n\n{report.text.strip()}\n\n{charts}\n## Claims\n\n{claims_table(report.claims)}\n"
+        f"# {report.title}\n\n{report.text.strip()}\n\n{charts}\n{claims}"
         f"Command: `{repro_command(params_path)}`. Settings: `{shown(params_path)}`. {machine_line(device)}\n"
     )
     write_text(root / f"{folder.name}.csv", csv_text(report.table, report.digits))

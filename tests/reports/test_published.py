@@ -11,11 +11,13 @@
 6. Lacking scores and broken files are named with the command that makes them.
 7. Rows that are ambiguous or no numbers are errors that say what to do.
 8. The stage writes the same bytes twice; Markdown has the paper's shape, and claims have the digits of the paper.
+9. An axis `epochs` is drawn as the minutes that the trainings took, and rows say what they cost.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,6 +97,23 @@ def test_rows_that_nothing_answers_are_not_run():
     table.main(PARAMS)
     assert [line["verdict"] for line in lines()] == ["not run"] * 3
     assert [(claim.seeds, claim.ours) for claim in read_claims(Path("reports/claims/t.csv"))][1:] == [(0, "")] * 2
+
+
+def test_epochs_are_drawn_as_minutes():
+    axis = {"epochs": {"sets": ["pretrain.epochs"], "values": [20, 50, 120]}}
+    listing = write_pipeline("paper/t", "", {"axes": axis})
+    for cell in listing.cells:
+        write_result(listing, cell, 0.8)
+        path = listing.owners[cell].folder / "pretrain/provenance.json"
+        made = json.loads(path.read_text(encoding="utf-8")) | {"train_s": 6.0 * dict(cell.choices)["epochs"]}
+        path.write_text(json.dumps(made), encoding="utf-8")
+    table.main(PARAMS)
+    assert "minutes of training" in drawn() and [line["train_s"] for line in lines()] == [
+        "120.0000",
+        "300.0000",
+        "720.0000",
+    ]
+    assert "seconds: 120 to 720; commit: c0ffee" in page()
 
 
 TUNED = {
