@@ -82,7 +82,7 @@ def claims_table(claims: Sequence[Claim]) -> str:
         }
         for claim in claims
     ]
-    return render.markdown_table(pd.DataFrame(rows))
+    return render.markdown_table(pd.DataFrame(rows, columns=["claim", "paper", "ours", "seeds", "verdict"]))
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -52,6 +52,7 @@ def test_the_verdict_knows_chance(others, judged):
     assert "lejepa has 51.0" in told and "simclr" in told and judged in told and " supervised," not in told
 
 
+@pytest.mark.seconds
 def test_the_stage_writes_its_reports(tmp_path, monkeypatch):
     params = small_params(tmp_path, "objectives_laptop")
     monkeypatch.chdir(tmp_path)

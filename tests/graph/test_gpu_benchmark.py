@@ -17,6 +17,8 @@ from small_training import packed
 from benchmarks import gpu, gpu_cifar, stream
 from benchmarks.gpu_report import Figure, Report
 
+pytestmark = pytest.mark.seconds
+
 PARTS = ["Tests that need a GPU", "SIGReg", "Step: test_vit, 32 px, 3 views", "Loader", "CIFAR-10"]
 
 

@@ -41,6 +41,8 @@ from pipeline.training.held_out import HeldOutMonitor
 from pipeline.training.learner import build_learner
 from pipeline.training.loop import Recipe, pretrain
 
+pytestmark = pytest.mark.seconds
+
 CPU = torch.device("cpu")
 VIEWS = Multicrop(num_local=1, global_px=16, local_px=8)
 VIT = {"img_size": 16, "patch_size": 8, "dynamic_img_size": True}

@@ -33,6 +33,8 @@ from pipeline.probing import health
 from pipeline.schema.probe import Health
 from pipeline.schema.resolved import TrainedWith
 
+pytestmark = pytest.mark.seconds
+
 CPU = torch.device("cpu")
 READER = Reader(16, [0.5] * 3, [0.25] * 3, 32, num_workers=0, device=CPU, autocast=choose_autocast("float32", CPU))
 VIEWS = Multicrop(num_global=2, num_local=1, global_px=16, local_px=8, flip_prob=0, mean=[0.5] * 3, std=[0.25] * 3)

@@ -36,6 +36,8 @@ from pipeline.settings.cells import Cell
 from stages import export
 from stages import model as model_stage
 
+pytestmark = pytest.mark.seconds
+
 CELL = Cell("default", "digits", "test_vit", 0.05, 0)
 PIXELS = torch.randint(0, 256, (5, 1, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 

@@ -153,6 +153,7 @@ def test_directions_are_fresh_at_every_step():
 # 5. Seeds
 
 
+@pytest.mark.seconds
 def test_same_seed_same_bits_from_memory_and_disk(images, encoded, tmp_path):
     assert torch.equal(in_memory(encoded).pixels, images.pixels)
     first = outcome(new_learner(), images, tmp_path / "a")
@@ -163,6 +164,7 @@ def test_same_seed_same_bits_from_memory_and_disk(images, encoded, tmp_path):
     assert outcome(new_learner(), images, tmp_path / "d", seed=1) != first
 
 
+@pytest.mark.seconds
 def test_loader_workers_change_nothing(encoded, tmp_path):
     loaders = [{"num_workers": num_workers} for num_workers in (0, 1)]
     alone, helped = (outcome(new_learner(), encoded, tmp_path / str(i), loader=loaders[i], epochs=1) for i in (0, 1))
@@ -192,6 +194,7 @@ def test_a_loss_that_is_not_finite_names_step_and_images(images, tmp_path, bad):
     assert bits([state["learner"], state["history"]]) == kept
 
 
+@pytest.mark.seconds
 def test_a_gradient_that_is_not_finite_stops_the_last_step_too(images, tmp_path):
     """The loss is finite, its square root's slope at 0 is not; no later loss could tell."""
 
