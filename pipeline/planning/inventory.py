@@ -22,7 +22,7 @@ from pipeline.data.packed import PackedSplit, read_meta
 from pipeline.models import backbones
 from pipeline.runtime.errors import ResultError, UserError
 from pipeline.runtime.files import read_json
-from pipeline.runtime.project import grid_name, repro_command
+from pipeline.runtime.project import grid_name, remake, repro_command
 from pipeline.schema.parameters import Model, Params, Pretrain, Probe
 from pipeline.schema.pretrain import Backbone
 from pipeline.settings.cells import Cell
@@ -31,6 +31,7 @@ from pipeline.settings.params import read_sections
 from pipeline.sources.images import Picture, prepare
 from pipeline.sources.inputs import local_inputs
 from pipeline.sources.open import open_source
+from pipeline.zoo.timm_folder import read_folder
 
 SAMPLE = 32  # pictures of a set that are looked at; up to twice as many of one whose number is not known before
 PHOTO_PX = (500, 375)  # of a public photograph
@@ -162,11 +163,18 @@ def read_pipeline(path: Path) -> Pipeline:
     for cell in listing.cells:
         (pretrain, probe, _), weights = listing.settings(cell), Path(listing.weights(cell))
         model = listing.params.models[cell.backbone] if cell.frozen else None
+        backbone = cell.backbone
+        if model:
+            try:
+                backbone, pretrain = _shown_to(cell.backbone, model, pretrain)
+            except UserError as error:
+                found.problems.append(str(error))
+                continue
         task = Task(
             cell,
             listing.owners.get(cell),
-            model.backbone if model else cell.backbone,
-            _seen_by(model, pretrain) if model else pretrain,
+            backbone,
+            pretrain,
             probe,
             model,
             found.facts[cell.dataset],
@@ -188,11 +196,26 @@ def _trained_s(provenance: Path, found: Pipeline) -> float | None:
         return None
 
 
-def _seen_by(model: Model, pretrain: Pretrain) -> Pretrain:
-    """Return settings with the one view that a frozen model sees."""
-    size_px = model.img_size or backbones.published(model.backbone).size_px
+def _shown_to(name: str, model: Model, pretrain: Pretrain) -> tuple[str, Pretrain]:
+    """Return timm's name of a frozen model, and settings with the one view that it sees.
+
+    Raises:
+        UserError: a folder that is not here.
+    """
+    backbone, saved, told = model.backbone, {}, Path("models") / name / "model.json"
+    if not model.is_folder:
+        size_px = model.img_size or backbones.published(backbone).size_px
+    elif told.is_file():
+        fetched = read_json(told)
+        backbone, saved, size_px = fetched["backbone"], fetched["kwargs"], fetched["size_px"]
+    elif model.local_path:
+        folder = read_folder(backbone)
+        backbone, saved, size_px = folder.architecture, folder.arguments, model.img_size or folder.told.size_px
+    else:
+        raise UserError(f"models.{name}: {backbone} is unknown until it is fetched; run: {remake(told.parent)}")
     views = pretrain.views.model_copy(update={"num_global": 1, "num_local": 0, "global_px": size_px})
-    return pretrain.model_copy(update={"views": views, "backbone": Backbone(kwargs=model.kwargs)})
+    network = Backbone().model_copy(update={"kwargs": saved | model.kwargs})  # a folder may say lists
+    return backbone, pretrain.model_copy(update={"views": views, "backbone": network})
 
 
 def set_facts(folder: Path, entry: Dataset) -> SetFacts | None:

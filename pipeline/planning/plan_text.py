@@ -121,7 +121,11 @@ def disk(pipelines: Sequence[Pipeline], todo: Sequence[Task], measured: Measured
 def models(todo: Iterable[Task]) -> list[str]:
     """Name the frozen models that are fetched, and from where."""
     missing = {task.cell.backbone: task.model for task in todo if task.model and not task.model.random_init}
-    return [f"{name} ({model.pretrained_path or published(model.backbone).address})" for name, model in missing.items()]
+    places = {
+        name: model.local_path or (model.backbone if model.is_folder else published(model.backbone).address)
+        for name, model in missing.items()
+    }
+    return [f"{name} ({place})" for name, place in places.items()]
 
 
 def needs(pipelines: Sequence[Pipeline]) -> tuple[list[str], list[str]]:

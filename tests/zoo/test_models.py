@@ -22,10 +22,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torchvision.models import resnet18
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.vision_transformer import VisionTransformer
 
-from pipeline.models.backbones import initial_backbone, published
+from pipeline.models.backbones import initial_backbone, pretrained_backbone, published
 from pipeline.runtime.errors import UserError
 from pipeline.schema.parameters import Model
+from pipeline.zoo.published_checkpoints import read_checkpoint
 from stages import model as stage
 
 pytestmark = pytest.mark.seconds
@@ -75,6 +79,52 @@ def test_a_local_file_becomes_a_frozen_model(workplace, capsys):
         described = json.loads(file.metadata()["lejepa"])
     assert described == {key: told[key] for key in ("backbone", "kwargs", "mean", "std")} | {"img_size_px": 32}
     assert "tiny: test_vit" in capsys.readouterr().out
+
+
+def load(model: nn.Module, folder: Path) -> nn.Module:
+    told = json.loads((folder / "model.json").read_text())
+    found = timm.create_model(told["backbone"], num_classes=0, **told["kwargs"]).eval()
+    found.load_state_dict(load_file(folder / "backbone.safetensors"), strict=True)
+    return found
+
+
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2, "mlp_ratio": 2.0}
+CONVNEXT = {"depths": [1, 1, 2, 1], "dims": [8, 16, 32, 64]}
+BLOCKS = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, 32, 1), CNBlockConfig(32, 64, 2), CNBlockConfig(64, None, 1)]
+
+
+@pytest.mark.parametrize(
+    ("make", "head", "backbone", "arguments"),
+    [
+        (lambda: VisionTransformer(32, 8, 2, 2, 64, 128, num_classes=7), "heads", "vit_tiny_patch16_224", VIT),
+        (lambda: ConvNeXt(BLOCKS, num_classes=5), "classifier.2", "convnext_tiny", CONVNEXT),
+        (resnet18, "fc", "resnet18", {}),
+    ],
+)
+def test_weights_with_torchvisions_names_give_its_features(tmp_path, make, head, backbone, arguments):
+    torch.manual_seed(0)
+    model = make().eval()
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    found = pretrained_backbone(backbone, arguments, state=read_checkpoint(tmp_path / "weights.pth")).eval()
+    model.set_submodule(head, nn.Identity())
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(found(images), model(images), rtol=1e-4, atol=1e-6)
+
+
+def test_a_part_of_a_training_checkpoint_is_read(workplace):
+    model = tiny(workplace, num_classes=0, img_size=32, patch_size=8)
+    teacher = {f"module.backbone.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save({"teacher": teacher | {"module.head.mlp.0.weight": torch.zeros(2)}, "epoch": 3}, "dino.pth")
+    entry = (
+        "backbone: test_vit, img_size: 32, kwargs: {patch_size: 8}, pretrained_path: dino.pth, checkpoint_key: teacher"
+    )
+    catalogue(workplace, f"{{{entry}, checkpoint_prefix: backbone.}}")
+    stage.main("tiny")
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(load(model, workplace / "models/tiny")(images), model(images))
+    catalogue(workplace, f"{{{entry}, checkpoint_prefix: encoder.}}")
+    with pytest.raises(UserError, match="no name begins with 'encoder"):
+        stage.main("tiny")
 
 
 # 2. Defaults
