@@ -16,7 +16,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # The programs in .venv/bin begin with the path that the clone had when it was made.
 MOVED := $(shell test ! -e $(BIN)/dvc || grep -qF "$(CURDIR)/$(BIN)" $(BIN)/dvc || echo moved)
 
-.PHONY: repro test test-all test-unit lint gpu ui clean ready moved
+.PHONY: repro test test-all test-unit lint docs gpu ui clean ready moved
 
 repro: .venv/installed
 	@python -m stages.check
@@ -35,6 +35,11 @@ test-unit: .venv/installed
 lint: .venv/installed
 	ruff check .
 	ruff format --check .
+	mypy
+
+# Pages of the public API, from the docstrings: .scratch/api/index.html
+docs: .venv/installed
+	pdoc --output-directory .scratch/api pipeline.losses pipeline.data.views pipeline.probing
 
 # A report of minutes on the first GPU: make gpu CIFAR10='PATH/cifar10-{split}.parquet' MINUTES=12
 gpu: .venv/installed
