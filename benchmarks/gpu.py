@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import sigreg as peers
 from benchmarks import stream
@@ -195,6 +196,7 @@ def step_figures(report: Report, step: Step, device: torch.device, rates: dict[s
     """Time whole training steps under each switch, and once the parts outside of backbone and projector."""
     side = max(step.views.global_px, 32)
     pixels = torch.randint(0, 256, (step.batch_size, 3, side, side), dtype=torch.uint8, device=device)
+    operations = 0
     for name, switches in SWITCHES.items():
         if report.tiny and "compile" in switches:
             yield Figure(name, None, text="left out of a dry run: compiling takes a minute")
@@ -218,12 +220,22 @@ def step_figures(report: Report, step: Step, device: torch.device, rates: dict[s
         rate = step.batch_size / took
         rates[step.title] = max(rate, rates.get(step.title, 0.0))
         yield Figure(f"{name}: images/s", rate, "images/s")
+        if not switches:
+            operations = 3 * forward_operations(step, pixels, learner)  # backward takes twice those of forward
+        if operations:
+            yield Figure(f"{name}: operations", operations / took / 1e12, "TFLOP/s")
         if device.type == "cuda":
             yield Figure(f"{name}: peak memory", torch.cuda.max_memory_allocated() / 2**30, "GiB")
         if "compile" not in switches:
             share = 1 - beside_networks(step, pixels, learner, objective) / took
             passed = None if report.tiny or switches else share >= LEAST_SHARE
             yield Figure(f"{name}: share of backbone and projector", 100 * share, "%", ">= 85 (float32)", passed)
+
+
+def forward_operations(step: Step, pixels: Tensor, learner: Learner) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        learner.project(made_views(step, pixels))
+    return counter.get_total_flops()
 
 
 def made_views(step: Step, pixels: Tensor) -> list[Tensor]:

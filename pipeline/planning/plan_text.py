@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.models.backbones import published
 from pipeline.planning.costs import parts, probing_seconds, sources, training_seconds
+from pipeline.planning.gpu_hours import gpu_hours_text
 from pipeline.planning.inventory import Pipeline, Task
 from pipeline.planning.step_time import Measured, an_image
 from pipeline.sources.inputs import user_path
@@ -36,6 +37,8 @@ def pipeline_text(pipeline: Pipeline, measured: Measured) -> Iterator[str]:
         groups.setdefault((task.cell.dataset, task.cell.backbone), []).append(task)
     yield from aligned([COLUMNS, *(row(group, measured) for group in groups.values())], num_left=2)
     yield from wrapped(f"time         {time_text([pipeline], measured)}")
+    if hours := gpu_hours_text(sources(here), measured):
+        yield from wrapped(f"GPU-hours    {hours}")
 
 
 def row(group: list[Task], measured: Measured) -> list[str]:

@@ -6,7 +6,7 @@
    those of a set that nobody knows are unknown, and so is their cost.
 3. What has to be fetched, by the pipeline and by hand, is named.
 4. A cost is the sum of its parts; what the budget of time leaves out is scaled by operations and marked. A real
-   measurement predicts a real step.
+   measurement predicts a real step. GPU-hours are operations over a rate that is assumed or was measured.
 5. What is broken is named, and the other pipelines are planned all the same.
 """
 
@@ -20,7 +20,9 @@ import torch
 from plan_files import BY_HAND, FIT_S, RATES, START_S, fake_measurements, finish, pack, planned, tasks_of, write
 
 from pipeline.planning import costs, plan_text, step_time
+from pipeline.planning.gpu_hours import gpu_hours_text
 from pipeline.planning.inventory import read_pipeline, set_facts
+from pipeline.runtime.files import write_json
 from pipeline.schema.parameters import Pretrain
 from pipeline.settings.dvc_graph import cells_text
 from pipeline.settings.grid import open_listing
@@ -136,6 +138,22 @@ def test_cost_is_the_sum_of_its_parts(timed):
     networks_s = 2 * (1797 * speed.operations[32] * RATES["embed_s"] + speed.embed_dim * FIT_S)
     wanted_s = PROGRAM_S + 1797 * decoding_s + networks_s + 32 * 32 * FIT_S
     assert costs.probing_seconds(task, measured) == pytest.approx(wanted_s)
+
+
+def test_gpu_hours_are_operations_over_a_rate_that_is_assumed_or_measured(timed):
+    tasks, measured = planned()
+    assert gpu_hours_text(tasks[:1], measured) == ""  # less than an hour
+    huge = {
+        shape: one._replace(operations=dict.fromkeys(one.operations, 10**15)) for shape, one in measured.speeds.items()
+    }
+    tflop = 3 * 6 * 1e3 * tasks[0].num_steps * 64
+    text = gpu_hours_text(tasks[:1], measured._replace(speeds=huge))
+    assert f"A100 (assumed) {tflop / (0.3 * 312) / 3600:,.0f}, H100 (assumed)" in text and "measured" not in text
+    figure = {"unit": "TFLOP/s", "value": 100.0}
+    told = {"tiny": False, "hardware": {"GPU": "Card X, 80 GiB"}, "figures": {"a step": [figure]}}
+    write_json(Path("reports/gpu/report.json"), told)
+    text = gpu_hours_text(tasks[:1], measured._replace(speeds=huge))
+    assert f"Card X (measured) {tflop / 100 / 3600:,.0f}; pretraining" in text
 
 
 def test_what_the_budget_leaves_out_is_scaled_and_marked(timed, capsys, monkeypatch):
