@@ -20,6 +20,7 @@ CREATED_MS = 1_796_000_000_000
 
 PARAMS = ("dataset", "backbone", "objective", "lambda", "seed")
 LOSSES = ("train/loss", "train/pred_loss", "train/sigreg_loss")
+COMMON = {"useGlobalLineSmoothing": True, "useGlobalXaxisKey": True, "scaleType": "linear", "xAxisScaleType": "linear"}
 SCORES = ("probe/linear_top1", "probe/knn_top1", "probe/linear_top1_10shot", "probe/random_init_linear_top1")
 
 
@@ -51,7 +52,10 @@ def _state() -> dict[str, Any]:
         "Accuracy against lambda": [
             _card("SCATTER", xaxis=_axis("PARAM", "lambda"), yaxis=_axis("METRIC", name)) for name in SCORES[:2]
         ],
-        "Loss curves": [_card("LINE", metricKey=name, selectedMetricKeys=[name], xAxisKey="step") for name in LOSSES],
+        "Loss curves": [
+            _card("LINE", metricKey=name, selectedMetricKeys=[name], xAxisKey="step", lineSmoothness=0, **COMMON)
+            for name in LOSSES
+        ],
         "Axes, losses and accuracies": [
             _card(
                 "PARALLEL",
