@@ -2,7 +2,7 @@
 
 1. Pretraining, probe, sync, verify and compare use it, artifacts by way of the server; no store is made in the clone.
 2. `make ui` names its pages instead of starting another one.
-3. Three clones with the same cells write to it at once: each has its own run of a cell, whole, and nothing is doubled.
+3. Each clone has a name of its own, by which its runs there are told from those of others.
 4. A server that goes away while a cell trains costs one warning; what was missed is written by sync once it is back.
 """
 
@@ -28,7 +28,6 @@ from pipeline.tracking.store import Store
 from stages import compare, pretrain, probe, run, sync, ui, verify
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
 
 
 class Server:
@@ -110,46 +109,6 @@ def test_its_pages_are_named(server, here):
     code, shown = told(here, ui)
     assert place_of_pages("http://127.0.0.1:5000") == server.address, "the page's links lead there"
     assert code == 0 and f"{server.address}/#/experiments/" in shown and "viewStateShareKey=lejepa" in shown
-
-
-WRITES = """
-import sys
-from dataclasses import replace
-from cell_record import OPENING, ROWS, finished
-from pipeline.tracking.live_run import LiveRun
-from pipeline.tracking.store import Store
-
-score = float(sys.argv[1])
-cells = [f"digits--vit--lambda{lamb}--seed0" for lamb in (0.1, 0.2)]
-records = [replace(finished(), cell=cell, metrics={**finished().metrics, ("probe/x", 0): score}) for cell in cells]
-for record in records:
-    with LiveRun(replace(OPENING, cell=record.cell), afresh=True) as live:
-        for row in ROWS:
-            live.log_epoch(row)
-    Store().publish(record)
-store = Store()
-assert [store.publish(record) for record in records] == [store.finished_runs("default")[cell] for cell in cells]
-print([problem for record in records for problem in store.disagreements(record)])
-"""
-
-
-def test_three_clones_write_at_once(server, here):
-    clones = [here.root / name for name in ("a", "b", "c")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
-    started = []
-    for index, clone in enumerate(clones):
-        clone.mkdir()
-        (clone / "pyproject.toml").touch()
-        command = [sys.executable, "-c", WRITES, str(index)]
-        started.append(subprocess.Popen(command, cwd=clone, env=environment, stdout=subprocess.PIPE, text=True))
-    assert [program.communicate()[0] for program in started] == ["[]\n"] * 3
-    store = Store()
-    runs = store.client.search_runs([store.experiment_id], "tags.clone LIKE '_-%'", max_results=100)
-    held = {(run.data.tags["clone"], run.data.tags["cell"]): run.data.metrics["probe/x"] for run in runs}
-    assert len(runs) == len(held) == 6 and sorted(held.values()) == [0, 0, 1, 1, 2, 2]
-    assert len({name for name, _ in held}) == 3
-    losses = [store.client.get_metric_history(run.info.run_id, "train/loss") for run in runs]
-    assert [[point.step for point in found] for found in losses] == [[1, 2]] * 6
 
 
 def test_a_copy_of_a_clone_gets_another_name_and_a_moved_one_keeps_it(tmp_path, monkeypatch):
