@@ -14,16 +14,16 @@ _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def bar(what: str, total: int | None, *, unit: str = "image", delay_s: float = 0.0, **options: Any) -> tqdm:
-    """Return a bar on stderr; a log file gets a line at the beginning, every 30 s and at the end.
+    """Return a bar on stderr; a log file gets a line at the beginning, every 10 s and at the end.
 
     Args:
         what: is being done, to which data set.
         total: number of units; None if unknown.
         unit: what is counted; "B" for bytes.
-        delay_s: what takes less needs no bar.
+        delay_s: what takes less needs no bar, nor in a log file what takes less than 10 s.
         options: of tqdm.
     """
-    quiet_s = 0.5 if sys.stderr.isatty() else 30.0
+    quiet_s = 0.5 if sys.stderr.isatty() else 10.0
     scaled = {"unit_scale": True} if unit == "B" else {}
     return tqdm(desc=what, total=total, unit=unit, mininterval=quiet_s, delay=delay_s, **scaled, **options)
 
