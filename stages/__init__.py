@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.runtime.errors import Interrupted, UserError
+from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.project import enter
 
 sys.dont_write_bytecode = True  # DVC hashes the rooms that paper/ depends on, with every __pycache__ in them
+keep_freed_memory()
 
 try:
     Path.home()
