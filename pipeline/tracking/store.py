@@ -73,8 +73,6 @@ class Store:
             StoreError: it cannot be used; at once, or half a minute later if another process holds it.
         """
         self.place = place(where)
-        # Others' clones may have cells of the same names on a server or in a database, and other results.
-        self._clone = "" if isinstance(self.place, Path) else clone_name()
         try:
             if isinstance(self.place, Path):
                 with alone(self.place):  # no longer than it must be: MLflow takes seconds to open what is there
@@ -82,6 +80,8 @@ class Store:
                 self._open(address(self.place), artifacts(self.place))
             else:
                 self._open(self.place, None if self.place.startswith("http") else artifacts(clone_store()))
+            # Others' clones may have cells of the same names on a server or in a database, and other results.
+            self._clone = "" if isinstance(self.place, Path) else clone_name()
         except (OSError, ImportError, MlflowException, SQLAlchemyError, sqlite3.Error) as error:
             raise StoreError(explain(self.place, error)) from error
 
