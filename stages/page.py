@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
 from pipeline.reports import page_sections
 from pipeline.reports.render import Section, page
 from pipeline.runtime.errors import UserError
@@ -17,7 +19,9 @@ from pipeline.runtime.files import write_text
 from pipeline.runtime.project import REPORTS, grid_name, reports_folder, repro_command, shown
 from stages import run
 
-FOOTER = "The same numbers stand beside this page in comparison.csv and comparison.md."
+FOOTER = (
+    "The same numbers stand beside this page in comparison.md; its photographs are files in density/ and pictures/."
+)
 
 
 def main(params_path: str = "params.yaml") -> None:
@@ -40,7 +44,10 @@ def main(params_path: str = "params.yaml") -> None:
     for place, (make, remedy) in analyses.items():
         sections += section(place, make, remedy)
     downloads = {"comparison.csv": table.read_text(encoding="utf-8")}
-    write_text(out / "index.html", page(title, sections, downloads=downloads, footer=FOOTER))
+    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    filters = {"data set": [*rows["dataset"].unique()], "backbone": [*rows["backbone"].unique()]}
+    shown_page = page(title, sections, filters=filters, downloads=downloads, footer=FOOTER)
+    write_text(out / "index.html", shown_page)
     print(f"See {out}/index.html")
 
 

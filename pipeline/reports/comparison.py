@@ -6,6 +6,7 @@ on raw pixels, and the difference in points.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.reports.render import ABSENT, bullets, join, literal, markdown_table, percent, points
-from pipeline.reports.run_facts import facts_line
+from pipeline.reports.run_facts import COSTS, facts_line
 from pipeline.reports.tables import score_columns
 
 BASELINES = {"random_init_": "random", "raw_pixels_": "pixels"}
@@ -74,16 +75,30 @@ def score_table(rows: pd.DataFrame, decimals: int, run_url: str) -> pd.DataFrame
     """Return the table of one data set as it is shown, cells in Markdown."""
     names = rows["backbone"].map(literal) + rows["alarms"].map(lambda alarms: f" {ALARM}" if alarms else "")
     columns: dict[str, Any] = {"backbone": names, "λ": rows["lambda"].map("{:g}".format)}
+    if (rows["objective"] != "lejepa").any():
+        columns["objective"] = rows["objective"].map(literal)
     if (num_trained(rows) > 1).any():
         columns["n"] = rows["num_seeds"].astype(str)
     columns |= {score_label(score): score_cells(rows, score, decimals) for score in score_columns(rows)}
-    columns |= {"train loss": rows["train_loss"].map("{:.4g}".format), "epochs": rows["epochs"].astype(str)}
+    columns |= {"train loss": with_spread(rows, "train_loss", ".4g", ".2g"), "epochs": rows["epochs"].astype(str)}
     if rows["w"].notna().any():
-        columns["w"] = rows["w"].map(lambda w: ABSENT if pd.isna(w) else f"{w:.2g}")
-    if rows["train_s"].notna().any():
-        columns["s"] = rows["train_s"].map(lambda seconds: ABSENT if pd.isna(seconds) else f"{seconds:.0f}")
+        columns["w"] = with_spread(rows, "w", ".2g")
+    measured = {head: name for head, name in COSTS.items() if rows[name].notna().any()}
+    columns |= {head: with_spread(rows, name, ".0f") for head, name in measured.items()}
     columns["run"] = rows["run_ids"].map(lambda ids: "<br>".join(_run(run, run_url) for run in ids))
     return pd.DataFrame(columns)
+
+
+def with_spread(rows: pd.DataFrame, name: str, form: str, spread_form: str = ".0f") -> pd.Series:
+    """Write a column of `tables.summarise`, with its standard deviation over seeds where there are several."""
+
+    def cell(value: float, spread: float) -> str:
+        if pd.isna(value):
+            return ABSENT
+        return f"{value:{form}}" + ("" if pd.isna(spread) else f" ± {spread:{spread_form}}")
+
+    spreads = rows[f"{name}_std"] if f"{name}_std" in rows else [math.nan] * len(rows)
+    return pd.Series([*map(cell, rows[name], spreads)], index=rows.index, dtype=object)
 
 
 def _run(run_id: str, run_url: str) -> str:
@@ -182,6 +197,10 @@ def reading(rows: pd.DataFrame) -> str:
             f"Under each number: the same probe on {others}, and how many points the learned features are above it "
             "(differences are taken before rounding)."
         )
+    costs = (
+        "s, images/s, MiB: training time in seconds, images per second, peak memory (of the GPU; on a CPU, of the "
+        "process; over several seeds, the largest)."
+    )
     alarms = ""
     if rows["alarms"].any():
         alarms = (
@@ -190,7 +209,7 @@ def reading(rows: pd.DataFrame) -> str:
         )
     return (
         f"Top-1 accuracy on the test split in percent, frozen backbone. {baselines} {spread} "
-        f"Bold: best of its column, baselines included.{alarms}"
+        f"Bold: best of its column, baselines included. {costs}{alarms}"
     )
 
 

@@ -141,18 +141,26 @@ def fold(summary: str, body: str, *, is_open: bool = False) -> str:
     return str(_macros().fold(summary, Markup(body), is_open))
 
 
-def page(title: str, sections: Sequence[Section], *, downloads: Mapping[str, str], footer: str) -> str:
+def page(
+    title: str,
+    sections: Sequence[Section],
+    *,
+    filters: Mapping[str, Sequence[str]],
+    downloads: Mapping[str, str],
+    footer: str,
+) -> str:
     """Put sections into one document without scripts, styles, fonts or tables from elsewhere.
 
     Args:
         title: heading, plain text.
         sections: in order; their headings become the navigation.
+        filters: by what they choose, the values of which one can be shown alone; a single value makes no filter.
         downloads: text of CSV files by name, which the page itself holds.
         footer: closing line, plain text.
     """
     places = [(f"s{i}-" + re.sub(r"[^a-z0-9]+", "-", s.heading.lower()).strip("-"), s) for i, s in enumerate(sections)]
     entries = [{"id": place, "heading": found.heading, "body": Markup(found.body)} for place, found in places]
-    return _template().render(title=title, sections=entries, downloads=downloads, footer=footer) + "\n"
+    return _template().render(title=title, sections=entries, filters=filters, downloads=downloads, footer=footer) + "\n"
 
 
 @cache
@@ -170,4 +178,4 @@ def _template() -> jinja2.Template:
 
 @cache
 def _macros() -> Any:
-    return _template().make_module({"title": "", "sections": [], "downloads": {}, "footer": ""})
+    return _template().make_module({"title": "", "sections": [], "filters": {}, "downloads": {}, "footer": ""})

@@ -27,6 +27,8 @@ w: lambda N / (1 - lambda), N is num_samples where the regulariser has the facto
 written. train_s: seconds of all steps. peak_memory_mib: of the GPU, or on a CPU of the process. Runs of before these
 were recorded have none; objectives without lambda have no w, pooling and convention.
 """
+COSTS = {"s": "train_s", "images/s": "images_per_s", "MiB": "peak_memory_mib"}
+"""What training took, by the head of its column in tables."""
 
 
 def run_facts(pretrain: Path, config: Path, read: Callable[[Path], dict[str, Any]] = read_json) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from pipeline.core.results import curves, read_history, shown_alarms
 from pipeline.reports.render import csv_text
-from pipeline.reports.run_facts import FACTS, run_facts
+from pipeline.reports.run_facts import COSTS, FACTS, run_facts
 from pipeline.runtime.errors import ResultError
 from pipeline.runtime.files import read_json
 from pipeline.tracking.record import alarm_tag
@@ -146,18 +146,20 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The columns of `frame` as means over seeds (nan where no cell has a value), `run_ids` (a list), `alarms`
-        ({seed: {name: epoch}} of the seeds with any) and, for each score, `<score>_std`: over seeds where there are
-        several (n - 1 in the denominator), else over the few-shot draws where the probe measured that. Seeds that
-        collapsed are in no mean of scores and losses, unless all did; `num_collapsed` says how many, `num_seeds` how
-        many are left. Of FACTS each is put together as it says.
+        ({seed: {name: epoch}} of the seeds with any) and, for scores, loss, seconds and images/s, `<name>_std`:
+        over seeds where there are several (n - 1 in the denominator), else over the few-shot draws where the probe
+        measured that. Seeds that collapsed are in no mean of scores and losses, unless all did; `num_collapsed` says
+        how many, `num_seeds` how many are left. Of FACTS each is put together as it says.
     """
     frame = frame.assign(collapsed=_collapsed(frame))
     numbers = [name for name in frame.columns if name in LOSS_COLUMNS or SCORE.fullmatch(name)]
     groups = frame.groupby(GROUP, sort=False)
     shown = frame[~frame["collapsed"] | groups["collapsed"].transform("all")].groupby(GROUP, sort=False)
-    means, spread = shown[numbers].mean(), shown[score_columns(frame)].std().add_suffix("_std")
+    costs = [name for name in COSTS.values() if FACTS[name] == "mean"]
+    spread = shown[[*score_columns(frame), "train_loss"]].std().join(groups[costs].std())
+    means, spread = shown[numbers].mean(), spread.add_suffix("_std")
     out = (
-        groups[COUNT_COLUMNS]
+        groups[[*COUNT_COLUMNS, "objective"]]
         .first()
         .join(spread.combine_first(means).reindex(columns=[*numbers, *spread.columns.difference(numbers)]))
     )

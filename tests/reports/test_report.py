@@ -3,9 +3,9 @@
 1. Percentages, points and labels are written as documented; what rounds to zero has no sign.
 2. Every learned number stands with its random-init and raw-pixel number and the difference.
 3. The best of a column is bold, baselines included, and the text says so where a baseline wins or ties.
-4. The number of seeds is told, and the meaning of ± follows it.
+4. The number of seeds is told, and the meaning of ± follows it; losses and costs have a spread as well.
 5. A collapsed run is a word with the epoch where its numbers would stand.
-6. The page is self-contained, and shows names literally.
+6. The page is self-contained, holds the CSV, filters by what has several values, and shows names literally.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ EVIL = '<script>alert("x")</script>|`*&amp;'
 
 def row(**changes):
     base = {"dataset": "digits", "backbone": "test_vit", "lambda": 0.05, "num_seeds": 1, "num_params": 330_000}
-    base |= {"num_collapsed": 0, "alarms": {}, "w": 3.37, "train_s": 75.2}
+    base |= {"num_collapsed": 0, "alarms": {}, "w": 3.37, "objective": "lejepa"}
+    base |= {"train_s": 75.2, "images_per_s": 408.4, "peak_memory_mib": 1022}
     base |= {"epochs": 12, "train_loss": 0.25, "run_ids": ["0123456789abcdef"]}
     base |= {"linear_top1": 0.826, "random_init_linear_top1": 0.743, "raw_pixels_linear_top1": 0.801}
     return base | {"knn_top1": 0.75, "random_init_knn_top1": 0.76, "raw_pixels_knn_top1": 0.745} | changes
@@ -81,7 +82,8 @@ class Reader(HTMLParser):
 
 
 def shown(markdown, title="t", **downloads):
-    return page(title, [Section("One", to_html(markdown))], downloads=downloads, footer="end")
+    filters = {"data set": ["digits"], "backbone": ["a", "b"]}
+    return page(title, [Section("One", to_html(markdown))], filters=filters, downloads=downloads, footer="end")
 
 
 def test_numbers():
@@ -95,7 +97,7 @@ def test_numbers():
 def test_row():
     assert line_of(markdown([row()])) == (
         "| test_vit | 0.05 | **82.6**<br>*random 74.3 (+8.3)*<br>*pixels 80.1 (+2.5)* | "
-        "75.0<br>*random **76.0** (−1.0)*<br>*pixels 74.5 (+0.5)* | 0.25 | 12 | 3.4 | 75 | "
+        "75.0<br>*random **76.0** (−1.0)*<br>*pixels 74.5 (+0.5)* | 0.25 | 12 | 3.4 | 75 | 408 | 1022 | "
         "[`01234567`](http://127.0.0.1:5000/#/experiments/7/runs/0123456789abcdef) |"
     )
     assert "| `01234567` |" in line_of(markdown([row()], address=""))
@@ -116,8 +118,14 @@ def test_verdict(changes, said):
 
 def test_number_of_seeds_is_told():
     assert "(n = 1); ± is the standard deviation over the few-shot draws" in markdown([row()])
-    several = markdown([row(num_seeds=3, linear_top1_std=0.0042)])
+    several = markdown([row(num_seeds=3, linear_top1_std=0.0042, train_loss_std=0.0123, train_s_std=2.7)])
     assert "Means over n training seeds" in several and "| 3 | **82.6** ± 0.4<br>" in several
+    assert "| 0.25 ± 0.012 | 12 | 3.4 | 75 ± 3 | 408 | 1022 |" in several
+
+
+def test_objectives_are_named_where_there_are_others():
+    assert "objective" not in markdown([row()])
+    assert "| test_vit | 0.05 | simclr | " in markdown([row(objective="simclr")])
 
 
 def test_a_collapsed_run_is_a_word():
@@ -133,8 +141,9 @@ def test_the_page_is_self_contained():
     reader = Reader(text)
     assert not {"link", "iframe", "object"} & set(reader.tags) and "url(" not in text and "@import" not in text
     addresses = [value for name, value in reader.attributes if name in ("href", "src")]
-    assert addresses == ["#s0-one", ADDRESS.format(run_id="0123456789abcdef"), addresses[-1]]
-    assert addresses[-1] == "data:text/csv;charset=utf-8,x%2Cy%0A1%2C2%0A"
+    assert addresses == ["#s0-one", addresses[1], ADDRESS.format(run_id="0123456789abcdef")]
+    assert addresses[1] == "data:text/csv;charset=utf-8,x%2Cy%0A1%2C2%0A"
+    assert re.findall("<option[^>]*>([^<]*)", text) == ["every backbone", "a", "b"]
     assert "82.6</strong><br>" in text and "<h3>digits</h3>" in text and "text-align:right" in text
 
 
@@ -143,5 +152,5 @@ def test_names_are_literal():
     reader = Reader(text)
     assert reader.tags.count("script") == 1 and text.count("&lt;script&gt;alert(&quot;x&quot;)") >= 3
     line = line_of(markdown([row(backbone=EVIL)]), "| \\<script")
-    assert len(re.findall(r"(?<!\\)\|", line)) == 10
+    assert len(re.findall(r"(?<!\\)\|", line)) == 12
     assert "`*&amp;amp;" in to_html(literal(EVIL))

@@ -125,6 +125,7 @@ def test_seeds_are_averaged(tmp_path):
     assert row["num_seeds"] == 2 and row["run_ids"] == ["r0"]
     assert row["linear_top1"] == pytest.approx(0.85) and row["train_loss"] == pytest.approx(0.85)
     assert row["linear_top1_std"] == pytest.approx(0.1 / 2**0.5)  # n - 1: 0.05 would be the biased one
+    assert row["train_loss_std"] == pytest.approx(0.1 / 2**0.5)
 
 
 def test_gains_over_random_initialisation(tmp_path):
