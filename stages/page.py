@@ -39,7 +39,7 @@ def main(params_path: str = "params.yaml") -> None:
         REPORTS / "diagnosis" / grid: (report("Model selection without labels", "diagnose"), command),
         out / "density": (report("In- and out-of-distribution scores", "density"), command),
         out / "pictures": (page_sections.picture_sections, command),
-        out / "paper.csv": (page_sections.paper_sections, "python -m stages.paper"),
+        out / "paper.md": (page_sections.paper_sections, "python -m stages.paper"),
     }
     for place, (make, remedy) in analyses.items():
         sections += section(place, make, remedy)

@@ -1,6 +1,7 @@
 """One page over all tables and figures of the paper: `python -m stages.paper` writes reports/paper.md and paper.csv.
 
-Reads what the pipelines left in paper/reports/claims/; runs nothing itself.
+Reads the parameter files, what the pipelines left in paper/reports/claims/ and what others report (reported.csv beside
+params.yaml); runs nothing itself.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline.reports.paper_overview import paper_markdown, read_pipelines
+from pipeline.reports.paper_overview import csv_table, paper_markdown, read_pipelines
 from pipeline.reports.render import csv_text
 from pipeline.runtime.files import write_text
 from pipeline.runtime.project import REPORTS
@@ -18,13 +19,14 @@ PAPER = Path("paper")
 
 
 def main() -> int:
-    summaries, found, problems = read_pipelines(PAPER, PAPER / REPORTS / "claims")
-    if summaries.empty:
+    pipelines, problems = read_pipelines(PAPER, PAPER / REPORTS / "claims")
+    if not pipelines:
         print(f"no {PAPER}/*/params.yaml; run from the repository root", file=sys.stderr)
         return 1
-    write_text(REPORTS / "paper.csv", csv_text(summaries))
-    write_text(REPORTS / "paper.md", paper_markdown(summaries, found, PAPER / REPORTS, problems))
-    print(f"{REPORTS}/paper.md: {len(found)} of {len(summaries)} pipelines have a report")
+    write_text(REPORTS / "paper.csv", csv_text(csv_table(pipelines)))
+    write_text(REPORTS / "paper.md", paper_markdown(pipelines, problems, PAPER, PAPER / REPORTS))
+    num_run = sum(one.claims is not None for one in pipelines)
+    print(f"{REPORTS}/paper.md: {num_run} of {len(pipelines)} pipelines have a report")
     print("".join(f"broken: {line}\n" for line in problems), end="", file=sys.stderr)
     return 0
 

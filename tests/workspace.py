@@ -38,7 +38,7 @@ def wanted(name: str, paper: bool) -> bool:
     """Whether a file belongs into a clone that nothing has run in; the page needs the paper's overview."""
     if name.startswith("paper/"):
         return paper and not name.startswith("paper/reports/")
-    return not name.startswith("reports/") or name == "reports/paper.csv"
+    return not name.startswith("reports/") or name == "reports/paper.md"
 
 
 class Workspace:

@@ -85,6 +85,11 @@ def claims_table(claims: Sequence[Claim]) -> str:
     return render.markdown_table(pd.DataFrame(rows, columns=["claim", "paper", "ours", "seeds", "verdict"]))
 
 
+def claim_line(claim: str) -> str:
+    """Write the claim of a parameter file as a paragraph; "" if there is none."""
+    return f"Under test: {claim}{'' if claim.endswith(('.', '?', '!')) else '.'}" if claim else ""
+
+
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Write a Markdown table of rows; `render.markdown_table` takes a DataFrame."""
     return render.markdown_table(pd.DataFrame(list(rows), columns=list(head), dtype=object))

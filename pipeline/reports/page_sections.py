@@ -9,8 +9,7 @@ from typing import Any
 
 from pipeline.pictures.captions import FACTS, shares
 from pipeline.reports.comparison import CAPTIONS
-from pipeline.reports.paper_overview import overview_table
-from pipeline.reports.render import Section, bullets, figure, fold, join, literal, markdown_table, to_html
+from pipeline.reports.render import Section, bullets, figure, fold, join, literal, to_html
 from pipeline.runtime.absent import reason
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import read_json
@@ -97,15 +96,17 @@ def report_section(folder: Path, heading: str, command: str, root: Path) -> Sect
 
 
 def paper_sections(path: Path) -> list[Section]:
-    """Make the section of reports/paper.csv; none without that file.
-
-    Raises:
-        UserError: the file has other columns.
-    """
+    """Make the section of reports/paper.md, each pipeline behind a line that opens it; none without that file."""
     if not path.exists():
         return []
-    lead = "How many published numbers were measured here, and whether ours agree; paper.md beside this page tells."
-    return [Section("The paper's tables", to_html(join(lead, markdown_table(overview_table(path)))))]
+    lead, *parts = re.split(r"^## ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    told = to_html(lead.partition("\n")[2])
+    return [Section("The paper's tables", told + "".join(_pipeline(part, path.parent) for part in parts))]
+
+
+def _pipeline(part: str, folder: Path) -> str:
+    heading, _, body = part.partition("\n")
+    return fold(_plain(heading), to_html(body, folder))
 
 
 def picture_sections(folder: Path) -> list[Section]:

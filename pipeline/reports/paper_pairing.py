@@ -10,7 +10,7 @@ Axes in `grid.selected` are tuned: per seed the cell with the best accuracy on h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,13 +60,25 @@ def table_numbers(listing: Listing, results: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
+def axis_names(more: Iterable[str]) -> tuple[str, ...]:
+    """Name the axes of a grid: those that all have, then its own."""
+    return ("dataset", "backbone", "lambda", "seed", "target", *more)
+
+
+def described(row: Mapping[str, str], axes: Iterable[str]) -> str:
+    """Say in a few words what a row of published.csv is about."""
+    label, axes = row.get("label") or row.get("reduce"), set(axes)
+    told = [f"{axis} {value}" for axis, value in row.items() if axis in axes and value]
+    return ", ".join([*([label] if label else []), *told, row.get("metric") or DEFAULT_METRIC])
+
+
 class _Table:
     """The cells of one listing as rows: their axes as text, and their results."""
 
     def __init__(self, listing: Listing, results: pd.DataFrame) -> None:
         grid = listing.params.grid
         possible = possible_cells(listing.path, listing.params, listing.grid)
-        known = ("dataset", "backbone", "lambda", "seed", "target", *grid.axes)
+        known = axis_names(grid.axes)
         self.known, self.tuned = known, bool(grid.selected)
         self.transfer = any(cell.target for cell in possible)
         # One column, `dataset`, holds the data set unless some cell is probed on another one than it was trained on.
@@ -106,9 +118,8 @@ class _Table:
         if not configurations.empty:
             names = configurations.iloc[0].to_dict() | dict.fromkeys(differ, "")
         label, metric = row.get("label") or reduce, row.get("metric") or DEFAULT_METRIC
-        told = [f"{axis} {value}" for axis, value in row.items() if axis in self.known and value]
         about = {"label": label, "metric": metric, "published": row["top1"], "num_configurations": len(configurations)}
-        about["described"] = ", ".join([*([label] if label else []), *told, metric])
+        about["described"] = described(row, self.known)
         listed = _where(self.listed, lambda cell: is_about(row, cell))
         return self.answer(listed, names, about, reduce or "max")
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipeline.reports.claims import Claim
-from pipeline.reports.paper_overview import claim_line
+from pipeline.reports.claims import Claim, claim_line
 from pipeline.reports.paper_results import COUNTS
 from pipeline.reports.render import ABSENT, bullets, join, literal, markdown_table, percent, points
 from pipeline.reports.run_facts import FACTS, facts_line
@@ -94,7 +93,7 @@ def markdown(table: Table) -> str:
         table.counted(),
         READING.format(absent=ABSENT),
         _constants(table.numbers),
-        markdown_table(in_shape(table.numbers, table.decimals)),
+        markdown_table(in_shape(table.numbers.assign(shown=_shown(table)))),
         facts_line(table.numbers),
         f"![published against ours](plots/{listing.path.resolve().parent.name}.svg)",
         *_details(table),
@@ -116,13 +115,16 @@ def _constants(numbers: pd.DataFrame) -> str:
     return f"The same in every cell that has it: {', '.join(said)}." if said else ""
 
 
-def in_shape(numbers: pd.DataFrame, decimals: int) -> pd.DataFrame:
-    """Lay the table out as the paper would: data sets, metrics or the last axis to the right, the rest downwards.
+def _shown(table: Table) -> list[str]:
+    return [shown(row, table.decimals) for row in table.numbers.to_dict("records")]
+
+
+def in_shape(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Lay the column `shown` out as the paper would: data sets, metrics or the last axis to the right, the rest down.
 
     Where two numbers would share a place, or a row two labels, it has one number a line.
     """
     axes = varying(numbers)
-    numbers = numbers.assign(shown=[shown(row, decimals) for row in numbers.to_dict("records")])
     across = next((axis for axis in ("target", "dataset", "metric", *axes[-1:]) if axis in axes), None)
     down = [axis for axis in axes if axis != across]
     labels = numbers[numbers["label"] != ""]

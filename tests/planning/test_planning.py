@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -99,6 +100,9 @@ def test_the_catalogue_of_the_root_is_known_before_it_is_downloaded(monkeypatch)
     assert None not in facts.values()
     assert facts["fashion-mnist-8k"][:3] == (6000, 2000, 10) and facts["fashion-mnist-8k"].canvas(20) == (1, 20, 20)
     assert facts["cifar10"].canvas(256) == (3, 32, 32) and facts["dtd"].canvas(256) == (3, 256, 256)
+    with Path("paper/images.csv").open(encoding="utf-8", newline="") as file:
+        counts = {row["dataset"]: int(row["here"]) for row in csv.DictReader(file)}
+    assert counts == {name: facts[name].num_train for name in counts}
 
 
 def test_a_set_that_nobody_knows_has_unknown_cost(timed, capsys):

@@ -141,10 +141,10 @@ def test_a1_what_cannot_be_shown_is_named(here, capsys):
     next(Path("reports/diagnosis/default").glob("*.svg")).unlink()
     next(Path("reports/density").glob("*.png")).write_bytes(b"no picture")
     next(Path("reports/pictures").glob("*/*-map.png")).unlink()
-    Path("reports/paper.csv").write_text("a,b\n", encoding="utf-8")
+    Path("reports/paper.md").write_bytes(b"\xff")
     text = shown()
     assert "1 of 1 cells have results" in text
-    for place in ("reports/diagnosis/default", "reports/density", "reports/pictures", "reports/paper.csv"):
+    for place in ("reports/diagnosis/default", "reports/density", "reports/pictures", "reports/paper.md"):
         assert f"{place} cannot be shown: " in text
     assert "remove it, then run: python -m stages.paper" in text, "no stage of DVC makes it"
     Path("reports/comparison.csv").unlink()
