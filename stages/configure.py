@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.catalogue.validation import ParamsError
 from pipeline.runtime.bars import bar
-from pipeline.runtime.files import write_json
+from pipeline.runtime.files import json_text, write_json
 from pipeline.schema.resolved import EXECUTION
 from pipeline.schema.resolved_analyses import (
     AnalysisExecution,
@@ -41,12 +40,11 @@ def write_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Write a file for each kind, without fsync, which costs a large grid half a minute: a crash repeats all."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in settings.items():
-        text = json.dumps(value, indent=2, ensure_ascii=False)
-        (folder / name).write_text(f"{text}\n", encoding="utf-8")
+        (folder / name).write_text(json_text(value), encoding="utf-8")
 
 
 def write_analyses(listing: Listing) -> None:
-    """Write what the stages read that are no cells: the analyses and the page."""
+    """Write the settings of the analyses and of the page, which stages read or depend on."""
     params, path = listing.params, str(listing.path)
     settings = {"diagnose": params.diagnose, "report": params.report, "foreign": ForeignRun.of(params)}
     files = {f"{name}.json": section.model_dump(mode="json", by_alias=True) for name, section in settings.items()}

@@ -59,7 +59,7 @@ def main(*arguments: str) -> int:
     if report.failed:
         return 1
     if outdated := [stage for stage in changed(graph.files) if stage in graph.tasks]:
-        told = f"settings, code or inputs of {len(outdated)} recorded stages changed since, of {outdated[0]} among them"
+        told = f"{len(outdated)} recorded stages have other settings, code or inputs by now, e.g. {outdated[0]}"
         raise UserError(f"{told}; run the same command again")  # `dvc repro` would run them here, one after the other
     dvc("repro", asked.pipeline)  # the reports
     return 0

@@ -1,4 +1,4 @@
-"""What runs tasks: Ray, SLURM, this machine. The nodes of a cluster share this clone's file system.
+"""Engines that run tasks: Ray, SLURM, this machine. The nodes of a cluster share this clone's file system.
 
 https://docs.ray.io; for SLURM https://github.com/facebookincubator/submitit. An engine has `submit(task)`, which
 returns a job with `done()` and `result()`, an Outcome or the exception that the job was lost by; `interrupt(jobs)`; and

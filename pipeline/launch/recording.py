@@ -1,4 +1,4 @@
-"""What DVC holds to be up to date, asked and told by its command line alone."""
+"""`dvc status` and `dvc commit`: which stages are up to date, by DVC's command line alone."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def make_plan(graph: Graph) -> Plan:
             (plan.stale if task.stage in status else plan.dependent).append(task)
     for task in plan.stale:
         if kept := set_aside(task):
-            told = f"{task.stage} had finished before its settings, code or inputs changed: {kept} holds its result now"
+            told = f"{task.stage}: settings, code or inputs changed after it finished; {kept} holds its result"
             print(told, file=sys.stderr, flush=True)
     for task in (*plan.stale, *plan.dependent):
         forget(task)

@@ -43,8 +43,8 @@ class Report:
     def reject_others(self, recorded: Collection[str]) -> None:
         """Count as failed what ran and could not be recorded."""
         told = (
-            "its settings, code or inputs changed before its result was recorded; undo the change and run the same "
-            "command, which records it; with the change the same command moves it aside and runs the stage again"
+            "it finished, but its settings, code or inputs changed before DVC recorded the result; to keep it, undo "
+            "the change and run the same command; with the change that command moves it aside and runs the stage again"
         )
         for task in [task for task in self.done if not task.here and task.stage not in recorded]:
             self.done.remove(task)

@@ -88,8 +88,8 @@ def _prove(network: nn.Module, folder: Path, size_px: int) -> None:
     loaded = backbone_in_folder(f"local-dir:{folder}").eval()
     if not torch.equal(loaded(images), network(images)):
         raise UserError(
-            f"timm {TIMM_VERSION} changes the weights of {network.pretrained_cfg['architecture']!r} as it loads them, "
-            "so that features would not be the probe's; nothing was written. Another version of timm may not"
+            f"timm {TIMM_VERSION} changes the weights of {network.pretrained_cfg['architecture']!r} on loading, so "
+            "that features would differ from the probe's; nothing was written. Try another version of timm"
         )
 
 

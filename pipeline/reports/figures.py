@@ -7,8 +7,8 @@
         return figures.to_svg(figure, "what a reader who does not see it is told")
 
 Text stays text (small files, the reader's own font), and ink is `currentColor`, so that a figure follows the light or
-dark page it stands in. Each figure also carries its own style, for being opened alone. Only modules called figures* or
-plots* import matplotlib.
+dark page it stands in. Each figure also carries its own style, for being opened alone. Only modules called figures*
+import matplotlib.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Figures of embedding health: eigenvalue spectra, Epps-Pulley against its null distribution, curves over training.
 
-Colour tells the backbone and the dash pattern lambda, as in the loss curves of pipeline.reports.figures.
+Colour tells the backbone and the dash pattern lambda, as in the loss curves of figures_comparison.
 """
 
 from __future__ import annotations

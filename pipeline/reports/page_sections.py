@@ -16,7 +16,7 @@ from pipeline.runtime.files import read_json
 
 LEAD = (
     "What a frozen backbone sees: for each architecture the run that diagnose selected without labels, beside the same "
-    "architecture as it was initialised, and raw pixels. What those two show as well, training did not bring. The "
+    "architecture as it was initialised, and raw pixels. What those two also show is not learned. The "
     "images are drawn with seed {seed}, not chosen."
 )
 READING = {

@@ -64,7 +64,7 @@ def _numeric_axis(numbers: Sequence[Number], axes: Sequence[str]) -> str:
 def _place(number: Number, axis: str) -> float | None:
     """Where a number lies on an axis: of metrics, the labelled images a class that the name tells; of epochs, minutes.
 
-    Epochs of a number that was not run, or of a run of before seconds were recorded, lie nowhere.
+    Epochs of a number that was not run, or of an older run without recorded seconds, lie nowhere.
     """
     text = number[axis]
     if axis == EPOCHS:

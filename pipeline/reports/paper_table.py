@@ -19,8 +19,8 @@ READING = """\
 Top-1 accuracy on the test split in percent, as `ours ± standard deviation over seeds (published, ours - published)`, or
 beside the same probe at random initialisation where nothing is published; no ± with one seed, {absent} where nothing
 was run. *Reproduced* means that ours is within one standard deviation over our seeds of the published number; with one
-seed, within one standard error of the test set, sqrt(p (1 - p) / N) for accuracy p on N images, which knows nothing of
-the spread over trainings. Else it *differs*.\
+seed, within one standard error of the test set, sqrt(p (1 - p) / N) for accuracy p on N images, which ignores the
+spread over trainings. Else it *differs*.\
 """
 
 

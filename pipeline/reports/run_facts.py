@@ -1,4 +1,4 @@
-"""What places a row of results: the weight of the regulariser, the work, the probe's site, the commit."""
+"""Columns that describe a run: weight of the regulariser, work, site of the probe, commit."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ FACTS = {
 """Columns by name, each with how the seeds of a row are put together. All numbers are of the last epoch.
 
 w: lambda N / (1 - lambda), N is num_samples where the regulariser has the factor; pooling and convention: how it is
-written. train_s: seconds of all steps. peak_memory_mib: of the GPU, or on a CPU of the process. Runs of before these
-were recorded have none; objectives without lambda have no w, pooling and convention.
+written. train_s: seconds of all steps. peak_memory_mib: of the GPU, or on a CPU of the process. Older runs lack them;
+objectives without lambda have no w, pooling and convention.
 """
 COSTS = {"s": "train_s", "images/s": "images_per_s", "MiB": "peak_memory_mib"}
 """What training took, by the head of its column in tables."""

@@ -90,7 +90,7 @@ class Diagnosis:
 
 
 def table_csv(entries: Iterable[Entry]) -> str:
-    """Write the entries as CSV, measured numbers with six significant digits the setting `a` with all of its own."""
+    """Write the entries as CSV, measured numbers with six significant digits, the setting `a` exactly."""
     table = pd.DataFrame(map(asdict, entries), columns=COLUMNS)
     return csv_text(table.assign(a=table["a"].map(lambda a: "" if pd.isna(a) else repr(float(a)))))
 
@@ -182,7 +182,7 @@ def markdown(diagnosis: Diagnosis, charts: Iterable[str]) -> str:
         heading = "mean over data sets" if name == ALL else literal(name)
         parts += [f"## {heading}", markdown_table(criteria_table(of_group(entries, name), exponent))]
     parts += ["## Loss / λ^a against accuracy", markdown_table(exponent_table(entries))]
-    parts += ["The best a is chosen with labels, on the runs that it is judged on: its ρ is too good, and no rule."]
+    parts += ["The best a is chosen with labels, on the runs that it is judged on: its ρ is optimistic."]
     parts += ["## The rule by backbone", markdown_table(backbone_table(entries, exponent))]
     parts += ["## Beside the paper", markdown_table(paper_table(entries, diagnosis.paper))]
     health = list(_pictures(charts, HEALTH_CAPTIONS))

@@ -74,7 +74,7 @@ def _row(cell: Cell, root: Path) -> dict[str, Any]:
     if "collapse" in alarms:
         scores |= {name: math.nan for name in scores if not name.startswith(tuple(BASELINES))}
     measured = {name: pretrain.get(name, math.nan) for name in (*COUNT_COLUMNS, *LOSS_COLUMNS)}
-    objective = pretrain.get("objective", "lejepa")  # runs of before there were others do not say
+    objective = pretrain.get("objective", "lejepa")  # older runs had no other
     facts = run_facts(path.parent, root / "runs" / cell.grid / "configs" / cell.key / "probe.json")
     return {**names, "seed": cell.seed, **measured, **scores, "alarms": alarms, "objective": objective, **facts}
 
@@ -95,7 +95,7 @@ def read_scores(path: Path, required: Iterable[str] = ()) -> dict[str, float]:
 
 
 def read_alarms(path: Path, summary: dict[str, Any]) -> dict[str, int]:
-    """Return the alarms of a pretraining's metrics.json, {name: epoch}; runs of before there were alarms have none."""
+    """Return the alarms of a pretraining's metrics.json, {name: epoch}; older runs have none."""
     alarms = summary.get("alarms", {})
     sound = isinstance(alarms, dict) and all(type(epoch) is int and epoch > 0 for epoch in alarms.values())
     _check(sound, path, "alarms must be an object of epochs >= 1 by name", alarms)

@@ -1,4 +1,4 @@
-"""Where things are: the clone, and the DVC project in it that a file belongs to.
+"""Paths of the project: the clone, and the DVC project in it that a file belongs to.
 
 The clone is one DVC project, paper/ in it another, so that nobody who runs his own grid pays for the two thousand
 stages of the paper. A project has its own runs/, data/, models/ and reports/; programs work inside it.

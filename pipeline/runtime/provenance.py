@@ -1,4 +1,4 @@
-"""Where a result comes from: commit and branch, library versions, hardware."""
+"""Origin of a result: commit and branch, library versions, hardware."""
 
 from __future__ import annotations
 

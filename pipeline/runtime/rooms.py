@@ -1,4 +1,4 @@
-"""Which code determines a result: the rooms (folders of pipeline/) that a stage's program imports.
+"""Code that determines a result: the rooms (packages of pipeline/) that a stage's program imports.
 
 DVC's dependencies, the identity of a checkpoint and the tests use this one definition.
 """
@@ -16,8 +16,6 @@ NO_RESULT = frozenset({"runtime", "tracking", "catalogue", "schema", "settings"}
 """Outside: what they decide reaches a stage as a file that it depends on (resolved settings), or changes no number."""
 OWN = "objectives"
 """Folder of the clone with the user's own objectives."""
-ALL_ROOMS = frozenset({"configure"})
-"""Programs whose results are the resolved settings."""
 
 
 @cache
@@ -81,7 +79,7 @@ def rooms(program: str) -> list[Path]:
     """
     root = LIBRARY.parent
     own = root / "stages" / f"{program}.py"
-    left_out = {"runtime", "tracking"} if program in ALL_ROOMS else NO_RESULT
+    left_out = {"runtime", "tracking"} if program == "configure" else NO_RESULT  # its results are the settings
     found = set()
     for path in import_closure(own, root) - {LIBRARY / "__init__.py"}:
         if LIBRARY in path.parents:

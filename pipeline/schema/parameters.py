@@ -1,4 +1,4 @@
-"""params.yaml as a whole: grid, catalogues, overrides. The other sections have their own modules, schema_*.py."""
+"""params.yaml as a whole: grid, catalogues, overrides. The other sections have modules of their own beside this one."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ class Axis(Strict):
     @classmethod
     def _distinct(cls, values: list) -> list:
         return without_copies(values)
+
+    @property
+    def probes_alone(self) -> bool:
+        """Whether it sets the probe and not the pretraining."""
+        return bool(self.sets) and all(path.startswith("probe.") for path in self.sets)
 
 
 class BackboneRule(Strict):

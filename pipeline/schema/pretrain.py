@@ -11,10 +11,10 @@ from pipeline.catalogue.validation import Strict
 
 
 class Runtime(Strict):
-    """A section that never changes a result; that a section derives from this class is the one place that says so.
+    """A section that never changes a result.
 
-    It reaches a stage by execution.json, on which no stage of DVC depends (`pipeline/schema/resolved.py`), and
-    `Pretrain.result_key` leaves it out.
+    `Pretrain.result_key` leaves it out. It reaches a stage by execution.json, on which no stage of DVC depends; a new
+    one is named there as well (`Execution` in pipeline/schema/resolved.py).
     """
 
 
@@ -158,8 +158,8 @@ class Layout(Runtime):
 class Alarms(Strict):
     """When training is said to have gone wrong: collapse, an exploding loss, a starving loader.
 
-    A collapse is looked for after the warm-up and the first 50 steps. Starvation, which depends on the machine, is only
-    ever said.
+    A collapse is looked for after the warm-up and the first 50 steps. Starvation, which depends on the machine, only
+    warns.
     """
 
     action: Literal["flag", "stop", "fail"] = Field(

@@ -1,4 +1,4 @@
-"""How well label-free criteria order runs, and how good the run is that each of them picks.
+"""Agreement of label-free criteria with accuracy, and the quality of the run that each of them picks.
 
 Letters: B bootstrap resamples, R runs of a group. Every correlation is an agreement: +1 where the criterion puts the
 runs in the order of their accuracies, whichever way the criterion itself points, so a loss that falls as accuracy rises

@@ -70,7 +70,7 @@ def task(listing: Listing, cell: Cell) -> str:
     """Name what a cell is trained on and how it is probed; only runs of one task have comparable accuracies."""
     parts = [cell.dataset, f"on-{cell.target}"] if cell.target else [cell.dataset]
     for name, axis in listing.params.grid.axes.items():
-        if axis.sets and all(path.startswith("probe.") for path in axis.sets):
+        if axis.probes_alone:
             parts.append(f"{name}{cell.axes[name]}")
     return "--".join(parts)
 

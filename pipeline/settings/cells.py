@@ -92,11 +92,7 @@ def grid_cells(params: Params, grid: str) -> list[Cell]:
 
 def _choices(grid: Grid, *, probe_only: bool = False) -> Iterator[tuple]:
     """Combine the values of the further axes; those that set the pretraining mean nothing to a frozen model."""
-    names = [
-        name
-        for name, axis in grid.axes.items()
-        if not probe_only or (axis.sets and all(path.startswith("probe.") for path in axis.sets))
-    ]
+    names = [name for name, axis in grid.axes.items() if axis.probes_alone or not probe_only]
     for values in product(*(grid.axes[name].values for name in names)):
         yield tuple(zip(names, values, strict=True))
 

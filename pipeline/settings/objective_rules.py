@@ -1,4 +1,4 @@
-"""What an objective asks of the settings around it, and what a run asks of a user's own objective."""
+"""Validation of an objective's settings, and of a user's own objective."""
 
 from __future__ import annotations
 

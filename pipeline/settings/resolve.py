@@ -86,7 +86,7 @@ def _check(name: str, pretrain: Pretrain, site: str, problems: list[str]) -> tup
         )
         if info.has_batchnorm and pretrain.layout.micro_batch_size:
             raise UserError(
-                f"backbone {name!r} normalises over the batch, which parts of it cannot do exactly: "
+                f"backbone {name!r} has BatchNorm, so that micro-batches would change the result: "
                 f"pretrain.layout.micro_batch_size must be null, got {pretrain.layout.micro_batch_size}; set it to "
                 "null and spread the batch over more processes, or set it for other backbones alone in overrides"
             )

@@ -1,4 +1,4 @@
-"""What one MLflow run holds, as facts, and what it lacks, written. Importing this takes MLflow's seconds."""
+"""Reading and writing of one MLflow run, as facts. Importing this takes MLflow's seconds."""
 
 from __future__ import annotations
 

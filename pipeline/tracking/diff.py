@@ -1,4 +1,4 @@
-"""What the MLflow run of a cell must hold, fact by fact, and how a run differs from it."""
+"""Facts that the MLflow run of a cell must hold, and the differences of a run from them."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def _number(value: float) -> str:
 def differences(found: dict[Fact, str], wanted: dict[Fact, str], record: Record) -> list[Difference]:
     """Name every fact of a run that is not as wanted.
 
-    Tags, inputs and artifacts that nobody asks for are others' business, and so are a description that somebody has
-    written and the load of epochs before a training was resumed.
+    Left alone are tags, inputs and artifacts beyond the wanted ones, a description written by a user, and the load of
+    epochs before a training was resumed.
     """
     asked = wanted.keys() | {fact for fact in found if fact.kind == "param" or _is_ours(fact)}
     pairs = {fact: (found.get(fact, ""), wanted.get(fact, "")) for fact in sorted(asked)}

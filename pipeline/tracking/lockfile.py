@@ -1,4 +1,4 @@
-"""Whether the files on disk are the ones that dvc.lock vouches for.
+"""Comparison of the files on disk with the checksums in dvc.lock.
 
 `dvc status` says so too, but waits for the lock of a `dvc repro` that runs, and tells of code as well.
 """

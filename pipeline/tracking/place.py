@@ -1,4 +1,4 @@
-"""Where the runs are: mlflow.db in the clone with its artifacts beside it, or what MLFLOW_TRACKING_URI names.
+"""Place of the runs: mlflow.db in the clone with its artifacts beside it, or what MLFLOW_TRACKING_URI names.
 
 A store that is a file may be moved or copied with its clone, and may lie on a disk without locks or write-ahead log.
 """
@@ -176,7 +176,7 @@ def _bring_home(connection: sqlite3.Connection, file: Path) -> None:
             )
         before = url2pathname(urlsplit(there).path) if there.startswith("file:") else there
         if before != str(file.with_name(ARTIFACTS)):
-            _say(f"{file}: the runs' artifacts are looked for beside it now, no longer in {before}")
+            _say(f"{file}: the runs' artifacts were in {before} and are now read from the folder beside the file")
 
 
 def _say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""What the MLflow run of a cell must hold, from the files of the cell."""
+"""Contents of the MLflow run of a cell, from the files of the cell."""
 
 from __future__ import annotations
 

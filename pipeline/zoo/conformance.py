@@ -1,4 +1,4 @@
-"""Which architectures train at which view sizes: one step each, in a process of its own, and the report on them."""
+"""Conformance of architectures: one training step at each view size, in a process of its own, and the report."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_c3_a_moved_or_copied_clone_has_its_own_artifacts(tmp_path, monkeypatch,
     capsys.readouterr()
     monkeypatch.chdir(tmp_path / name)
     store = Store(tmp_path / name / "mlflow.db")
-    assert f"looked for beside it now, no longer in {tmp_path}/old/mlruns" in capsys.readouterr().err
+    assert f"artifacts were in {tmp_path}/old/mlruns and are now read from the folder beside" in capsys.readouterr().err
     assert store.disagreements(finished()) == [] and store.publish(finished()) == run_id
     (file,) = artifacts_of(store)
     file.unlink()

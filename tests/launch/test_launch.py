@@ -138,7 +138,7 @@ def test_a_result_that_cannot_be_recorded_is_moved_aside(project, monkeypatch, c
         Path("settings.json").write_text(content)
         assert names(planned(monkeypatch, graph, pretrain_a=CHANGED).stale) == ["pretrain@a"]
         assert not Path("runs/pretrain@a").exists()
-    told = "pretrain@a had finished before its settings, code or inputs changed: runs/pretrain@a.before-{} holds"
+    told = "pretrain@a: settings, code or inputs changed after it finished; runs/pretrain@a.before-{} holds"
     said = capsys.readouterr().err
     assert told.format(1) in said and told.format(2) in said
     assert [Path(f"runs/pretrain@a.before-{n}/out").read_text() for n in (1, 2)] == ["made", "made"]
