@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from pipeline.launch.stage_program import forget, is_made, set_aside
+from pipeline.launch.stage_program import forget, is_finished, is_made, set_aside
 from pipeline.launch.task_graph import PRETRAIN, PROBE, Graph, Task, address
 from pipeline.runtime.errors import UserError
 
@@ -69,15 +69,17 @@ def changed(targets: Iterable[str]) -> dict[str, list]:
 
 
 def make_plan(graph: Graph) -> Plan:
-    """Compare all tasks with dvc.lock; results that lie in DVC's cache alone are brought back.
+    """Compare all tasks with dvc.lock; results that were lost or changed by hand are brought back from DVC's cache.
 
     What was made and cannot be recorded, since settings, code or inputs have changed, is moved aside.
     """
     print(f"dvc status: compares {len(graph.tasks)} stages with dvc.lock", file=sys.stderr, flush=True)
-    status = changed(graph.files)
-    if lost := [stage for stage in status if stage in graph.tasks and _is_lost(status[stage])]:
-        print(f"dvc checkout: results of {len(lost)} stages are in the cache", file=sys.stderr, flush=True)
-        dvc("checkout", "--quiet", "--allow-missing", *lost)
+    status, tried = changed(graph.files), set()
+    # A pretraining first: of its probe DVC can tell once the weights are back.
+    while lost := [stage for stage in status if stage not in tried and _is_lost(graph.tasks.get(stage), status[stage])]:
+        print(f"dvc checkout: brings back results of {len(lost)} stages from the cache", file=sys.stderr, flush=True)
+        dvc("checkout", "--quiet", "--force", "--allow-missing", *lost)
+        tried |= {*lost}
         status = changed(graph.files)
     plan, affected = Plan([], [], []), set()
     for task in graph.tasks.values():
@@ -97,16 +99,18 @@ def make_plan(graph: Graph) -> Plan:
     return plan
 
 
-def _is_lost(changes: Sequence) -> bool:
-    """Whether outputs are gone that would be up to date: a stage that never ran has, to DVC, a modified program.
+def _is_lost(task: Task | None, changes: Sequence) -> bool:
+    """Whether outputs are gone, whole or in part, or are others than recorded, that would be up to date.
 
-    Beside an output that is another, half written perhaps, DVC would check out nothing and fail.
+    A stage that never ran has, to DVC, a modified program. What a launch has finished and not recorded is no loss.
     """
+    if task is None or is_finished(task):
+        return False
     found = defaultdict(set)
     for change in changes:
         for kind, states in change.items() if isinstance(change, dict) else ():
             found[kind] |= set(states.values())
-    return DELETED in (outs := found["changed outs"]) and MODIFIED not in outs | found["changed deps"]
+    return not found["changed outs"].isdisjoint({DELETED, MODIFIED}) and MODIFIED not in found["changed deps"]
 
 
 class Records:

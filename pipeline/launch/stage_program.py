@@ -57,7 +57,12 @@ def log_path(stage: str) -> Path:
 
 def is_made(task: Task) -> bool:
     """Whether a launch has made what lies in the task's folder, from the settings, code and inputs of now."""
-    return _is_finished(task) and _vouched(task)[0] == _inputs(task)
+    return is_finished(task) and _vouched(task)[0] == _inputs(task)
+
+
+def is_finished(task: Task) -> bool:
+    """Whether the task's folder is as a program has left it that came to its end."""
+    return task.out is not None and task.out.exists() and _vouched(task)[1:] == [_outputs(task)]
 
 
 def set_aside(task: Task) -> Path | None:
@@ -66,7 +71,7 @@ def set_aside(task: Task) -> Path | None:
     Returns:
         Where it lies now, beside the folder; None if nothing finished is there.
     """
-    if not _is_finished(task):
+    if not is_finished(task):
         return None
     free = (task.out.with_name(f"{task.out.name}.before-{number}") for number in count(1))
     place = next(place for place in free if not place.exists())
@@ -88,11 +93,6 @@ def _vouched(task: Task) -> list[str]:
     with suppress(FileNotFoundError):
         return _marker(task).read_text(encoding="ascii").split()
     return []
-
-
-def _is_finished(task: Task) -> bool:
-    """Whether the task's folder is as a program has left it that came to its end."""
-    return task.out is not None and task.out.exists() and _vouched(task)[1:] == [_outputs(task)]
 
 
 def _outputs(task: Task) -> str:

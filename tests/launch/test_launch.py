@@ -1,8 +1,9 @@
 """Claims about the launcher's tasks, plan and order, without running a stage of the benchmark:
 
 1. The tasks are stages of DVC's own list, each after all that it needs; shared weights are trained once.
-2. What is up to date is left out; what depends on it runs if it comes to another result; results of an earlier launch
-   that nobody has recorded count unless they, their settings, code or inputs have changed: then they are moved aside.
+2. What is up to date is left out, what was lost or damaged comes from DVC's cache; what depends on what runs, runs if
+   that comes to another result; results of an earlier launch that nobody has recorded count unless they, their
+   settings, code or inputs have changed: then they are moved aside.
 3. Failed tasks are named with the end of their log, what needs them is skipped, all else is done; lost ones run again.
 4. A program starts on an empty folder, waits for an orphan of itself, and ends as by Ctrl-C.
 5. Pipelines without cells are refused with a remedy.
@@ -104,6 +105,26 @@ def finish(one: Task) -> None:
 def test_what_is_up_to_date_is_left_out(project, monkeypatch):
     plan = planned(monkeypatch, small_graph(), pretrain_b=CHANGED, compare=CHANGED)
     assert (names(plan.stale), names(plan.dependent), plan.made) == (["pretrain@b"], ["probe@b"], [])
+
+
+LOST = {"changed outs": {"runs/a": "modified"}}
+GONE = {"changed deps": {"runs/a/weights": "deleted"}}
+BEFORE_ITS_PROBE = [{"changed deps": {"runs/a/weights": "modified"}}, {"changed outs": {"runs/b": "deleted"}}]
+
+
+def test_what_was_lost_comes_from_the_cache_unless_it_would_be_another_now(project, monkeypatch):
+    graph, told = small_graph(), []
+    finish(graph.tasks["probe@b"])
+    answers = [
+        {"pretrain@a": [LOST], "probe@a": BEFORE_ITS_PROBE, "pretrain@b": [LOST, *CHANGED], "probe@b": [LOST]},
+        {"probe@a": [GONE, LOST], "pretrain@b": [LOST, *CHANGED], "probe@b": [LOST]},
+        {"probe@a": [LOST], "pretrain@b": [LOST, *CHANGED], "probe@b": [LOST]},  # not in the cache
+    ]
+    monkeypatch.setattr(recording, "changed", lambda _: answers.pop(0))
+    monkeypatch.setattr(recording, "dvc", lambda *arguments: told.append(arguments))
+    plan = make_plan(graph)
+    assert [arguments[-1] for arguments in told] == ["pretrain@a", "probe@a"]
+    assert names(plan.stale) == ["probe@a", "pretrain@b", "probe@b"]
 
 
 def test_what_an_earlier_launch_made_is_recorded_and_not_run(project, monkeypatch):

@@ -4,7 +4,7 @@
    has nothing to do, and tables, files, dvc.lock and MLflow agree.
 2. SIGTERM interrupts the stages, which keep their state; what was done is recorded. The same command goes on, also on
    another engine, here SLURM, which gets one job a task with the settings asked for.
-3. dvc.lock is the one that a serial run writes.
+3. dvc.lock is the one that a serial run writes; files that were lost or damaged afterwards come from DVC's cache.
 """
 
 from __future__ import annotations
@@ -163,5 +163,9 @@ def test_local_gives_what_a_serial_run_gives(tmp_path):
         next(workspace.root.glob("runs/default/*/pretrain/backbone.safetensors")) for workspace in (serial, launched)
     ]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+    weights[1].write_bytes(b"half written")
+    for lost in launched.root.glob("runs/default/*/p*/metrics.json"):
+        lost.unlink()
     with launch(launched, "--engine", "local") as launcher:
         assert "0 to run, 0 that depend on them, 0 to record" in launcher.communicate()[0]
+    assert weights[0].read_bytes() == weights[1].read_bytes() and launched.repro() == []
