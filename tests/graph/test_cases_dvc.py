@@ -2,8 +2,8 @@
 
 1. `dvc status` is clean, `dvc checkout` succeeds, git sees few files, and nothing of paper/ is read.
 2. A clone elsewhere gets every result by `dvc pull`, and `dvc repro` there trains nothing.
-3. `dvc exp run --temp -S` and `dvc exp apply` succeed; the runs of an experiment reach MLflow beside
-   those of the workspace.
+3. `dvc exp run --queue -S`, two workers at once, and `dvc exp apply` succeed; the runs of an experiment reach MLflow
+   beside those of the workspace; `dvc exp show` and `dvc params diff` show the settings that differ.
 4. Pictures that are added to a user's folder, and an array file that is replaced, are packed again and their cells run.
 5. In the project of the paper as well, also weights of a frozen model, and files that came after the first try.
 6. An edit of a room that determines no number (tracking, settings, launch, ...) leaves every pretraining, probe
@@ -12,8 +12,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -111,11 +113,20 @@ def test_another_clone_pulls_everything(workspace, tmp_path):
 def test_experiments(workspace):
     workspace.commit("results")
     before = {run.info.run_id for run in runs(workspace)}
-    workspace.run("dvc", "exp", "run", "--temp", "-S", "pretrain.epochs=3", "-n", "first")
-    made = [run for run in runs(workspace) if run.info.run_id not in before]
-    assert [run.data.params["pretrain.epochs"] for run in made] == ["3"]
+    for name, epochs in (("first", 3), ("second", 4)):
+        workspace.run("dvc", "exp", "run", "--queue", "-S", f"pretrain.epochs={epochs}", "-n", name)
+    workspace.run("dvc", "queue", "start", "--jobs", "2")
+    while {"Queued", "Running"} & set(workspace.run("dvc", "queue", "status").split()):
+        time.sleep(1)
+    made = {run.data.tags["grid"]: run for run in runs(workspace) if run.info.run_id not in before}
+    settings = {grid: run.data.params["settings.pretrain.epochs"] for grid, run in made.items()}
+    assert settings == {"default@first": "3", "default@second": "4"}
     assert before <= {run.info.run_id for run in runs(workspace)}
-    assert "first" in workspace.run("dvc", "exp", "show", "--csv")
+    shown = workspace.run("dvc", "exp", "show", "--csv", "--only-changed", "--drop", ".*/.*|params.yaml")
+    table = {row["Experiment"]: row for row in csv.DictReader(shown.splitlines())}
+    assert [table[name]["pretrain.epochs"] for name in ("first", "second")] == ["3", "4"]
+    assert not any("/" in column for column in table["first"]), "no checksums of files"
+    assert "pretrain.epochs" in workspace.run("dvc", "params", "diff", "HEAD", "first")
     workspace.run("dvc", "exp", "apply", "first")
     assert workspace.params()["pretrain"]["epochs"] == 3
     assert workspace.repro() == []
