@@ -1,8 +1,7 @@
 """Claims of benchmarks/ that hold without a stopwatch:
 
-1. Methods take turns, the first turn does not count, the median does.
-2. A step cut into phases is pipeline.training's step.
-3. channels_last and compile change a step's numbers by rounding alone.
+1. A step cut into phases is pipeline.training's step.
+2. channels_last and compile change a step's numbers by rounding alone.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import measure, profile, step
+from benchmarks import profile, step
 from pipeline.data.loader import batches
 
 pytestmark = pytest.mark.seconds
@@ -24,14 +23,6 @@ def few_images(monkeypatch):
     for module in (step, profile):
         monkeypatch.setattr(module, "BATCH", 4)
     return step.made_images(4)
-
-
-def test_methods_take_turns_and_the_first_turn_does_not_count(monkeypatch):
-    called, clock = [], iter([9.0, 9.0, 1.0, 4.0, 2.0, 5.0, 3.0, 60.0])
-    monkeypatch.setattr(measure, "seconds", lambda work: work() or next(clock))
-    methods = {name: lambda name=name: called.append(name) for name in "ab"}
-    assert measure.in_turn(methods, rounds=3) == {"a": 2.0, "b": 5.0}
-    assert called == list("abababab")
 
 
 def test_a_step_in_phases_is_a_step(few_images):

@@ -1,7 +1,8 @@
 """Claims about DVC as its users know it, in a clone where the grid has run (cases B1, D1, D3 and their kind):
 
-1. `dvc status` is clean, `dvc checkout` succeeds, git sees few files, and nothing of paper/ is read.
-2. A clone elsewhere gets every result by `dvc pull`, and `dvc repro` there trains nothing.
+1. `dvc status` is clean, `dvc checkout` succeeds, git sees few files, nothing of paper/ is read; DVC shows metrics and
+   plots.
+2. A clone elsewhere gets every result by `dvc pull` and its runs by sync, and `dvc repro` there trains nothing.
 3. `dvc exp run --queue -S`, two workers at once, and `dvc exp apply` succeed; the runs of an experiment reach MLflow
    beside those of the workspace; `dvc exp show` and `dvc params diff` show the settings that differ.
 4. Pictures that are added to a user's folder, and an array file that is replaced, are packed again and their cells run.
@@ -69,7 +70,13 @@ def test_after_a_run_dvc_finds_nothing_to_do(workspace):
     workspace.run("dvc", "checkout")
     changed = workspace.run("git", "status", "--short").splitlines()
     assert {line.split()[-1] for line in changed} <= {"dvc.lock", "reports/comparison.csv", "reports/comparison.md"}
-    assert (workspace.root / "reports/index.html").is_file()
+    (shown,) = json.loads(workspace.run("dvc", "metrics", "show", "--json"))[""]["data"].values()
+    (probed,) = workspace.root.glob("runs/default/*/probe/metrics.json")
+    linear = json.loads(probed.read_text())["linear_top1"]
+    assert shown["data"]["mine"]["linear_top1"] == pytest.approx(linear, rel=1e-5)
+    assert "index.html" in workspace.run("dvc", "plots", "show")
+    page = (workspace.root / "dvc_plots/index.html").read_text(encoding="utf-8")
+    assert page.count('"title": "epoch"') == page.count('"title": "lambda"') == 1
 
 
 MEASURING = ("pretrain", "probe", "score", "score_foreign", "known_density", "pictures")
@@ -108,6 +115,8 @@ def test_another_clone_pulls_everything(workspace, tmp_path):
     assert (other.root / "runs/default" / CELL / "pretrain/backbone.safetensors").is_file()
     assert other.repro() == ["configure"]  # which links the user's files
     assert "up to date" in other.run("dvc", "status")
+    other.run("python", "-m", "stages.sync")
+    assert "0 disagreements" in other.run("python", "-m", "stages.verify")
 
 
 def test_experiments(workspace):

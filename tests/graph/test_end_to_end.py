@@ -1,7 +1,7 @@
 """The real `dvc repro` on a miniature grid in a temporary clone.
 
-Claims: one command fills tables and MLflow; a second one does nothing; weights load into plain timm and give the
-probe's results; the README's example of added data sets works and runs their cells alone; bad settings stop before any
+Claims: one command fills tables and MLflow; weights load into plain timm and give the probe's results; the README's
+example of added data sets works and runs their cells alone; bad settings stop before any
 work. Runs that are killed: tests/graph/test_faults.py; a store that is lost: tests/graph/test_recovery.py.
 """
 
@@ -93,18 +93,6 @@ def test_tables_and_runs(workspace):
         for name in ("train/loss", "train/pred_loss", "train/sigreg_loss"):
             assert points(workspace, run.info.run_id, name) == [1, 2]
     assert (workspace.root / "reports/comparison.md").exists() and (workspace.root / "reports/index.html").exists()
-
-
-def test_again_does_nothing_and_status_is_clean(workspace):
-    assert workspace.repro() == []
-    assert "up to date" in workspace.run("dvc", "status", "dvc.yaml")
-    (shown,) = json.loads(workspace.run("dvc", "metrics", "show", "--json"))[""]["data"].values()
-    best = max(table(workspace), key=lambda row: float(row["linear_top1"]))
-    assert float(best["linear_top1"]) == pytest.approx(shown["data"]["digits"]["linear_top1"], rel=1e-5)
-    assert "index.html" in workspace.run("dvc", "plots", "show")
-    page = (workspace.root / "dvc_plots/index.html").read_text(encoding="utf-8")
-    assert page.count('"title": "epoch"') == page.count('"title": "lambda"') == 1
-    assert "0 disagreements" in workspace.run("python", "-m", "stages.verify")
 
 
 def test_weights_load_into_plain_timm_and_give_the_same_results(workspace):

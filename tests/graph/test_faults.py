@@ -2,10 +2,9 @@
 
 1. Killed again and again at random moments, a grid ends with the bits of one that was left alone, one MLflow run a cell
    and no duplicate point.
-2. A run whose newest states are cut, altered or foreign goes on from the one before, to the same bits.
-3. A disk that fills while a state is written ends the run with a remedy; once there is room it goes on, to the same
-   bits.
-4. Changing how a run is executed continues it; changing what it computes starts afresh.
+2. Changing how a run is executed continues it; changing what it computes starts afresh.
+
+Damaged states and failed writes: tests/core/test_checkpoint.py, tests/graph/test_bad_inputs.py.
 """
 
 from __future__ import annotations
@@ -16,21 +15,17 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from one_training import COMMAND, CONFIGS, STEPS, done, execute, one_training, taken
 from workspace import Workspace
 
 pytestmark = pytest.mark.slow
 
-CELL = "digits--test_byobnet--lambda0.05--seed0"
-CONFIGS = f"runs/default/configs/{CELL}"
-COMMAND = [sys.executable, "-m", "stages.pretrain", f"{CONFIGS}/pretrain.json"]
 OF_ONE_RUN = {"mlflow_run_id", "train_s", "images_per_s", "peak_memory_mib"}  # columns of the table that no two share
-EPOCHS, STEPS = 12, 60
 
 
 def made(folder: Path) -> Workspace:
@@ -109,17 +104,7 @@ def test_killed_at_random_moments(tmp_path):
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Workspace:
-    made = Workspace(tmp_path_factory.mktemp("clone"))
-    made.change_params({"pretrain": {"epochs": EPOCHS}, "grid": {"backbones": ["test_byobnet"]}})
-    made.run("dvc", "repro", "configure", "download@digits")
-    execute(made, minutes=1e-6)
-    return made
-
-
-def execute(workspace: Workspace, *, minutes: float) -> None:
-    path = workspace.root / CONFIGS / "execution.json"
-    told = json.loads(path.read_text())
-    path.write_text(json.dumps(told | {"checkpoint": {"minutes": minutes}}))
+    return one_training(tmp_path_factory.mktemp("clone"))
 
 
 @pytest.fixture(scope="module")
@@ -130,19 +115,8 @@ def whole(workspace) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def states(workspace, whole) -> Path:
-    """Return the folder of states of a run that was killed in its middle."""
-    return killed_midway(workspace)
-
-
-def taken(workspace: Workspace) -> dict[str, bytes]:
-    """Return the results' bytes, and forget the states."""
-    workspace.run("rm", "-rf", ".scratch/checkpoints")
-    folder = workspace.root / "runs/default" / CELL / "pretrain"
-    return {name: (folder / name).read_bytes() for name in ("backbone.safetensors", "history.csv", "metrics.json")}
-
-
-def killed_midway(workspace: Workspace) -> Path:
+def killed(workspace, whole) -> int:
+    """Kill a run in its middle, and return the steps of its newest state."""
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     process = subprocess.Popen(COMMAND, cwd=workspace.root, env=workspace.environment, **silent)
     deadline = time.monotonic() + 120
@@ -151,67 +125,24 @@ def killed_midway(workspace: Workspace) -> Path:
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    (folder,) = (workspace.root / ".scratch/checkpoints/default" / CELL).iterdir()
     assert done(workspace) < STEPS
-    return folder
-
-
-def newest(folder: Path) -> Path:
-    return max(folder.glob("step-*.pt"))
-
-
-def done(workspace: Workspace) -> int:
-    """Return the steps of the newest state of the cell."""
-    found = (workspace.root / ".scratch/checkpoints").rglob("step-*.pt")
-    return max((int(path.name.split("-")[1]) for path in found), default=0)
-
-
-@pytest.mark.parametrize("damage", ["cut", "altered", "foreign"])
-def test_a_damaged_state_is_passed_over(workspace, whole, states, damage):
-    path = newest(states)
-    content = bytearray(path.read_bytes())
-    if damage == "foreign":
-        path.write_bytes(b"\x80\x04N.")
-    else:
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content if damage == "altered" else content[: len(content) // 3])
-    output = workspace.run(*COMMAND)
-    assert f"{path.name} is unreadable (torn or altered" in output
-    assert taken(workspace) == whole
-
-
-def test_no_room_for_a_state(workspace, whole, tmp_path):
-    scratch = workspace.root / ".scratch"
-    workspace.run("mkdir", "-p", ".scratch")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(scratch)]
-    if subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("no right to mount a small file system")
-    try:
-        output = workspace.run(*COMMAND, code=None)
-        assert "disk is full" in output or "No space left" in output, output
-        assert "ERROR: " in output and "Traceback" not in output, output
-        workspace.run("mount", "-o", "remount,size=64m", str(scratch))
-        workspace.run(*COMMAND)
-    finally:
-        workspace.run("umount", str(scratch))
-    assert taken(workspace) == whole
+    return done(workspace)
 
 
 @pytest.mark.core
-def test_execution_may_change_between_two_parts(workspace, whole, states):
-    before = done(workspace)
-    execute(workspace, minutes=30)
+def test_execution_may_change_between_two_parts(workspace, whole, killed):
+    execute(workspace, checkpoint={"minutes": 30})
     output = workspace.run(*COMMAND)
-    execute(workspace, minutes=1e-6)
-    assert f"{before}/{STEPS} " in output, "the bar starts where the run was killed"
+    execute(workspace, checkpoint={"minutes": 1e-6})
+    assert f"{killed}/{STEPS} " in output, "the bar starts where the run was killed"
     assert taken(workspace) == whole
 
 
-def test_another_setting_starts_afresh(workspace, whole, states):
+def test_another_setting_starts_afresh(workspace, killed):
     path = workspace.root / CONFIGS / "pretrain.json"
     told = path.read_text()
     path.write_text(told.replace('"lambda": 0.05', '"lambda": 0.06'))
     output = workspace.run(*COMMAND)
     assert f" 0/{STEPS} " in output
     path.write_text(told)
-    workspace.run("rm", "-rf", ".scratch/checkpoints")
+    taken(workspace)

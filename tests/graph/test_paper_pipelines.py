@@ -1,7 +1,7 @@
 """Claims about the pipelines under paper/:
 
 1. cells.yaml and dvc.yaml of each are what `python -m stages.expand` writes now.
-2. DVC's stages are the cells of the published table: every row that can be run has its cells, every cell its row.
+2. The cells are those of the published table: every row that can be run has its cells, every cell its row.
 3. Every value in a params.yaml has a comment that says where it comes from, or why it was chosen.
 4. A miniature of each runs through the real `dvc repro`, fills every published row it kept, agrees with MLflow, runs
    once only.
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dvc.repo import Repo
 from workspace import ROOT, Workspace
 
 from pipeline.settings.dvc_graph import cells_text, graph_text
@@ -70,19 +69,6 @@ def test_cells_are_those_of_the_published_table(name):
     without = [row for row in rows if not any(is_about(row, cell) for cell in listing.cells)]
     assert {row["backbone"] for row in without} <= WITHOUT_WEIGHTS
     assert [cell.key for cell in listing.cells if not any(is_about(row, cell) for row in rows)] == []
-
-
-@pytest.mark.slow
-def test_dvc_has_a_stage_for_every_cell():
-    found: dict[str, set[str]] = {}
-    for stage in Repo(ROOT / "paper").index.stages:
-        found.setdefault(Path(stage.path).parent.name, set()).add(stage.name)
-    for name in GRIDS:
-        listing = listing_of(name)
-        pretrain = {stage for stage in found[name] if stage.startswith("pretrain@")}
-        probe = {stage for stage in found[name] if stage.startswith("probe@")}
-        assert probe == {f"probe@{cell.key}" for cell in listing.cells}
-        assert pretrain == {f"pretrain@{cell.key}" for cell in listing.trained}
 
 
 def test_equal_pretrainings_are_shared():

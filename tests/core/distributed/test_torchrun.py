@@ -11,31 +11,21 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from one_training import CELL, COMMAND, STEPS, done, execute, one_training, taken
 from workspace import Workspace
 
 pytestmark = pytest.mark.slow
 
-CELL = "digits--test_byobnet--lambda0.05--seed0"
-CONFIGS = f"runs/default/configs/{CELL}"
-COMMAND = [sys.executable, "-m", "stages.pretrain", f"{CONFIGS}/pretrain.json"]
-EPOCHS, STEPS = 12, 60
-
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Workspace:
-    made = Workspace(tmp_path_factory.mktemp("clone"))
-    settings = {"epochs": EPOCHS, "layout": {"processes": 2}, "checkpoint": {"minutes": 1e-6}}
-    made.change_params({"pretrain": settings, "grid": {"backbones": ["test_byobnet"]}})
-    made.run("dvc", "repro", "configure", "download@digits")
-    return made
+    return one_training(tmp_path_factory.mktemp("clone"), layout={"processes": 2})
 
 
 @pytest.fixture(scope="module")
@@ -45,35 +35,16 @@ def whole(workspace) -> dict[str, bytes]:
     return taken(workspace)
 
 
-def taken(workspace: Workspace) -> dict[str, bytes]:
-    """Return the results' bytes, and forget the states."""
-    forget(workspace)
-    folder = workspace.root / "runs/default" / CELL / "pretrain"
-    return {name: (folder / name).read_bytes() for name in ("backbone.safetensors", "history.csv", "metrics.json")}
-
-
-def forget(workspace: Workspace) -> None:
-    shutil.rmtree(workspace.root / ".scratch/checkpoints", ignore_errors=True)
-
-
 def going(workspace: Workspace) -> subprocess.Popen:
     """Start the stage, from the last state if there is one, and wait until some steps are done."""
-    wanted, process = done(workspace) + 8, start(workspace)
+    wanted = done(workspace) + 8
+    told = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    process = subprocess.Popen(COMMAND, cwd=workspace.root, env=workspace.environment, **told)
     deadline = time.monotonic() + 240
     while done(workspace) < wanted:
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()[0]
         time.sleep(0.005)
     return process
-
-
-def start(workspace: Workspace, **environment: str) -> subprocess.Popen:
-    told = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-    return subprocess.Popen(COMMAND, cwd=workspace.root, env=workspace.environment | environment, **told)
-
-
-def done(workspace: Workspace) -> int:
-    found = (workspace.root / ".scratch/checkpoints").rglob("step-*.pt")
-    return max((int(path.name.split("-")[1]) for path in found), default=0)
 
 
 def workers(workspace: Workspace) -> dict[int, int]:
@@ -103,32 +74,18 @@ def losses(history: bytes) -> list[float]:
 def test_two_processes_train_one_cell(workspace, whole):
     provenance = workspace.root / "runs/default" / CELL / "pretrain" / "provenance.json"
     assert json.loads(provenance.read_text())["num_processes"] == 2
-    alone(workspace)
+    execute(workspace, layout={"processes": 1})
     workspace.run(*COMMAND)
     assert json.loads(provenance.read_text())["num_processes"] == 1
     found = taken(workspace)
     # In float32 AdamW turns the rounding of a gradient near zero into a whole step: no bound of rounding holds here.
     # tests/core/distributed/test_several_processes.py has it in float64.
     assert losses(found["history.csv"]) == pytest.approx(losses(whole["history.csv"]), rel=0.02)
-    together(workspace)
-
-
-def alone(workspace: Workspace) -> None:
-    layout(workspace, 1)
-
-
-def together(workspace: Workspace) -> None:
-    layout(workspace, 2)
-
-
-def layout(workspace: Workspace, processes: int) -> None:
-    path = workspace.root / CONFIGS / "execution.json"
-    told = json.loads(path.read_text())
-    path.write_text(json.dumps(told | {"layout": {**told["layout"], "processes": processes}}))
+    execute(workspace, layout={"processes": 2})
 
 
 def test_a_process_that_dies(workspace, whole):
-    forget(workspace)  # those of a test that failed
+    taken(workspace)
     for killed in (0, 1):
         process = going(workspace)
         assert sorted(workers(workspace).values()) == [0, 1]
