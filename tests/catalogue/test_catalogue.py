@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.catalogue.datasets import Dataset, DatasetName, check_name, load_catalogue, transfer_key
+from pipeline.catalogue.datasets import Dataset, check_name, load_catalogue, transfer_key
 from pipeline.sources.torchvision_sets import check_arguments, find_class
 
 ENTRY = TypeAdapter(Dataset)
@@ -20,11 +20,6 @@ SHA = "a" * 64
 
 def entry(**fields):
     return ENTRY.validate_python(fields)
-
-
-@pytest.mark.parametrize("name", ["digits", "fashion-mnist-8k", "A_1", "imagenet-1k", "9x"])
-def test_good_names(name):
-    assert TypeAdapter(DatasetName).validate_python(name) == name
 
 
 @pytest.mark.parametrize(

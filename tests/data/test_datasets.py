@@ -16,7 +16,7 @@ import torch
 from packed_pictures import CLASSES, encode, noise, pack_all, two_splits
 from PIL import Image
 
-from pipeline.data.packed import PackedSplit, decode, read_meta
+from pipeline.data.packed import PackedSplit, read_meta
 from pipeline.sources import packing
 from pipeline.sources.images import Picture, prepare
 from pipeline.sources.packing import PackError, pack
@@ -117,25 +117,12 @@ def test_exif_rotation_is_applied(tmp_path, orientation, turned):
     assert np.array_equal(got, upright) and meta["changes"] == {"turned as its EXIF says": 4}
 
 
-def truncated(kind):
-    content = encode(Image.fromarray(noise(0, 64, 64, 3)), kind)
-    return content[: len(content) // 2]
-
-
-@pytest.mark.parametrize(
-    "content, reason",
-    [
-        (truncated("JPEG"), "truncated"),
-        (b"", "zero bytes"),
-    ],
-    ids=["JPEG", "empty"],
-)
-def test_bad_pictures_are_named(tmp_path, content, reason):
+def test_a_bad_picture_is_named_and_nothing_is_left(tmp_path):
     splits = two_splits([noise(i, 4, 4) for i in range(4)])
-    splits["test"].insert(3, Picture(content, 0, "cats/no 7.png"))
+    splits["test"].insert(3, Picture(b"", 0, "cats/no 7.png"))
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "old").touch()
-    with pytest.raises(PackError, match=rf"'set': split 'test', picture 3 \(cats/no 7.png\).*({reason}).*repair"):
+    with pytest.raises(PackError, match=r"'set': split 'test', picture 3 \(cats/no 7.png\).*zero bytes.*repair"):
         pack(tmp_path / "set", "set", {}, CLASSES, splits)
     assert [p.name for p in tmp_path.iterdir()] == ["set"]  # what was there stays, nothing half made is left
 
@@ -160,9 +147,3 @@ def test_one_size_up_to_load_px_is_read_whole(tmp_path, mode):
     assert PackedSplit(tmp_path / "set", "train", load_px=39).size_px is None
     pack_all(tmp_path, [noise(i, 40, 20 + i) for i in range(2)], name="unequal")
     assert PackedSplit(tmp_path / "unequal", "train", load_px=64).size_px is None
-
-
-def test_a_picture_that_is_cut_short_is_an_error():
-    file = encode(Image.fromarray(noise(0, 32, 32, 3)), "JPEG")
-    with pytest.raises(OSError, match="truncated"):
-        decode(file[: len(file) // 2], 3)

@@ -220,19 +220,3 @@ def test_blocks_are_read_ahead_once(many, monkeypatch, num_workers):
     asked.clear()
     list(batches(opened(many), torch.randperm(50), 4, num_workers=num_workers))
     assert sorted(asked) == list(range(len(sizes)))
-
-
-def test_what_is_read_ahead_is_the_block(many, monkeypatch):
-    calls = []
-    monkeypatch.setattr(
-        os, "posix_fadvise", lambda handle, *span: calls.append((os.readlink(f"/proc/self/fd/{handle}"), span))
-    )
-    shards = opened(many).shards
-    for block in range(len(shards.blocks.num_images)):
-        shards.read_ahead(block)
-    index = 0
-    for (path, (start, length, advice)), num in zip(calls, shards.blocks.num_images.tolist(), strict=True):
-        content = Path(path).read_bytes()[start : start + length]
-        assert advice == os.POSIX_FADV_WILLNEED and content.startswith(shards.read([index])[0])
-        assert content.endswith(shards.read([index + num - 1])[0])
-        index += num

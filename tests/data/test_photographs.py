@@ -13,7 +13,6 @@ import torch
 from packed_pictures import encode, noise, pack_all
 from PIL import Image
 from scipy.stats import ks_2samp
-from small_training import new_learner, outcome
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
@@ -120,10 +119,3 @@ def test_crops_do_not_depend_on_workers_ranks_or_resumption(photographs):
             assert torch.equal(part.local_crops, batch.local_crops[:, 3 * rank : 3 * rank + 3])
     assert not torch.equal(whole[0].global_crops[0], whole[0].global_crops[1])
     assert torch.equal(state, torch.get_rng_state())
-
-
-def test_training_over_photographs_does_not_depend_on_workers(photographs, tmp_path):
-    alone, helped = (
-        outcome(new_learner(), photographs, tmp_path / str(num), loader={"num_workers": num}) for num in (0, 2)
-    )
-    assert alone == helped

@@ -25,7 +25,7 @@ from pipeline.launch import recording, runner, stage_program
 from pipeline.launch.engines import Options, open_engine
 from pipeline.launch.recording import Plan, Records, make_plan
 from pipeline.launch.runner import Runner
-from pipeline.launch.stage_program import Outcome, Run, is_made, refuse_company, run_task
+from pipeline.launch.stage_program import Outcome, Run, is_made, run_task
 from pipeline.launch.task_graph import Graph, Task, cell_graph
 from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.settings.grid import open_listing
@@ -265,16 +265,13 @@ def test_sigterm_ends_a_program_as_ctrl_c_does(project):
     assert Path("state").exists()
 
 
-def test_a_program_waits_for_an_orphan_of_itself_and_a_launch_refuses_it(project, capsys):
+def test_a_program_waits_for_an_orphan_of_itself(project, capsys):
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)  # stages.pretrain"])
-    with pytest.raises(UserError, match=f"process {orphan.pid}, .*stages.pretrain`; wait for its end or end it"):
-        refuse_company()
     began = time.monotonic()
     again = Task("probe@a", ("-c", "import time; time.sleep(1.5)  # stages.pretrain"))
     assert run_task(again, str(project), {}) == Outcome(0) and orphan.wait() == 0
     assert time.monotonic() - began > 2.5, "one after the other"
     assert f"waits for processes {{{orphan.pid}}} of an earlier attempt at probe@a" in capsys.readouterr().err
-    refuse_company()
 
 
 @pytest.mark.parametrize("name", ["local", pytest.param("ray", marks=pytest.mark.slow)])

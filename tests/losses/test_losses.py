@@ -178,19 +178,6 @@ def test_uninitialised_memory_does_not_show(monkeypatch):
     torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
-def test_sigreg_is_the_mean_of_epps_pulley_over_leading_axes():
-    z, directions = gaussian(2, 3, 40, 8), random_directions(8, 30)
-    torch.testing.assert_close(sigreg(z, directions), epps_pulley(z @ directions).mean())
-    torch.testing.assert_close(sigreg(z, directions), torch.stack([sigreg(v, directions) for v in z]).mean())
-
-
-def test_float64_gradients_pass_gradcheck():
-    z = gaussian(5, 3, dtype=torch.float64).requires_grad_()
-    directions = random_directions(3, 4, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda z, a: sigreg(z, a, t_max=2.0, num_knots=6), (z, directions))
-    assert torch.autograd.gradcheck(lambda x: epps_pulley(x, num_knots=5), (z,))
-
-
 @pytest.mark.parametrize("num_samples", [128, 2048])
 def test_low_precision_inputs_are_computed_in_float32(num_samples):
     z, directions = gaussian(num_samples, 64).bfloat16().requires_grad_(), random_directions(64, 128)

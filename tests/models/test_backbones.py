@@ -4,23 +4,18 @@
 2. The conformance check finds the size of the embedding, and says which resolution fails and which setting to change.
 3. A name is known when timm has it, a tag included.
 4. The same seed gives the same initial weights, bit for bit; drawing other numbers before changes nothing.
-5. Saved weights load strictly into plain timm and give the features of this library bit for bit.
-6. The projector is an MLP with BatchNorm of the widths that were asked for, behind a linear head if there is to be one.
-7. Parameters are counted without allocating them.
-8. Weights with and without a classifier, or in a checkpoint, load bit for bit.
+5. The projector is an MLP with BatchNorm of the widths that were asked for, behind a linear head if there is to be one.
+6. Parameters are counted without allocating them.
+
+Weights in plain timm: tests/publish/test_export.py; published ones: tests/zoo/test_models.py.
 """
 
 from __future__ import annotations
 
 import pytest
-import timm
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.core.distributed.devices import choose_autocast
-from pipeline.data.packed import ImageBatch
-from pipeline.data.views.multicrop import evaluation_view
 from pipeline.models.backbones import (
     BackboneError,
     backbone_arguments,
@@ -29,15 +24,10 @@ from pipeline.models.backbones import (
     create_backbone,
     initial_backbone,
     is_known,
-    pretrained_backbone,
 )
-from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector
-from pipeline.models.weights import save_weights
-from pipeline.zoo.published_checkpoints import read_checkpoint
 
 ZOO = ["test_byobnet", "test_convnext", "test_vit", "test_efficientnet", "test_resnet", "test_mambaout"]
-MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:
@@ -157,33 +147,7 @@ def test_same_seed_same_initial_weights():
     assert not same_weights(first, initial_backbone("test_vit", {"img_size": 32}, seed=4))
 
 
-# 5. Plain timm
-
-
-PLAIN = [("test_vit", {"patch_size": 8}), ("test_resnet", {}), ("test_convnext", {})]
-
-
-@pytest.mark.parametrize(("name", "asked"), PLAIN)
-def test_saved_weights_give_the_features_in_plain_timm(tmp_path, name, asked):
-    arguments = backbone_arguments(name, img_size=32, **asked)
-    backbone = initial_backbone(name, arguments, seed=0)
-    backbone.train()(torch.rand(8, 3, 32, 32))  # so that running statistics of BatchNorm are not the initial ones
-    pixels = torch.randint(0, 256, (10, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    images = ImageBatch(pixels, torch.zeros(10, dtype=torch.int64))
-    cpu = torch.device("cpu")
-    reader = Reader(32, MEAN, STD, batch_size=10, num_workers=0, device=cpu, autocast=choose_autocast("auto", cpu))
-    found = embeddings(backbone, images, reader)
-    save_weights(tmp_path / "backbone.safetensors", backbone, {"backbone": name})
-
-    plain = timm.create_model(name, num_classes=0, **arguments).eval()
-    plain.load_state_dict(load_file(tmp_path / "backbone.safetensors"), strict=True)
-    with torch.inference_mode():
-        wanted = plain(evaluation_view(images.pixels, 32, mean=MEAN, std=STD))
-    assert torch.equal(found, wanted)
-    assert found.std() > 0
-
-
-# 6. Projector
+# 5. Projector
 
 
 @pytest.mark.parametrize("embed_dim", [None, 20])
@@ -200,43 +164,9 @@ def test_projector_widths(hidden_dims, embed_dim):
     assert sum(isinstance(layer, nn.ReLU) for layer in projector) == len(hidden_dims)
 
 
-# 7. Counting
+# 6. Counting
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "levit_128s"])
 def test_parameters_are_counted_without_a_classifier(name):
     assert count_params(name) == sum(parameter.numel() for parameter in create_backbone(name, {}).parameters())
-
-
-# 8. Published weights
-
-
-def saved(folder, model: nn.Module, kind: str):
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    if kind == "safetensors":
-        save_file(weights, folder / "weights.safetensors")
-        return folder / "weights.safetensors"
-    wrapped = {"encoder": {"module.nothing": torch.zeros(1)}, "target": {f"module.{k}": v for k, v in weights.items()}}
-    torch.save(wrapped if kind == "checkpoint" else weights, folder / "weights.pth")
-    return folder / "weights.pth"
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "torch", "checkpoint"])
-@pytest.mark.parametrize(("name", "num_classes"), [("test_vit", 1000), ("test_convnext", 0)])
-def test_local_weights_load_bit_for_bit(tmp_path, name, num_classes, kind):
-    arguments = backbone_arguments(name, img_size=160)
-    model = timm.create_model(name, num_classes=num_classes, **arguments)
-    path = saved(tmp_path, model, kind)
-    state = read_checkpoint(path, key="target" if kind == "checkpoint" else None)
-    found = pretrained_backbone(name, arguments, state=state)
-    model.reset_classifier(0)
-    assert same_weights(found, model)
-    images = torch.randn(2, 3, 160, 160)
-    assert torch.equal(found.eval()(images), model.eval()(images))
-
-
-def test_another_classifier_is_dropped():
-    model = timm.create_model("test_convnext", num_classes=7)
-    found = pretrained_backbone("test_convnext", {}, state=model.state_dict())
-    model.reset_classifier(0)
-    assert same_weights(found, model)

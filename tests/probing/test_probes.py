@@ -85,14 +85,6 @@ def test_holdout_is_a_stratified_partition(frac):
         assert num_held == min(max(round(frac * num), 1), num - 1)
 
 
-def test_holdout_follows_the_seed_and_not_the_random_state():
-    labels = torch.arange(60) % 3
-    first = stratified_holdout(labels, 0.2, seed=0)
-    torch.manual_seed(5)
-    assert all(torch.equal(a, b) for a, b in zip(first, stratified_holdout(labels, 0.2, seed=0), strict=True))
-    assert not torch.equal(first[1], stratified_holdout(labels, 0.2, seed=1)[1])
-
-
 # 3. Linear probe
 
 
@@ -230,15 +222,6 @@ def test_few_shot_is_ridge_on_balanced_draws(monkeypatch):
         scores.append((model.predict(x_test.double().numpy()).argmax(1) == test.labels.numpy()).mean())
     assert mean == pytest.approx(np.mean(scores), abs=1e-9) and std == pytest.approx(np.std(scores), abs=1e-9)
     assert len({tuple(x.flatten().tolist()) for x, _, _ in calls}) == 5 and num_images == 12
-
-
-def test_few_shot_draws_follow_the_seed():
-    train, test = blobs(90, 4.0), blobs(300, 4.0, seed=1)
-    settings = {"num_classes": 3, "shots": 2, "num_draws": 3, "ridge": 1.0}
-    first, again, other = (few_shot_probe(train, test, seed=seed, **settings) for seed in (0, 0, 1))
-    assert first == again != other
-    more = few_shot_probe(train, test, seed=0, **{**settings, "shots": 30})
-    assert more[0] > first[0] and more[1] == pytest.approx(0, abs=1e-12)  # all 90 images in every draw
 
 
 def test_a_class_with_fewer_images_gives_all_of_them():

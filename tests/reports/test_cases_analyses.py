@@ -1,4 +1,4 @@
-"""Cases of analyses (A1 to A5): tables and page come, whatever becomes of what is said beside them.
+"""Cases of analyses (A1 to A4): tables and page come, whatever becomes of what is said beside them.
 
 A user's set alone in the grid is trained once, tiny; the programs of dvc.yaml then run in its folder, in their order.
 
@@ -6,26 +6,23 @@ A user's set alone in the grid is trained once, tiny; the programs of dvc.yaml t
 2. An analysis that is not asked for, impossible or failed is one line of the page, with a remedy, and its stage
    succeeds.
 3. Twelve training images, and no baselines, give a table.
-4. The exact JEPA-SCORE of a larger network is not begun.
+
+A5, the budget of the exact JEPA-SCORE: tests/density/test_typicality.py, tests/planning/test_cases_plan.py.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 import whole_grid
 import yaml
 
 from pipeline.density import scores
-from pipeline.models.backbones import create_backbone
 from pipeline.runtime.errors import UserError
-from pipeline.schema.analysis import Density
 from stages import check, configure, density, diagnose, foreign, page, pictures, score
 
 pytestmark = pytest.mark.slow
@@ -163,13 +160,3 @@ def test_a3_a4_twelve_training_images_without_baselines(tmp_path, monkeypatch, c
     assert "No baseline was measured" in text
     assert "few on few: k = 12, of all training images, in place of 20" in capsys.readouterr().err
     assert "few on few: k = 12, of all training images, in place of 20" in text
-
-
-@pytest.mark.parametrize(("name", "size_px", "exact"), [("test_byobnet", 32, True), ("resnet10t", 64, False)])
-def test_a5_the_exact_score_has_a_budget(name, size_px, exact):
-    """A5: the network of the case, 150 images; the laptop's networks keep the exact score."""
-    encoder = create_backbone(name, {}).eval()
-    began = time.process_time()
-    plan = scores.affordable(encoder, torch.zeros(1, 3, size_px, size_px), 150, Density())
-    assert (plan.exact, plan.num_images) == (exact, 150) and time.process_time() - began < 5
-    assert exact or "stands in for the exact score" in plan.notes[0]

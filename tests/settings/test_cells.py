@@ -16,7 +16,7 @@ from dvc.repo import Repo
 from params_file import BASE, load, problems, written
 
 from pipeline.runtime.project import grid_name
-from pipeline.settings.cells import Cell, Resolver, grid_cells, merge
+from pipeline.settings.cells import Resolver, grid_cells, merge
 from pipeline.settings.params import load_params
 
 ROOT = Path(__file__).parents[2]
@@ -87,15 +87,6 @@ def test_keys_are_spelled_as_in_dvc_yaml(tmp_path, monkeypatch, lambdas):
         assert [command.split()[-1] for command in commands if f"stages.{name} " in command] == [
             str(cell.configs / f"{name}.json") for cell in cells
         ]
-
-
-def test_key_and_folders_of_a_cell():
-    cell = Cell("table5", "digits", "test_vit", 0.05, 0)
-    assert cell.key == "digits--test_vit--lambda0.05--seed0"
-    assert cell.folder == Path("runs/table5/digits--test_vit--lambda0.05--seed0")
-    assert cell.configs == Path("runs/table5/configs/digits--test_vit--lambda0.05--seed0")
-    row = {"grid": "table5", "dataset": "digits", "backbone": "test_vit", "lambda": "0.05", "seed": "0", "epochs": "3"}
-    assert Cell.of_row(row).key == cell.key
 
 
 # 3. Names of grids

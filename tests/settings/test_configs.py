@@ -157,11 +157,8 @@ def test_a_setting_changes_the_stages_that_it_determines(change, pretrain_change
     }
 
 
-@pytest.mark.parametrize(
-    "axis",
-    [{"datasets": ["new", "digits"]}, {"backbones": ["test_byobnet", "test_vit", "test_resnet"]}, {"seeds": [1, 0]}],
-)
-def test_a_longer_axis_leaves_the_other_cells_as_they_are(axis):
-    before, after = untouched(), files_of({"grid": axis})
+def test_longer_axes_leave_the_other_cells_as_they_are():
+    longer = {"datasets": ["new", "digits"], "backbones": ["test_byobnet", "test_vit", "test_resnet"], "seeds": [1, 0]}
+    before, after = untouched(), files_of({"grid": longer})
     assert len(after) > len(before)
     assert {key: after[key] for key in before} == before

@@ -44,18 +44,12 @@ def test_views_have_the_defaults_of_multicrop():
 
 
 OUT_OF_RANGE = {
-    "grid.backbones": ([], "grid.backbones must have at least one name"),
     "grid.lambdas": ([0.1, 1.5], "grid.lambdas.1 must be less than or equal to 1, got 1.5"),
     "pretrain.precision": ("float16", "pretrain.precision must be 'auto', 'float32' or 'bfloat16', got 'float16'"),
     "pretrain.device": ("gpu", "pretrain.device must be 'auto', 'cpu', 'cuda' or 'mps', got 'gpu'"),
     "pretrain.views.global_scale": ([0.3, 1.5], "must not exceed the whole image (1.0), got [0.3, 1.5]"),
     "pretrain.views.local_scale": ([0.3, 0.1], "[low, high] with 0 < low <= high, got [0.3, 0.1]"),
     "pretrain.views.std": ([0.2, 0.2, 0], "must be > 0 in each channel, got [0.2, 0.2, 0"),
-    "pretrain.projector.hidden_dims": ([256, 0], "pretrain.projector.hidden_dims.1 must be greater than or equal to 1"),
-    "pretrain.optimizer.betas": ([0.9, 1], "pretrain.optimizer.betas.1 must be less than 1, got 1"),
-    "pretrain.schedule.warmup_epochs": (20, "pretrain.schedule.warmup_epochs must be < epochs, got 20 of 20"),
-    "probe.few_shot.shots": ([0], "probe.few_shot.shots.0 must be greater than or equal to 1, got 0"),
-    "report.decimals": (5, "less than or equal to 4, got 5"),
 }
 
 
@@ -64,21 +58,6 @@ def test_value_out_of_range(tmp_path, path):
     value, message = OUT_OF_RANGE[path]
     (problem,) = problems(written(tmp_path / "params.yaml", nested(path, value)))
     assert path in problem and message in problem
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "message"),
-    [
-        ("grid.lambdas", ["0.1"], "grid.lambdas.0 must be a valid number, got '0.1'; write it without quotes"),
-        ("grid.lambdas", [True], "grid.lambdas.0 must be a valid number, got True"),
-        ("grid.lambdas", [float("nan")], "grid.lambdas.0 must be a finite number"),
-        ("grid.seeds", [0.0], "grid.seeds.0 must be a valid integer, got 0.0"),
-        ("pretrain.backbone.kwargs", {"depths": [2, 2]}, "pretrain.backbone.kwargs.depths must be true, false, a fini"),
-    ],
-)
-def test_wrong_type(tmp_path, path, value, message):
-    (problem,) = problems(written(tmp_path / "params.yaml", nested(path, value)))
-    assert problem.startswith(message)
 
 
 @pytest.mark.parametrize(("section", "key"), [("pretrain", "epochs"), ("pretrain", "batch_size"), ("grid", "seeds")])

@@ -166,12 +166,3 @@ def test_watching_changes_no_bit(images, tmp_path, name, arguments):
     assert history[0].health != history[-1].health and [list(record.health) for record in plain] == [list(gradient)] * 3
     assert history[0].row() == {**plain[0].row(), **history[0].health}
     assert list(plain[0].row()) == ["epoch", "loss", "pred_loss", "sigreg_loss", "lr", "gradient_norm"]
-
-
-@pytest.mark.parametrize(("name", "arguments"), NETWORKS)
-def test_a_watched_run_is_continued(images, tmp_path, name, arguments):
-    whole = outcome(new_learner(0, name, arguments), images, tmp_path / "whole", watch=new_watch())
-    interrupted = start(new_learner(0, name, arguments), images, tmp_path / "parts", watch=new_watch())
-    next(interrupted)
-    interrupted.close()
-    assert outcome(new_learner(5, name, arguments), images, tmp_path / "parts", watch=new_watch()) == whole

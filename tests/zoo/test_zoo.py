@@ -1,7 +1,7 @@
 """Claims about the zoo by rule and its conformance run:
 
 1. Families go by name: every model legible in figure 9 of the paper is in one of the eight.
-2. A rule is expanded in a fixed order, to the architectures within the bound, with their true numbers of parameters.
+2. A rule is expanded in a fixed order, to the architectures within the bound.
 3. A row says what works at each size, why not, and which size near by does.
 4. An architecture that crashes or hangs costs itself alone.
 5. The stage goes on where it stopped, and repeats rows of another timm version or size.
@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from pipeline.models.backbones import count_params, create_backbone, known_backbones
+from pipeline.models.backbones import count_params, known_backbones
 from pipeline.runtime.errors import UserError
 from pipeline.zoo import families
 from pipeline.zoo.conformance import WORKS, conformance, isolated, read_rows, untried, write_rows
@@ -65,11 +65,6 @@ def test_a_rule_is_expanded_in_order_and_within_the_bound(monkeypatch):
     assert len(expand(list(FAMILIES), 30e6)) == len(SIZES)
     with pytest.raises(UserError, match=r"max_params must be >= 7000000 \(levit_128s, the smallest of .*, got 1000"):
         expand(["levit", "resnet"], 1000)
-
-
-def test_the_number_of_parameters_is_the_true_one():
-    found = expand(["maxxvit"], 20e6)[0]
-    assert found.num_params == sum(parameter.numel() for parameter in create_backbone(found.name, {}).parameters())
 
 
 # 3. Rows
