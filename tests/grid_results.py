@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+
+from pipeline.settings.cells import Cell
 
 DATASETS = {"fashion-mnist-8k": (0.76, 0.745), "digits": (0.965, 0.951)}
 BACKBONES = ("test_resnet", "test_convnext", "test_vit", "test_efficientnet")
 LAMBDAS = (0.02, 0.1)
 
 
-@dataclass(frozen=True)
-class FakeCell:
-    """What the tables need of pipeline.settings.cells.Cell."""
-
-    grid: str
-    dataset: str
-    backbone: str
-    lamb: float
-    seed: int
-
-    @property
-    def key(self) -> str:
-        return f"{self.dataset}--{self.backbone}--lambda{self.lamb}--seed{self.seed}"
-
-    @property
-    def folder(self) -> Path:
-        return Path("runs") / self.grid / self.key
-
-
-def make_cells(datasets=tuple(DATASETS), backbones=BACKBONES, lambdas=LAMBDAS, seeds=(0,)) -> list[FakeCell]:
-    return [FakeCell("default", *axes) for axes in product(datasets, backbones, lambdas, seeds)]
+def make_cells(datasets=tuple(DATASETS), backbones=BACKBONES, lambdas=LAMBDAS, seeds=(0,)) -> list[Cell]:
+    return [Cell("default", *axes) for axes in product(datasets, backbones, lambdas, seeds)]
 
 
 def pretrain_metrics(**changes) -> dict:
@@ -48,7 +30,7 @@ def probe_metrics(**changes) -> dict:
     return base | {"linear_lr": 0.01} | changes
 
 
-def write_cell(root: Path, cell: FakeCell, pretrain: dict | None, probe: dict | None, epochs: int = 12) -> None:
+def write_cell(root: Path, cell: Cell, pretrain: dict | None, probe: dict | None, epochs: int = 12) -> None:
     for stage, metrics in (("pretrain", pretrain), ("probe", probe)):
         if metrics is not None:
             (root / cell.folder / stage).mkdir(parents=True, exist_ok=True)
@@ -58,7 +40,7 @@ def write_cell(root: Path, cell: FakeCell, pretrain: dict | None, probe: dict | 
 
 
 def write_history(
-    root: Path, cell: FakeCell, epochs: int, loss: float, scale: float = 1.0, *, watched: bool = False
+    root: Path, cell: Cell, epochs: int, loss: float, scale: float = 1.0, *, watched: bool = False
 ) -> None:
     lines = ["epoch,loss,pred_loss,sigreg_loss,lr" + ",embedding_rank,projection_epps_pulley" * watched]
     for e in range(1, epochs + 1):
@@ -68,7 +50,7 @@ def write_history(
     (root / cell.folder / "pretrain" / "history.csv").write_text("\n".join(lines) + "\n")
 
 
-def write_grid(root: Path, cells: list[FakeCell], shots=(1, 10)) -> None:
+def write_grid(root: Path, cells: list[Cell], shots=(1, 10)) -> None:
     """Write plausible metrics for every cell, seeded by the cell's key; at the first lambda the training is watched."""
     for cell in cells:
         rng, initial = random.Random(cell.key), random.Random(cell.dataset + cell.backbone + str(cell.seed))

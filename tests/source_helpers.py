@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import h5py
 import numpy as np
 from PIL import Image
 from pydantic import TypeAdapter
@@ -42,6 +43,18 @@ def png(seed, *shape):
     out = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)).save(out, "PNG")
     return out.getvalue()
+
+
+def write_arrays(path, **arrays):
+    """Write an npz or an HDF5 file."""
+    path = Path(path)
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+        return
+    path.unlink(missing_ok=True)  # the exception of a refusal may keep the last one open
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
 
 
 class Files(ThreadingHTTPServer):

@@ -20,7 +20,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from params_file import BASE
-from source_helpers import entry, png
+from source_helpers import entry, png, write_arrays
 
 from pipeline.catalogue.validation import ParamsError
 from pipeline.data.packed import PackedSplit
@@ -126,16 +126,6 @@ def stored_arrays(draw) -> tuple[dict[str, np.ndarray], dict[str, object]]:
     return {"x_train": pixels if flaw == "negative" else pixels.astype(dtype), "y_train": labels}, fields
 
 
-def save(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    if path.suffix == ".npz":
-        np.savez(path, **arrays)
-        return
-    path.unlink(missing_ok=True)  # the exception of a refusal may keep the last one open
-    with h5py.File(path, "w") as file:
-        for key, value in arrays.items():
-            file[key] = np.char.encode(value, "utf-8") if value.dtype.kind == "U" else value
-
-
 def save_for_harm(path: Path) -> None:
     """Write a small set in each format, compressed where the format knows how."""
     pixels, labels = np.random.default_rng(0).integers(0, 9, (4, 3, 3), dtype=np.uint8), [0, 1, 0, 1]
@@ -170,7 +160,7 @@ def test_arrays_come_back_equal_or_are_refused(tmp_path, suffix):
     def one(made):
         arrays, fields = made
         path = tmp_path / f"arrays{suffix}"
-        save(path, arrays)
+        write_arrays(path, **arrays)
         try:
             source = open_source("x", entry(source="arrays", path=str(path), **fields), tmp_path / "scratch")
             pack(tmp_path / "set", "x", {}, source.classes, source.splits)

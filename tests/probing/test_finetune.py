@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from finished_cells import finish_cell
 from torch import nn
 
 from pipeline.core.checkpoints import Checkpoints
@@ -26,7 +27,6 @@ from pipeline.core.schedule import lr_factor
 from pipeline.core.seeds import generator
 from pipeline.data.packed import ImageBatch
 from pipeline.data.views.multicrop import evaluation_view
-from pipeline.models.backbones import create_backbone
 from pipeline.models.features import Reader, embeddings
 from pipeline.models.projector import make_projector
 from pipeline.models.weights import save_weights
@@ -34,9 +34,8 @@ from pipeline.probing import finetune
 from pipeline.probing.finetune import accuracy, evaluate, finetuned
 from pipeline.probing.probes import Split, Task, few_shot_members, linear_probe, stratified_holdout
 from pipeline.runtime.files import read_json, write_json
-from pipeline.schema.pretrain import Loader, Pretrain, Schedule, Views
 from pipeline.schema.probe import FewShot, Finetune, Health, Knn, Linear, Probe
-from pipeline.schema.resolved import Execution, ProbeRun, TrainedWith
+from pipeline.schema.resolved import ProbeRun
 from pipeline.sources.images import Picture
 from pipeline.sources.packing import pack
 from stages import probe as stage
@@ -225,48 +224,41 @@ def test_a_run_that_diverges_scores_nothing():
 
 
 @pytest.fixture
-def cell(tmp_path, monkeypatch) -> ProbeRun:
-    """A folder with a small data set and weights, as the working directory; return the settings of its probe."""
+def cell(tmp_path, monkeypatch) -> str:
+    """Finish a cell on a small data set in the working directory; return its key."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stage, "cell_record", lambda configs: configs)
     monkeypatch.setattr(stage, "publish_or_warn", lambda record: None)
-    images = pictures(24).pixels.permute(0, 2, 3, 1).numpy()
-    splits = {name: [Picture(image, i % 3, str(i)) for i, image in enumerate(images)] for name in ("train", "test")}
-    pack(Path("data/target"), "target", {"source": "folder"}, ["a", "b", "c"], splits)
-    save_weights(Path("weights.safetensors"), create_backbone("test_byobnet", {}), {})
-    projector = {"width": 256, "hidden_dims": [8], "proj_dim": 4}
-    save_weights(Path("projector.safetensors"), make_projector(**projector), projector)
-    probe = Probe(
-        baselines=[],
-        holdout_frac=0.25,
-        batch_size=16,
+    key, network = finish_cell(
+        tmp_path, "test_byobnet", baselines=[], holdout_frac=0.25, batch_size=16, knn=Knn(k=3, temperature=0.1),
         linear=Linear(learning_rates=[0.01, 0.1], weight_decays=[0.0, 0.1], epochs=2, batch_size=16),
         few_shot=FewShot(shots=[2], num_draws=2, ridge=1.0),
-        knn=Knn(k=3, temperature=0.1),
         finetune=TUNING.model_copy(update={"epochs": 1, "min_steps": 1}),
         health=Health(num_images=32, num_slices=4, lidar_images=16, lidar_views=2),
-    )
-    return ProbeRun(
-        grid="g", cell="c", dataset="target", target="target", choices={}, lamb=0.1, seed=0, backbone="test_byobnet",
-        data="data/target", weights="weights.safetensors", beside="projector.safetensors", out="out", device="cpu",
-        precision="float32", load_px=64, probe=probe, loader=Loader(memory_gb=1.0, num_workers=0),
-        views=Views(num_global=2, num_local=0, global_px=32, mean=[0.5] * 3, std=[0.25] * 3),
-        trained=TrainedWith(batch_size=8, objective="lejepa", objective_settings={"num_slices": 8}),
     )  # fmt: skip
+    images = pictures(24).pixels.permute(0, 2, 3, 1).numpy()
+    splits = {name: [Picture(image, i % 3, str(i)) for i, image in enumerate(images)] for name in ("train", "test")}
+    pack(Path("data/digits"), "digits", {"source": "folder"}, ["a", "b", "c"], splits)
+    projector = {"width": network.num_features, "hidden_dims": [8], "proj_dim": 4}
+    save_weights(Path("runs/default", key, "pretrain/projector.safetensors"), make_projector(**projector), projector)
+    return key
 
 
-def measured(cell: ProbeRun) -> dict[str, float]:
-    pretrain = Pretrain(epochs=1, batch_size=8, schedule=Schedule(warmup_epochs=0), loader=cell.loader)
-    write_json(Path("configs/cell/probe.json"), cell.result_key())
-    write_json(Path("configs/cell/execution.json"), Execution.of(pretrain, cell.probe).model_dump())
-    stage.main("configs/cell/probe.json")
-    return read_json(Path("out/metrics.json"))
+def measured(key: str, **changes: object) -> dict[str, float]:
+    """Run the stage with these changes of the probe."""
+    path = Path("runs/default/configs", key, "probe.json")
+    run = ProbeRun.read(path)
+    probe = run.probe.model_copy(update=changes)
+    write_json(path, run.model_copy(update={"probe": probe}).result_key())
+    execution = path.with_name("execution.json")
+    write_json(execution, read_json(execution) | {"probe": probe.model_dump()})
+    stage.main(str(path))
+    return read_json(Path("runs/default", key, "probe/metrics.json"))
 
 
 def test_the_stage_in_both_modes(cell):
     frozen = measured(cell)
-    both = {"mode": "finetune", "baselines": ["random_init", "raw_pixels"]}
-    tuned = measured(cell.model_copy(update={"probe": cell.probe.model_copy(update=both)}))
+    tuned = measured(cell, mode="finetune", baselines=["random_init", "raw_pixels"])
     shared = ["linear_top1", "linear_lr", "linear_holdout_top1", "knn_top1"]
     shared += [f"linear_top1_2shot{part}" for part in ("", "_std", "_images")]
     assert sorted(frozen) == sorted([*shared, "linear_weight_decay"])

@@ -12,6 +12,8 @@
 7. Rows that are ambiguous or no numbers are errors that say what to do.
 8. The stage writes the same bytes twice; Markdown has the paper's shape, and claims have the digits of the paper.
 9. An axis `epochs` is drawn as the minutes that the trainings took, and rows say what they cost.
+10. A number of which some seeds collapsed is the mean of the others and says how many did; one whose every seed did
+    says so in the place of ours; the diagnosis leaves collapsed runs out and names them.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
-from paper_results import write_pipeline, write_result
+from paper_results import write_json, write_pipeline, write_result
 
 from pipeline.reports.claims import read_claims
 from pipeline.reports.paper_pairing import table_numbers
 from pipeline.reports.paper_results import read_results
+from pipeline.reports.paper_table import shown
 from pipeline.runtime.errors import UserError
+from pipeline.selection.runs import read_runs
 from stages import table
 
 pytestmark = pytest.mark.seconds
@@ -241,3 +245,46 @@ def test_claims_have_the_digits_of_the_paper():
     assert (claim.published, claim.ours, claim.std, claim.seeds) == ("90.25", "90.50", "0.71", 2)
     assert claim.verdict == "reproduced"
     assert "90.5 ± 0.7 (published 90.25, +0.2)" in page()
+
+
+# Collapse
+
+SCORES = (0.88, 0.90, 0.10)
+
+
+def listing_with(summaries: dict[int, dict]):
+    """Write three seeds of which some have these entries in their pretraining's metrics.json."""
+    listing = write_pipeline("paper/t", "dataset,top1\ndigits,90\n", {"seeds": [0, 1, 2]})
+    for cell, top1 in zip(listing.cells, SCORES, strict=True):
+        write_result(listing, cell, top1)
+        write_json(cell.folder / "pretrain/metrics.json", {"num_images": 1438, **summaries.get(cell.seed, {})})
+    return listing
+
+
+def number(summaries: dict[int, dict]) -> dict:
+    (found,) = numbers(listing_with(summaries))
+    return vars(found)
+
+
+def collapsed_at(epoch: int) -> dict:
+    return {"alarms": {"collapse": epoch}, "collapsed": True}
+
+
+def test_some_seeds_collapsed():
+    found = number({2: collapsed_at(3)})
+    assert found["mean"] == pytest.approx(89) and found["missing"] == [] and found["verdict"] == "reproduced"
+    assert shown(found, 1) == "89.0 ± 1.4, 1 of 3 collapsed (published 90, −1.0)"
+
+
+def test_every_seed_collapsed():
+    found = number({0: collapsed_at(3), 1: collapsed_at(3), 2: collapsed_at(5)})
+    assert math.isnan(found["mean"]) and found["verdict"] == "differs"
+    assert shown(found, 1) == "collapsed (epoch 3, 5) (published 90)"
+
+
+def test_the_diagnosis_leaves_collapsed_runs_out():
+    losses = {"train_loss": 0.2, "pred_loss": 0.1, "sigreg_loss": 1.0}
+    listing = listing_with({0: losses, 1: losses, 2: {**losses, **collapsed_at(4)}})
+    found = read_runs(listing, "dvc repro it")
+    assert [cell.seed for cell in found.runs] == [0, 1]
+    assert f"{listing.cells[2].key}: collapsed at epoch 4; left out of correlations and picks" in found.problems

@@ -16,12 +16,11 @@ import sys
 import zipfile
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, PngImagePlugin
-from source_helpers import png
+from source_helpers import png, write_arrays
 
 from pipeline.data.packed import PackedSplit
 from pipeline.runtime import bars, files
@@ -63,13 +62,7 @@ def refused(*words, name="new", **fields) -> str:
 
 def arrays(suffix=".npz", images=COLOUR, labels=LABELS, **fields) -> dict:
     """Write a file of arrays and return its entry."""
-    if suffix == ".npz":
-        np.savez("a.npz", images=images, labels=labels)
-    else:
-        Path("a.h5").unlink(missing_ok=True)
-        with h5py.File("a.h5", "w") as file:
-            file["images"] = images
-            file["labels"] = labels
+    write_arrays(f"a{suffix}", images=images, labels=labels)
     return {"source": "arrays", "path": f"a{suffix}", "images": "images", "labels": "labels", **fields}
 
 

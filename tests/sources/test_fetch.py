@@ -68,14 +68,6 @@ def test_versions_are_not_joined(server, tmp_path, etag):
     assert get(server, tmp_path, sha256=None).read_bytes() == new
 
 
-def test_wrong_checksum(server, tmp_path):
-    with pytest.raises(FetchError) as caught:
-        get(server, tmp_path, sha256="0" * 64)
-    for told in (server.url, "0" * 64, SHA, "params.yaml"):
-        assert told in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_bad_file_of_an_earlier_attempt_is_replaced(server, tmp_path):
     (tmp_path / "set.bin").write_bytes(b"bad")
     (tmp_path / "set.bin.part").write_bytes(b"of unknown origin")

@@ -1,21 +1,18 @@
 """Claims: bundled sets, scikit-learn's digits, patches of its photographs (from disjoint regions), arrays and folders
-give their pictures with the right labels and class names, a test split among them; pickles are never loaded.
+give their pictures with the right labels and class names, a test split among them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 
-import h5py
 import numpy as np
 import pytest
 from sklearn.datasets import load_sample_images
-from source_helpers import labels_of, png, read
+from source_helpers import labels_of, png, read, write_arrays
 
 from pipeline.sources.open import BUNDLED
-from pipeline.sources.transfer import FetchError
 
 # ---- bundled and scikit-learn
 
@@ -68,54 +65,26 @@ def test_photo_patches(tmp_path, fields, columns):
 # ---- arrays
 
 
-def save(path, **arrays):
-    if path.suffix == ".npz":
-        np.savez_compressed(path, **arrays)
-    else:
-        with h5py.File(path, "w") as file:
-            for key, value in arrays.items():
-                file[key] = value.astype("S") if value.dtype.kind == "U" else value
-    return str(path)
-
-
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
 def test_arrays_with_a_test_split(tmp_path, suffix):
     x = np.random.default_rng(0).integers(0, 256, (600, 6, 5, 3), dtype=np.uint8)
     y = np.array(["a", "b"] * 300)
-    path = save(tmp_path / f"my set{suffix}", x_train=x[:500], y_train=y[:500], xt=x[500:], yt=y[500:, None])
-    classes, splits = read(tmp_path, source="arrays", path=path, test_images="xt", test_labels="yt")
+    path = tmp_path / f"my set{suffix}"
+    write_arrays(path, x_train=x[:500], y_train=y[:500], xt=x[500:], yt=y[500:, None])
+    classes, splits = read(tmp_path, source="arrays", path=str(path), test_images="xt", test_labels="yt")
     assert classes == ["a", "b"] and labels_of(splits["test"]) == [0, 1] * 50
     assert np.array_equal(np.stack([p.content for p in splits["train"]]), x[:500])
     assert splits["train"][300].where == f"my set{suffix}:x_train[300]"
 
 
-def test_arrays_with_class_names(tmp_path):
-    path = save(tmp_path / "a.h5", x_train=np.zeros((4, 2, 2), np.uint8), y_train=np.array([0, 1, 0, 1]))
-    assert read(tmp_path, source="arrays", path=path, classes=["smooth", "spiral"])[0] == ["smooth", "spiral"]
-
-
-def test_pickles_are_never_loaded(tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (os.mkdir, (str(tmp_path / "boom"),))
-
-    path = tmp_path / "a.npz"
-    np.savez(path, x_train=np.array([Bomb()] * 4), y_train=np.arange(4))
-    with pytest.raises(FetchError, match=r"cannot be used.*save it as plain numbers"):
-        read(tmp_path, source="arrays", path=str(path))
-    assert not (tmp_path / "boom").exists()
-
-
 def test_arrays_from_an_address(tmp_path, server):
-    save(tmp_path / "a.npz", x_train=np.zeros((4, 2, 2), np.uint8), y_train=np.array([0, 1, 0, 1]))
+    write_arrays(tmp_path / "a.npz", x_train=np.zeros((4, 2, 2), np.uint8), y_train=np.array([0, 1, 0, 1]))
     body = (tmp_path / "a.npz").read_bytes()
     server.files["/my set.npz"] = body
     fields = dict(source="arrays", url=f"{server.url}/my%20set.npz")
     server.num_cuts = 1
     assert read(tmp_path, **fields, sha256=hashlib.sha256(body).hexdigest())[0] == ["0", "1"]
     assert [wanted for _, wanted, _ in server.seen] == [None, f"bytes={len(body) // 2}-"]
-    with pytest.raises(FetchError, match="wrong checksum"):
-        read(tmp_path / "other", **fields, sha256="0" * 64)
     with pytest.warns(UserWarning, match="used without a checksum"):
         read(tmp_path / "third", **fields, sha256="unverified")
 
@@ -160,6 +129,3 @@ def test_folder_in_an_archive(tmp_path, server, pictures):
     assert read(tmp_path, **fields, train="my pictures")[0] == from_url[0]
     local = read(tmp_path / "other", source="folder", path=str(tmp_path / "x.zip"), train="my pictures")
     assert [p.where for p in local[1]["test"]] == [p.where for p in from_url[1]["test"]]
-
-
-# ---- the stage

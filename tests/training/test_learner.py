@@ -15,33 +15,16 @@ from itertools import islice
 
 import pytest
 import torch
+from small_training import CPU, settings, start
 from torch import nn
 
-from pipeline.core.checkpoints import Checkpoints
-from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.packed import ImageBatch
 from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses.lejepa import lejepa_loss, random_directions
-from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.backbones import initial_backbone
-from pipeline.schema.pretrain import Pretrain
 from pipeline.training.learner import Learner, build_learner, make_learner
-from pipeline.training.loop import Recipe, pretrain
 
-CPU = torch.device("cpu")
-SETTINGS = {
-    "epochs": 3,
-    "batch_size": 8,
-    "channels_last": False,
-    "optimizer": {"lr": 1e-2, "weight_decay": 0.0},
-    "schedule": {"warmup_epochs": 0, "final_lr_frac": 0.1},
-    "projector": {"hidden_dims": [16], "proj_dim": 8},
-    "loader": {"num_workers": 0},
-}
-
-
-def changed(**sections) -> Pretrain:
-    return Pretrain.model_validate({**SETTINGS, **sections})
+VIEWS = Multicrop(num_global=2, num_local=0, global_px=8, local_px=8, mean=[0.5] * 3, std=[0.5] * 3)
 
 
 def tiny(*, predictor: bool = False, swa_decay: float | None = None, micro_batch_size: int | None = None) -> Learner:
@@ -49,8 +32,8 @@ def tiny(*, predictor: bool = False, swa_decay: float | None = None, micro_batch
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 6))
     head = nn.Linear(4, 4) if predictor else None
     swa = {"enabled": True, "decay": swa_decay} if swa_decay else {}
-    settings = changed(swa=swa, layout={"micro_batch_size": micro_batch_size})
-    return make_learner(backbone, nn.Linear(6, 4), settings, CPU, predictor=head)
+    chosen = settings(swa=swa, layout={"micro_batch_size": micro_batch_size})
+    return make_learner(backbone, nn.Linear(6, 4), chosen, CPU, predictor=head)
 
 
 def run(learner: Learner, folder):
@@ -58,10 +41,7 @@ def run(learner: Learner, folder):
         torch.randint(0, 256, (16, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)),
         torch.zeros(16, dtype=torch.int64),
     )
-    objective = RunObjective(LeJEPA(num_slices=8, num_knots=5), lamb=0.1, num_global=2, seed=0)
-    views = Multicrop(num_global=2, num_local=0, global_px=8, local_px=8, mean=[0.5] * 3, std=[0.5] * 3)
-    how = {"device": CPU, "autocast": choose_autocast("float32", CPU), "checkpoints": Checkpoints(folder, "run")}
-    return pretrain(learner, images, changed(), Recipe(views, objective, seed=0), **how)
+    return start(learner, images, folder, make_views=VIEWS, batch_size=8)
 
 
 def weights(learner: Learner) -> list[torch.Tensor]:
@@ -186,7 +166,7 @@ class Masked(nn.Module):
 
 def built(**sections) -> Learner:
     backbone = initial_backbone("test_vit", {"img_size": 16, "patch_size": 8}, seed=0)
-    return build_learner(backbone, 64, changed(**sections), CPU)
+    return build_learner(backbone, 64, settings(projector={"hidden_dims": [16], "proj_dim": 8}, **sections), CPU)
 
 
 def test_heuristics_follow_the_settings():
