@@ -194,13 +194,9 @@ def test_evaluation_view_equals_resize_and_centre_crop(height, width):
 @pytest.mark.parametrize(
     ("name", "value", "rule"),
     [
-        ("num_global", 0, ">= 1"),
-        ("global_px", 3, ">= 4"),
         ("global_scale", [0.5, 1.2], r"\[low, high\] with 0 < low <= high <= 1"),
-        ("ratio", [0.0, 1.0], r"\[low, high\] with 0 < low <= high"),
         ("flip_prob", 1.5, r"in \[0, 1\]"),
         ("hue", 0.6, r"in \[0, 0.5\]"),
-        ("solarize_threshold", 300, r"in \[0, 256\]"),
         ("std", [0.5, 0.5, 0.0], "three numbers > 0"),
     ],
 )

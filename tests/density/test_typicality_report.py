@@ -123,7 +123,11 @@ def test_correlations_have_the_sign_of_typicality():
     assert found["one", "jepa_score of two"] == pytest.approx(-1)
 
 
-# The stage
+# The stage and the page's section
+
+
+def section(folder=REPORTS):
+    return report_section(folder, "Density", "python -m stages.density", Path("reports")).body
 
 
 def test_stage_writes_everything(place, capsys):
@@ -150,6 +154,13 @@ def test_stage_writes_everything(place, capsys):
     (REPORTS / "old.png").touch()
     density.main()
     assert {path.name: path.read_bytes() for path in REPORTS.iterdir()} == before
+    html = section()
+    for row in rows_of("table.csv"):
+        assert f"{100 * float(row['auroc']):.1f} (" in html
+    assert html.count("<svg") == 2 and "72.9" in html and "<h2>" not in html
+    with Image.open(REPORTS / "sheet-home.png") as picture:
+        size = 'width="{}" height="{}" loading="lazy"'.format(*picture.size)
+    assert '<img src="density/sheet-home.png" alt="home: The most and least typical test' in html and size in html
 
 
 def test_table_and_sheet_become_artifacts_of_the_picked_run(place, monkeypatch, capsys):
@@ -177,22 +188,3 @@ def test_stage_names_what_is_missing(place, capsys):
     density.main()
     assert "no run has scored its own set and others" in capsys.readouterr().err
     assert "no run has scored its own set" in section()
-
-
-# The page
-
-
-def section(folder=REPORTS):
-    return report_section(folder, "Density", "python -m stages.density", Path("reports")).body
-
-
-def test_page_has_the_numbers_and_the_pictures(place):
-    density.main()
-    html = section()
-    for row in rows_of("table.csv"):
-        assert f"{100 * float(row['auroc']):.1f} (" in html
-    assert html.count("<svg") == 2 and "72.9" in html and "<h2>" not in html
-    with Image.open(REPORTS / "sheet-home.png") as picture:
-        width, height = picture.size
-    assert '<img src="density/sheet-home.png" alt="home: The most and least typical test images' in html
-    assert f'width="{width}" height="{height}" loading="lazy"' in html
