@@ -72,19 +72,6 @@ def test_broken_json_is_named(tmp_path, text):
         read_json(path)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "epoch,loss\n1,0.5\n",
-    ],
-)
-def test_a_broken_history_is_named(tmp_path, text):
-    (tmp_path / "history.csv").write_text(text)
-    with pytest.raises(ResultError, match=r"history.csv (is broken|must have the columns epoch, loss, lr)"):
-        read_history(tmp_path / "history.csv")
-
-
 def test_history_reads_back_exactly(tmp_path):
     rows = [{"epoch": 1, "loss": 0.1 + 0.2, "pred_loss": 1e-17, "sigreg_loss": math.pi * 1e5, "lr": 1 / 3}]
     write_history(tmp_path / "history.csv", rows)

@@ -1,8 +1,7 @@
 """Claims about novelty:
 
 1. The AUROC is scikit-learn's, ties included, and that of swapped sides is its complement; its interval is DeLong's on
-   the scale of log-odds, covers the true area in about 95 of 100 simulations, and does not shrink to a point where
-   every pair is in order.
+   the scale of log-odds, and does not shrink to a point where every pair is in order.
 2. k-NN distances are those of a plain loop over all pairs, whatever the blocks.
 3. The covariance is Ledoit and Wolf's; the Mahalanobis distance is that of numpy, and orders samples of a known
    Gaussian as its density does; embeddings that do not vary are refused.
@@ -14,7 +13,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from pipeline.density.auroc import auroc
@@ -54,17 +52,6 @@ def test_interval_is_that_of_delong():
     assert found.value == pytest.approx(area)
     for end, sign in ((found.low, -1), (found.high, 1)):
         assert np.log(end / (1 - end)) == pytest.approx(np.log(area / (1 - area)) + sign * 1.959964 * error)
-
-
-@pytest.mark.parametrize(("shift", "scale"), [(2.0, 1.0), (1.0, 4.0)])
-def test_interval_covers(shift, scale):
-    truth = norm.cdf(shift / np.hypot(1, scale))
-    generator = np.random.default_rng(1)
-    hits = 0
-    for _ in range(400):
-        found = auroc(generator.normal(shift, 1, 80), generator.normal(0, scale, 60))
-        hits += found.low <= truth <= found.high
-    assert 368 <= hits <= 392
 
 
 def test_interval_of_perfect_order_is_no_point():

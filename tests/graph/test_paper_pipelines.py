@@ -71,15 +71,6 @@ def test_cells_are_those_of_the_published_table(name):
     assert [cell.key for cell in listing.cells if not any(is_about(row, cell) for row in rows)] == []
 
 
-def test_equal_pretrainings_are_shared():
-    table3 = listing_of("table3")
-    owners = {cell.backbone: owner for cell, owner in table3.owners.items() if cell.seed == 0}
-    for backbone in ("resnet18", "resnet34", "convnextv2_nano"):
-        assert owners[backbone].grid == "table5"
-    assert len(table3.trained) == 4 * 3 - 3  # four backbones, three seeds, each once for frozen and fine-tuned
-    assert {owner.grid for owner in listing_of("table2").owners.values()} == {"imagenet1k"}
-
-
 # 3. Sources
 
 

@@ -96,7 +96,7 @@ def made_with(a, rng, noise=0.0):
     return runs
 
 
-@pytest.mark.parametrize("a", [0.0, 0.4, 0.75, 1.0])
+@pytest.mark.parametrize("a", [0.4, 1.0])
 def test_the_exponent_that_made_the_data_is_found(a):
     entries = of_group(select(made_with(a, np.random.default_rng(5)), exponent=0.4, num_draws=100), "digits")
     assert entry_of(entries, RULE, a).rho == pytest.approx(1)

@@ -163,5 +163,8 @@ def test_an_own_objective_has_the_files_that_its_import_loads(tmp_path, monkeypa
         (tmp_path / name).write_text(code, encoding="utf-8")
     not_loaded = {"objectives/mine/other.py", "objectives/unrelated.py"}
     assert rooms.own_objective("objectives.mine.Sphere").keys() == files.keys() - not_loaded
+    before = rooms.own_objective("objectives.mine.Sphere")
+    (tmp_path / "objectives/mine/terms.py").write_text("import sys", encoding="utf-8")
+    assert rooms.own_objective("objectives.mine.Sphere") != before and rooms.own_objective("lejepa") == {}
     parents = {"objectives/__init__.py", "objectives/mine/__init__.py"}
     assert rooms.own_objective("objectives.mine.other.Sphere").keys() >= parents | {"objectives/mine/other.py"}

@@ -5,7 +5,6 @@
 3. The description is the row of the table; one that somebody wrote stays.
 4. The load of the machine is a curve, from a thread; epochs that were read back have none, and it may be missing.
 5. Cells that differ in their seed alone have one more run, of means and standard deviations; it follows the cells.
-6. In MLflow's alphabetical order accuracies and losses come before what is label-free or watched, axes before settings.
 """
 
 from __future__ import annotations
@@ -222,15 +221,3 @@ def test_seeds_have_a_run_of_their_means(store):
 
 def test_a_single_seed_has_no_run_of_means():
     assert seed_means([with_seed(0), replace(with_seed(1), cell="digits--vit--lambda0.5--seed1")]) == []
-
-
-# 6. Order
-
-
-def test_what_matters_sorts_first():
-    record = replace(finished(), metrics=finished().metrics | {("unlabelled/rankme", 0): 1.0, ("watch/norm", 1): 1.0})
-    prefixes = list(dict.fromkeys(name.partition("/")[0] for name in sorted(name for name, _ in record.metrics)))
-    assert prefixes == ["probe", "train", "unlabelled", "watch"]
-    params = sorted(record.params)
-    num_axes = len(params) - sum(name.startswith("settings.") for name in params)
-    assert params[:num_axes] == ["backbone", "dataset", "grid", "lambda", "objective", "seed"]

@@ -18,14 +18,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from sklearn.datasets import load_digits
+from small_training import CPU, digits, in_a_batch
 from torch import nn
 
 from pipeline.core.checkpoints import Checkpoints
 from pipeline.core.distributed.batch_norm import SyncBatchNorm, synchronise
 from pipeline.core.distributed.collectives import share
 from pipeline.core.distributed.devices import choose_autocast
-from pipeline.data.packed import ImageBatch
 from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses.lejepa import epps_pulley
 from pipeline.losses.objective import LeJEPA, RunObjective
@@ -38,14 +37,8 @@ from pipeline.training.loop import Recipe, pretrain
 
 pytestmark = pytest.mark.slow
 
-CPU = torch.device("cpu")
 NUM_IMAGES, BATCH, EPOCHS = 106, 16, 9  # 6 steps an epoch, a last partial batch of 10 that is left out
 VIEWS = Multicrop(num_global=2, num_local=1, global_px=16, local_px=8, mean=[0.5] * 3, std=[0.5] * 3)
-
-
-def pictures() -> ImageBatch:
-    pixels = torch.from_numpy((load_digits().images[:NUM_IMAGES] * 15.9).astype("uint8"))[:, None]
-    return ImageBatch(pixels, torch.zeros(NUM_IMAGES, dtype=torch.int64))
 
 
 def views_in_float64(*images, **options) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,7 +80,7 @@ def trained(folder: str, *, signal_at: int | None = None, batch_size: int = BATC
     learner, watch = new_learner(), None if dist.is_initialized() and dist.get_rank() else watched
     recipe = Recipe(views_in_float64, signalled, seed=0)
     epochs = pretrain(
-        learner, pictures(), settings(batch_size=batch_size), recipe, device=CPU,
+        learner, in_a_batch(digits(NUM_IMAGES)), settings(batch_size=batch_size), recipe, device=CPU,
         autocast=choose_autocast("float32", CPU), checkpoints=Checkpoints(Path(folder), "run"), watch=watch,
     )  # fmt: skip
     try:
