@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bad_place import Attempt, Place, bad
+from packed_pictures import encode
 from PIL import Image
 from source_helpers import png
 
@@ -28,19 +28,13 @@ def folders(place: Place, content: bytes, name: str = "3.png", **fields: Any) ->
     return download, "new"
 
 
-def encoded(kind: str, pixels: np.ndarray, **options: Any) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, kind, **options)
-    return out.getvalue()
-
-
 COLOUR = np.random.default_rng(0).integers(0, 256, (30, 20, 3), dtype=np.uint8)
 
 BROKEN = {
     "a truncated PNG": (png(0, 30, 20, 3)[:400], "truncated"),
     "zero bytes": (b"", "zero bytes"),
     "an error page named .png": (b"<!doctype html><title>404</title>", "cannot identify image"),
-    "32 bits a pixel": (encoded("TIFF", np.ones((4, 4), np.float32)), "no known white"),
+    "32 bits a pixel": (encode(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "no known white"),
 }
 for _name, (_content, _reason) in BROKEN.items():
     bad(f"picture: {_name}", "'new'", "b/3.png", _reason, "repair it or take it out")(

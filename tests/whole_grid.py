@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import yaml
+from csv_tables import csv_rows
 from PIL import Image
 
 from pipeline.settings.cells import merge
@@ -85,8 +85,7 @@ def shown(datasets: list[str]) -> str:
 
 def rows() -> list[dict[str, str]]:
     """Read comparison.csv."""
-    with Path("reports/comparison.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return csv_rows("reports/comparison.csv")
 
 
 def images(counts: list[int], px: int = 16, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from csv_tables import csv_rows
 from typical_scores import CLASSES, path_of, settings, write_params, write_pick, write_set
 
 from pipeline.data.packed import PackedSplit
@@ -60,8 +60,7 @@ def network(tmp_path, monkeypatch):
 
 
 def rows_of(scored: str, name: str = "home") -> list[dict[str, str]]:
-    with path_of(name, scored).open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return csv_rows(path_of(name, scored))
 
 
 def column(rows: list[dict[str, str]], name: str) -> np.ndarray:

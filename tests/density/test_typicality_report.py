@@ -5,7 +5,6 @@ pictures to the run; the page has the same numbers."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from pathlib import Path
@@ -14,6 +13,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from csv_tables import csv_rows
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from typical_scores import path_of, settings, write_params, write_pick, write_scores, write_set
@@ -44,11 +44,6 @@ def place(tmp_path, monkeypatch):
     write_scores("home", "home", shift=1.0)
     write_scores("home", "abroad", seed=1)
     return tmp_path
-
-
-def rows_of(name: str) -> list[dict[str, str]]:
-    with (REPORTS / name).open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def scores(**values) -> Scores:
@@ -143,11 +138,11 @@ def test_stage_writes_everything(place, capsys):
     }
     assert {path.name for path in REPORTS.iterdir()} == names
     before = {path.name: path.read_bytes() for path in REPORTS.iterdir()}
-    assert tuple(rows_of("table.csv")[0]) == TABLE and len(rows_of("table.csv")) == len(METHODS)
+    assert tuple(csv_rows(REPORTS / "table.csv")[0]) == TABLE and len(csv_rows(REPORTS / "table.csv")) == len(METHODS)
     text = (REPORTS / "report.md").read_text(encoding="utf-8")
     assert "**home**: the run home--test_vit--lambda0.05--seed0, selected without labels" in text
     assert "with the score.](<sheet-home.png>)" in text and "## Missing" not in text and "72.9" in text
-    area = float(rows_of("table.csv")[0]["auroc"])
+    area = float(csv_rows(REPORTS / "table.csv")[0]["auroc"])
     said = capsys.readouterr()
     assert f"{100 * area:.1f} (" in text and f"{100 * area:.1f} (" in said.out
     assert "warning: no artifacts in MLflow: OSError: no disk" in said.err
@@ -155,7 +150,7 @@ def test_stage_writes_everything(place, capsys):
     density.main()
     assert {path.name: path.read_bytes() for path in REPORTS.iterdir()} == before
     html = section()
-    for row in rows_of("table.csv"):
+    for row in csv_rows(REPORTS / "table.csv"):
         assert f"{100 * float(row['auroc']):.1f} (" in html
     assert html.count("<svg") == 2 and "72.9" in html and "<h2>" not in html
     with Image.open(REPORTS / "sheet-home.png") as picture:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from csv_tables import csv_rows
 from packed_pictures import pack_noise
 from PIL import Image
 from scipy.stats import mannwhitneyu
@@ -117,8 +117,7 @@ def save(folder, name: str, arguments: dict, backbone=None) -> None:
 def test_stage_writes_every_report(place, name, arguments, size_px):
     save(place, name, arguments)
     run_stage({"size_px": size_px})
-    with (place / "reports/look.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_rows(place / "reports/look.csv")
     assert tuple(rows[0]) == COLUMNS and len(rows) == 5 == len({entry["image"] for entry in rows})
     mean = {n: np.mean([float(entry[f"attention_{n}"]) for entry in rows]) for n in NETWORKS}
     assert mean["best_init"] > mean["random_init"]

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import io
 import json
 import re
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from bad_data import COLOUR, TEST, arrays
 from bad_machine import CELL, refused_before_training
 from bad_place import INPUTS, Place
+from packed_pictures import encode
 from PIL import Image
 from source_helpers import png
 
@@ -90,32 +89,27 @@ def test_a_probe_is_refused_whose_objective_is_another_file_now(place):
 
 
 def odd_pictures() -> Iterator[tuple[str, bytes]]:
-    def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-        out = io.BytesIO()
-        image.save(out, kind, **options)
-        return out.getvalue()
-
     colour = Image.fromarray(COLOUR)
     turned = colour.getexif()
     turned[0x0112] = 6
     deep = Image.fromarray(np.arange(600, dtype=np.uint16).reshape(30, 20) * 100)
-    yield "grey.png", saved(colour.convert("L"), "PNG")
-    yield "bits.png", saved(colour.convert("1"), "PNG")
-    yield "transparent.png", saved(colour.convert("RGBA"), "PNG")
-    yield "grey and transparent.png", saved(colour.convert("LA"), "PNG")
-    yield "palette.gif", saved(colour.quantize(8), "GIF")
-    yield "transparent palette.png", saved(colour.quantize(8), "PNG", transparency=0)
-    yield "sixteen bits.png", saved(deep, "PNG")
-    yield "print.jpg", saved(colour.convert("CMYK"), "JPEG")
+    yield "grey.png", encode(colour.convert("L"), "PNG")
+    yield "bits.png", encode(colour.convert("1"), "PNG")
+    yield "transparent.png", encode(colour.convert("RGBA"), "PNG")
+    yield "grey and transparent.png", encode(colour.convert("LA"), "PNG")
+    yield "palette.gif", encode(colour.quantize(8), "GIF")
+    yield "transparent palette.png", encode(colour.quantize(8), "PNG", transparency=0)
+    yield "sixteen bits.png", encode(deep, "PNG")
+    yield "print.jpg", encode(colour.convert("CMYK"), "JPEG")
     yield (
         "animation.gif",
-        saved(colour.quantize(8), "GIF", save_all=True, append_images=[colour.rotate(90).quantize(8)]),
+        encode(colour.quantize(8), "GIF", save_all=True, append_images=[colour.rotate(90).quantize(8)]),
     )
-    yield "animation.webp", saved(colour, "WEBP", save_all=True, append_images=[colour.rotate(90)])
-    yield "turned.jpg", saved(colour, "JPEG", exif=turned)
-    yield "UPPER CASE.JPEG", saved(colour, "JPEG")
-    yield "scan.tiff", saved(colour, "TIFF")
-    yield "größe ☃ n° 1.bmp", saved(colour, "BMP")
+    yield "animation.webp", encode(colour, "WEBP", save_all=True, append_images=[colour.rotate(90)])
+    yield "turned.jpg", encode(colour, "JPEG", exif=turned)
+    yield "UPPER CASE.JPEG", encode(colour, "JPEG")
+    yield "scan.tiff", encode(colour, "TIFF")
+    yield "größe ☃ n° 1.bmp", encode(colour, "BMP")
     yield "speck.png", png(0, 1, 1)
 
 

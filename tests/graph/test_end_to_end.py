@@ -7,7 +7,6 @@ work. Runs that are killed: tests/graph/test_faults.py; a store that is lost: te
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 import timm
 import torch
 import yaml
+from csv_tables import csv_rows
 from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
@@ -43,8 +43,7 @@ def readme_example() -> dict:
 
 
 def table(workspace: Workspace) -> list[dict]:
-    with (workspace.root / "reports/comparison.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return csv_rows(workspace.root / "reports/comparison.csv")
 
 
 def without_ids(workspace: Workspace) -> list[dict]:

@@ -9,7 +9,6 @@ Damaged states and failed writes: tests/core/test_checkpoint.py, tests/graph/tes
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
+from csv_tables import csv_rows
 from mlflow import MlflowClient
 from one_training import COMMAND, CONFIGS, STEPS, done, execute, one_training, taken
 from workspace import Workspace
@@ -70,7 +70,7 @@ def results(workspace: Workspace) -> dict[str, object]:
     names = ("backbone.safetensors", "projector.safetensors", "history.csv", "metrics.json", "health.json")
     files = [path for path in workspace.root.glob("runs/default/*/p*/*") if path.name in names]
     found: dict[str, object] = {str(path.relative_to(workspace.root)): path.read_bytes() for path in files}
-    rows = list(csv.DictReader((workspace.root / "reports/comparison.csv").read_text().splitlines()))
+    rows = csv_rows(workspace.root / "reports/comparison.csv")
     client = MlflowClient(f"sqlite:///{workspace.root}/mlflow.db")
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert sorted(run.info.status for run in runs) == ["FINISHED"] * len(rows)

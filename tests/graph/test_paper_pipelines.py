@@ -9,12 +9,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from csv_tables import csv_rows
 from workspace import ROOT, Workspace
 
 from pipeline.settings.dvc_graph import cells_text, graph_text
@@ -118,8 +118,7 @@ def workspace(tmp_path_factory):
 def test_miniature(workspace, name):
     ran = workspace.repro(f"{name}/dvc.yaml", project="miniature")
     assert any(stage.startswith(f"{name}/dvc.yaml:") for stage in ran)
-    with (workspace.root / f"miniature/reports/claims/{name}.csv").open(encoding="utf-8", newline="") as file:
-        claims = list(csv.DictReader(file))
+    claims = csv_rows(workspace.root / f"miniature/reports/claims/{name}.csv")
     assert claims and {claim["verdict"] for claim in claims} <= {"reproduced", "differs"}, claims
     if name in GRIDS:
         assert "0 disagreements" in workspace.run("python", "-m", "stages.verify", f"miniature/{name}/params.yaml")

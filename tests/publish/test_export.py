@@ -124,20 +124,14 @@ def unfinished(key: str) -> None:
     (Path("runs/default") / key / "probe/metrics.json").unlink()
 
 
-def other_settings(key: str) -> None:
-    path = Path("runs/default/configs") / key / "pretrain.json"
-    write_json(path, read_json(path) | {"seed": 7})
+def rewritten(name: str, **values: object):
+    """Return what changes values of a file of the cell's settings."""
 
+    def change(key: str) -> None:
+        path = Path("runs/default/configs", key, name)
+        write_json(path, read_json(path) | values)
 
-def frozen(key: str) -> None:
-    path = Path("runs/default/configs") / key / "probe.json"
-    write_json(path, read_json(path) | {"model": "models/dino/model.json"})
-
-
-def small_stem(key: str) -> None:
-    path = Path("runs/default/configs") / key / "probe.json"
-    told = read_json(path)
-    write_json(path, told | {"backbone_kwargs": told["backbone_kwargs"] | {"small_stem": True}})
+    return change
 
 
 def occupied(key: str) -> None:
@@ -150,11 +144,11 @@ def occupied(key: str) -> None:
     [
         (unfinished, r"is not finished: no .*probe/metrics.json; make it with: dvc repro$"),
         (
-            other_settings,
+            rewritten("pretrain.json", seed=7),
             r"is not finished: .*was trained with other settings than .*params.yaml has now; run: dvc repro$",
         ),
-        (frozen, "is a frozen public model .*published by others"),
-        (small_stem, "small_stem, a stem that timm cannot build"),
+        (rewritten("probe.json", model="models/dino/model.json"), "is a frozen public model .*published by others"),
+        (rewritten("probe.json", backbone_kwargs={"small_stem": True}), "small_stem, a stem that timm cannot build"),
         (occupied, "mine is not empty; name another folder, or remove it: rm -r .*/mine$"),
     ],
 )

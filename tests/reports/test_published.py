@@ -18,7 +18,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -26,6 +25,7 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
+from csv_tables import csv_rows
 from paper_results import write_json, write_pipeline, write_result
 
 from pipeline.reports.claims import read_claims
@@ -54,8 +54,7 @@ def numbers(listing):
 
 
 def lines():
-    with Path("reports/t.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return csv_rows("reports/t.csv")
 
 
 def page():

@@ -5,12 +5,10 @@ remedy, and no secret; archives cannot write outside their folder."""
 from __future__ import annotations
 
 import hashlib
-import io
-import tarfile
 import zipfile
 
 import pytest
-from source_helpers import serving
+from source_helpers import serving, tar
 
 from pipeline.sources.archives import extract
 from pipeline.sources.transfer import FetchError, fetch, shown
@@ -92,11 +90,7 @@ def make_zip(path, members):
 
 
 def make_tar(path, members, mode="w:gz"):
-    with tarfile.open(path, mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
+    path.write_bytes(tar(members, mode))
     return path
 
 

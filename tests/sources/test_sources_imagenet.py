@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tarfile
 from collections import Counter
 
 import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
-from source_helpers import labels_of, read
+from source_helpers import labels_of, read, tar
 from torchvision.datasets import ImageNet, imagenet
 
 from pipeline.sources.transfer import FetchError
@@ -27,16 +26,6 @@ FILES = [name for name, _ in imagenet.ARCHIVE_META.values()]
 def jpeg(seed: int) -> bytes:
     pixels, out = np.random.default_rng(seed).integers(0, 256, (9, 8, 3), dtype=np.uint8), io.BytesIO()
     Image.fromarray(pixels).save(out, "JPEG")
-    return out.getvalue()
-
-
-def tar(members: dict[str, bytes], mode: str = "w:") -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
     return out.getvalue()
 
 

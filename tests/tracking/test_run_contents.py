@@ -33,18 +33,6 @@ from pipeline.tracking.store import Store
 pytestmark = pytest.mark.seconds
 
 
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory) -> Store:
-    return Store(new_store(tmp_path_factory.mktemp("store")))
-
-
-@pytest.fixture
-def store(opened) -> Store:
-    for run in opened.client.search_runs([opened.experiment_id]):
-        opened.client.delete_run(run.info.run_id)
-    return opened
-
-
 # 1. Inputs
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from cell_record import CONFIG, LOSSES, OPENING, ROWS, finished
 from mlflow.entities import Metric
-from stores import new_store, the_run
+from stores import the_run
 
 from pipeline.runtime.errors import Interrupted, NonFiniteLossError
 from pipeline.tracking import contents
@@ -27,24 +27,6 @@ from pipeline.tracking.record import alarm_metrics, recorded_picks
 from pipeline.tracking.store import Store
 
 pytestmark = pytest.mark.seconds
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory) -> Path:
-    return new_store(tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture(scope="module")
-def opened(path) -> Store:
-    """One for all tests: MLflow takes a second or two to open a file that it does not know."""
-    return Store(path)
-
-
-@pytest.fixture
-def store(opened) -> Store:
-    for run in opened.client.search_runs([opened.experiment_id]):
-        opened.client.delete_run(run.info.run_id)
-    return opened
 
 
 def train(path: Path, *rows: dict[str, float], afresh: bool = True) -> None:
@@ -77,19 +59,19 @@ def test_a_run_is_found_by_its_cell_and_continued(store):
     ("earlier", "status"),
     [(finished(), "FINISHED"), (replace(OPENING, params=OPENING.params | {"settings.pretrain.epochs": "9"}), "KILLED")],
 )
-def test_an_earlier_training_is_not_continued(store, path, earlier, status):
+def test_an_earlier_training_is_not_continued(store, store_path, earlier, status):
     """One that was interrupted inside its first epoch has left a checkpoint and no run."""
     old = store.publish(earlier)
     store.client.set_terminated(old, status)
-    train(path, ROWS[0] | {"loss": 7.0}, ROWS[1], afresh=False)
+    train(store_path, ROWS[0] | {"loss": 7.0}, ROWS[1], afresh=False)
     assert the_run(store).info.run_id != old and the_run(store).data.params == OPENING.params
     assert ("train/loss", 1, 7.0) in points(store) and len(points(store)) == 2 * len(LOSSES)
 
 
-def test_what_a_run_holds(store, path):
-    train(path)
+def test_what_a_run_holds(store, store_path):
+    train(store_path)
     assert store.runs(OPENING.grid, OPENING.cell) == [], "nothing before the first epoch"
-    train(path, *ROWS)
+    train(store_path, *ROWS)
     run = the_run(store)
     assert run.info.status == "RUNNING" and run.info.run_name == OPENING.cell
     axes = {"grid": "default", "dataset": "digits", "backbone": "vit", "lambda": "0.1", "seed": "0"}
@@ -106,11 +88,11 @@ def test_what_a_run_holds(store, path):
     assert json.loads((Path(run.info.artifact_uri) / "pretrain.json").read_text()) == CONFIG
 
 
-def test_a_resumed_run_logs_no_point_twice(store, path):
-    train(path, ROWS[0])
-    train(path, *ROWS, afresh=False)
+def test_a_resumed_run_logs_no_point_twice(store, store_path):
+    train(store_path, ROWS[0])
+    train(store_path, *ROWS, afresh=False)
     assert [step for name, step, _ in points(store) if name == "train/loss"] == [1, 2]
-    train(path, ROWS[0])
+    train(store_path, ROWS[0])
     assert [step for name, step, _ in points(store) if name == "train/loss"] == [1]
 
 
@@ -118,8 +100,8 @@ def test_a_resumed_run_logs_no_point_twice(store, path):
     ("error", "status"),
     [(ValueError("bad loss"), "FAILED"), (KeyboardInterrupt(), "KILLED"), (Interrupted(15, "asked to end"), "KILLED")],
 )
-def test_a_run_that_ended_badly_says_so(store, path, error, status):
-    with pytest.raises(type(error)), LiveRun(OPENING, afresh=True, where=path) as live:
+def test_a_run_that_ended_badly_says_so(store, store_path, error, status):
+    with pytest.raises(type(error)), LiveRun(OPENING, afresh=True, where=store_path) as live:
         live.log_epoch(ROWS[0])
         raise error
     assert the_run(store).info.status == status and "alarms" not in the_run(store).data.tags
@@ -128,8 +110,8 @@ def test_a_run_that_ended_badly_says_so(store, path, error, status):
 
 
 @pytest.mark.parametrize(("rang", "tag"), [({}, "non_finite"), ({"explosion": 1}, "explosion@1, non_finite")])
-def test_a_loss_that_is_not_finite_is_an_alarm(store, path, rang, tag):
-    with pytest.raises(NonFiniteLossError), LiveRun(OPENING, afresh=True, where=path) as live:
+def test_a_loss_that_is_not_finite_is_an_alarm(store, store_path, rang, tag):
+    with pytest.raises(NonFiniteLossError), LiveRun(OPENING, afresh=True, where=store_path) as live:
         if rang:
             live.log_alerts(rang)
         raise NonFiniteLossError("not finite")
@@ -139,8 +121,8 @@ def test_a_loss_that_is_not_finite_is_an_alarm(store, path, rang, tag):
 # 2. Publishing
 
 
-def test_publishing_completes_the_run_of_pretraining(store, path):
-    train(path, *ROWS)
+def test_publishing_completes_the_run_of_pretraining(store, store_path):
+    train(store_path, *ROWS)
     run_id, record = the_run(store).info.run_id, replace(finished(), work_s=90.0)
     assert store.finished_runs("default") == {}
     assert store.publish(record) == run_id and store.disagreements(record) == []
@@ -242,9 +224,9 @@ def test_numbers_that_are_not_finite_agree_with_themselves(store):
 # 4. Alarms and picks
 
 
-def test_an_alarm_is_a_tag_and_one_point(store, path):
+def test_an_alarm_is_a_tag_and_one_point(store, store_path):
     for afresh, alarms in ((True, {"collapse": 1}), (False, {"collapse": 1, "explosion": 2})):
-        with LiveRun(OPENING, afresh=afresh, where=path) as live:
+        with LiveRun(OPENING, afresh=afresh, where=store_path) as live:
             live.log_alerts({"collapse": 1})
             live.log_alerts(alarms)
     assert the_run(store).data.tags["alarms"] == "collapse@1, explosion@2"

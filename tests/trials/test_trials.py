@@ -9,13 +9,13 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from csv_tables import csv_rows
 from sklearn.datasets import load_digits
 
 from pipeline.catalogue.validation import read_section
@@ -57,11 +57,6 @@ def write(folder: Path, **changes) -> str:
     return str(folder / "params.yaml")
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def timeless(found: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{name: value for name, value in row.items() if name not in TIMES} for row in found]
 
@@ -80,7 +75,7 @@ def test_a_killed_stage_goes_on_where_it_was(place, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         trials.main(params, "digits", "simclr", "out")
     trials.main(params, "digits", "simclr", "out")
-    found, tried = rows(place / "out/rows.csv"), rows(place / "out/tuning.csv")
+    found, tried = csv_rows(place / "out/rows.csv"), csv_rows(place / "out/tuning.csv")
     # The tuning's one training, the interrupted one again, and half as many epochs of it
     assert [(trial.seed, trial.epochs) for trial in calls] == [(100, 1), (0, 2), (0, 2), (0, 1)]
     assert [(row["budget"], row["epochs"], row["images_seen"]) for row in found] == [
@@ -91,13 +86,13 @@ def test_a_killed_stage_goes_on_where_it_was(place, monkeypatch):
     monkeypatch.setattr(tuning, "trained", honest)
     (place / ".scratch").rename(place / "elsewhere")
     trials.main(params, "digits", "simclr", "again")
-    assert timeless(rows(place / "again/rows.csv")) == timeless(found)
-    assert timeless(rows(place / "again/tuning.csv")) == timeless(tried)
+    assert timeless(csv_rows(place / "again/rows.csv")) == timeless(found)
+    assert timeless(csv_rows(place / "again/tuning.csv")) == timeless(tried)
 
 
 def test_baselines(place):
     trials.main(write(place), "digits", "baselines", "out")
-    found = rows(place / "out/rows.csv")
+    found = csv_rows(place / "out/rows.csv")
     assert [(row["objective"], row["seed"]) for row in found] == [("random_init", "0"), ("raw_pixels", "0")]
     assert all(0 <= float(row["linear_top1"]) <= 1 for row in found)
 
