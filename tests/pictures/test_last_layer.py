@@ -2,7 +2,7 @@
 
 1. Patch features are timm's last layer on its grid: patch tokens in reading order without prefix tokens, or the map.
 2. Attention of the class token is the softmax of its query with all keys, of the last block, also with register tokens
-   and normalised queries; the backbone is left as it was. Without a class token it is the mean activation.
+   and normalised queries. Without a class token it is the mean activation.
 3. Where the last map is too coarse to see anything, the deepest layer with a finer one is shown, and named.
 4. A stitched map is that of a network with the finer stride.
 """
@@ -69,15 +69,6 @@ def test_class_token_attention_is_the_explicit_softmax(arguments):
     expected = scores.softmax(-1)[:, :, 0, vit.num_prefix_tokens :].unflatten(-1, (4, 4))
     torch.testing.assert_close(cls_attention(vit, views), expected, rtol=1e-5, atol=1e-7)
     assert expected.std() > 0
-
-
-def test_reading_attention_leaves_the_backbone_as_it_was():
-    vit, views = network("test_vit", **VIT), random(2, 3, 32, 32)
-    block = vit.blocks[-1].attn
-    before, fused = vit(views), block.fused_attn
-    cls_attention(vit, views)
-    assert block.fused_attn == fused and not block.attn_drop._forward_pre_hooks
-    assert torch.equal(vit(views), before)
 
 
 def test_without_class_token_attention_is_the_mean_activation():

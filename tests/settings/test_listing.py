@@ -1,11 +1,12 @@
 """Claims about pipelines with a cells.yaml:
 
 1. Any setting is an axis: its values reach the settings of their cells alone.
-2. Targets are probed with weights trained elsewhere; frozen models are probed only, without lambda and training axes.
-3. Cells with the same pretraining share it, within a pipeline and across; other loader settings do not part them.
-4. Only published combinations are kept if asked for; a line removed from cells.yaml is a cell that is not run.
-5. based_on gives what a file is silent about, a rule for backbones is read from its list, and circles are named.
-6. A stale or missing cells.yaml says what to run.
+2. Cells with the same pretraining share it across pipelines; other loader settings do not part them.
+3. A line removed from cells.yaml is a cell that is not run.
+4. based_on gives what a file is silent about, a rule for backbones is read from its list, and circles are named.
+5. A stale or missing cells.yaml says what to run.
+
+Targets, frozen models and published combinations: the pipelines under paper/, tests/graph/test_paper_pipelines.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import yaml
 from pipeline.catalogue.validation import ParamsError
 from pipeline.settings.cells import merge
 from pipeline.settings.dvc_graph import cells_text
-from pipeline.settings.grid import open_listing, possible_cells
+from pipeline.settings.grid import open_listing
 from pipeline.settings.params import load_params
 
 CATALOGUES = {
@@ -28,7 +29,6 @@ CATALOGUES = {
 GRID = {"datasets": ["digits"], "backbones": ["test_vit"], "lambdas": [0.05], "seeds": [0]}
 PRETRAIN = {"epochs": 20, "batch_size": 64}
 T_MAX = {"t_max": {"sets": ["pretrain.sigreg.t_max"], "values": [1, 3]}}
-MODE = {"mode": {"sets": ["probe.mode"], "values": ["frozen", "finetune"]}}
 
 
 @pytest.fixture(autouse=True)
@@ -81,24 +81,7 @@ def test_a_broken_axis_is_named(axes, message):
     assert message in problems(pipeline(listed=False, grid={"axes": axes}), whole=True)
 
 
-# 2. Targets and frozen models
-
-
-def test_targets_share_one_training_and_models_have_none():
-    listing = open_listing(pipeline(grid={"targets": ["dtd", "digits"], "models": ["dino"], "axes": {**T_MAX, **MODE}}))
-    keys = [cell.key for cell in listing.cells]
-    assert "digits--test_vit--lambda0.05--seed0--t_max1--modefrozen--on-dtd" in keys
-    assert "digits--test_vit--lambda0.05--seed0--t_max1--modefrozen" in keys  # probed where it was trained
-    assert [key for key in keys if "dino" in key] == [
-        f"{name}--dino--seed0--mode{mode}" for name in ("dtd", "digits") for mode in ("frozen", "finetune")
-    ]
-    assert len(listing.cells) == 2 * 2 * 2 + 4
-    assert len(listing.trained) == 2  # one for each t_max
-    frozen = next(cell for cell in listing.cells if cell.frozen)
-    assert (frozen.probed_on, listing.weights(frozen)) == ("dtd", "models/dino/backbone.safetensors")
-
-
-# 3. Sharing
+# 2. Sharing
 
 
 def test_pipelines_share_what_is_equal_to_the_last_setting():
@@ -109,19 +92,7 @@ def test_pipelines_share_what_is_equal_to_the_last_setting():
     assert [owner.grid for owner in other.owners.values()] == ["three"]
 
 
-# 4. Published and listed cells
-
-
-def published(path: Path, text: str) -> Path:
-    path.with_name("published.csv").write_text(text, encoding="utf-8")
-    return path
-
-
-def test_only_published_combinations_are_kept():
-    path = pipeline(listed=False, grid={"lambdas": [0.05, 0.10, 0.2], "axes": T_MAX, "only_published": True})
-    published(path, "t_max,lambda,label,top1\n1,0.1,x,70\n3.0,0.050,y,71\n7,0.1,z,72\n")
-    cells = possible_cells(path, load_params(path), "one")
-    assert [(cell.lamb, dict(cell.choices)["t_max"]) for cell in cells] == [(0.05, 3), (0.1, 1)]
+# 3. Listed cells
 
 
 def test_a_removed_line_is_a_cell_that_is_not_run():
@@ -133,7 +104,7 @@ def test_a_removed_line_is_a_cell_that_is_not_run():
     assert len(open_listing(path, whole=True).cells) == 2
 
 
-# 5. Parameter files
+# 4. Parameter files
 
 
 def test_based_on_fills_in_and_this_file_wins():
@@ -155,7 +126,7 @@ def test_a_rule_for_backbones_is_read_from_its_list():
     assert load_params(path).grid.backbones == ["test_resnet", "test_vit"]
 
 
-# 6. What does not fit
+# 5. What does not fit
 
 
 def test_a_missing_or_stale_listing_says_what_to_run():

@@ -39,49 +39,29 @@ def named(rows, num_epochs=9, **settings) -> list[str]:
     return [alarm.name for alarm in alerts.raised(rows, Alarms(**settings), num_epochs=num_epochs)]
 
 
-def test_a_healthy_run_is_silent():
-    assert named(run()) == []
+LATE = [0.9, 0.9]
+CASES = {
+    "healthy": (run(), {}, []),
+    "low rank of embeddings": (run(embedding_rank=1.49), {}, ["collapse"]),
+    "low rank of projections": (run(projection_rank=0.0), {}, ["collapse"]),
+    "low spread": (run(projection_std=0.0099), {}, ["collapse"]),
+    "nothing watched": ([{"epoch": epoch, "loss": 1.0, "wait_frac": 0.0} for epoch in (1, 2)], {}, []),
+    "watched and no number": (run(**dict.fromkeys(HEALTHY, math.nan)), {}, []),
+    "ten times the lowest epoch before": (run([5.0, 1.0, 4.0, 10.1]), {}, ["explosion"]),
+    "not more than that": (run([5.0, 1.0, 4.0, 10.0]), {}, []),
+    "a limit of twice": (run([0.5, 1.0, 1.1]), {"max_loss_ratio": 2.0}, ["explosion"]),
+    "half of the time": (run(waits=[0.0, 0.0, 0.51]), {}, ["starvation"]),
+    "not half of it": (run(waits=[0.0, 0.0, 0.5]), {}, []),
+    "all of it allowed": (run(waits=[0.0, 0.0, 1.0]), {"max_wait_frac": 1.0}, []),
+    "the first epoch": (run([1.0], LATE[:1]), {}, []),
+    "the only epoch": (run([1.0], LATE[:1]), {"num_epochs": 1}, ["starvation"]),
+    "two epochs": (run([1.0, 1.0], LATE), {}, ["starvation"]),
+}
 
 
-# 1. Collapse
-
-
-@pytest.mark.parametrize(
-    ("column", "value"), [("embedding_rank", 1.49), ("projection_rank", 0.0), ("projection_std", 0.0099)]
-)
-def test_a_low_rank_or_spread_is_a_collapse(column, value):
-    assert named(run(**{column: value})) == ["collapse"]
-
-
-def test_what_is_not_watched_cannot_collapse():
-    rows = [{"epoch": epoch, "loss": 1.0, "wait_frac": 0.0, "gradient_norm": 0.0} for epoch in (1, 2)]
-    assert named(rows) == []
-    assert named(run(**dict.fromkeys(HEALTHY, math.nan))) == []
-
-
-# 2. Explosion
-
-
-def test_explosion_is_relative_to_the_lowest_epoch_before():
-    assert named(run([5.0, 1.0, 4.0, 10.1])) == ["explosion"]
-    assert named(run([5.0, 1.0, 4.0, 10.0])) == []
-    assert named(run([0.5, 1.0, 10.1])) == ["explosion"]
-    assert named(run([0.5, 1.0, 1.1]), max_loss_ratio=2.0) == ["explosion"]
-
-
-# 3. Starvation
-
-
-def test_starvation():
-    assert named(run(waits=[0.0, 0.0, 0.51])) == ["starvation"]
-    assert named(run(waits=[0.0, 0.0, 0.5])) == []
-    assert named(run(waits=[0.0, 0.0, 1.0]), max_wait_frac=1.0) == []
-
-
-def test_the_first_epoch_may_wait_unless_it_is_the_only_one():
-    assert named(run([1.0], [0.9])) == []
-    assert named(run([1.0], [0.9]), num_epochs=1) == ["starvation"]
-    assert named(run([1.0, 1.0], [0.9, 0.9])) == ["starvation"]
+@pytest.mark.parametrize(("rows", "changes", "rings"), CASES.values(), ids=CASES)
+def test_what_rings(rows, changes, rings):
+    assert named(rows, **changes) == rings
 
 
 # 4. Once
