@@ -83,7 +83,13 @@ def arrays(place: Place, fields: dict | None = None, **changed: Any) -> Attempt:
 TEST = {"test_images": "xt", "test_labels": "yt"}
 XT = np.zeros((4, 5, 5), np.uint8)
 WRONG: dict[str, tuple[dict, dict, tuple[str, ...]]] = {
+    "unknown key": ({"images": "x_trian"}, {}, ("unknown key 'x_trian'", "did you mean 'x_train'?")),
     "labels beyond the names": ({"classes": ["p", "q"]}, {}, ("label 2 is not one of the 2 classes 0..1",)),
+    "a class missing from test": (
+        TEST,
+        {"xt": XT, "yt": np.array([0, 1, 0, 1])},
+        ("split 'test'", "1 of 3 classes: 2"),
+    ),
     "numbers and names": (
         TEST,
         {"xt": XT, "yt": np.array(list("abca"))},

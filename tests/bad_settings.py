@@ -41,6 +41,14 @@ CHANGES: dict[str, tuple[dict, tuple[str, ...]]] = {
     "section misspelt": ({"pretrian": {}}, ("unknown key pretrian", "did you mean 'pretrain'?")),
     "key of a probe misspelt": (nested("probe.few_shot.shot", [1]), ("probe.few_shot.shot", "did you mean 'shots'?")),
     "number as text": (nested("pretrain.epochs", "5"), ("pretrain.epochs must be a valid integer", "got '5'")),
+    "range upside down": (
+        nested("pretrain.views.ratio", [2, 1]),
+        ("pretrain.views.ratio", "low <= high", "[2.0, 1.0]"),
+    ),
+    "warm-up of the whole run": (
+        nested("pretrain.schedule.warmup_epochs", 9),
+        ("warmup_epochs must be < epochs, got 9",),
+    ),
     "no data sets": (nested("grid.datasets", []), ("grid.datasets must have at least 1 item",)),
     "no backbones": (nested("grid.backbones", []), ("grid.backbones must have at least one name", "add one")),
     "a grid of 12,000 cells": (
@@ -71,6 +79,14 @@ CHANGES: dict[str, tuple[dict, tuple[str, ...]]] = {
     "override of nothing": (
         {"overrides": [{"when": {"dataste": "x"}}]},
         ("unknown key overrides.0.when.dataste", "did you mean 'dataset'?"),
+    ),
+    "overrides that contradict": (
+        {"overrides": [{"when": {}, "pretrain": {"epochs": 1, "schedule": {"warmup_epochs": 4}}}]},
+        ("overrides.0.pretrain", "warmup_epochs must be < epochs, got 4 of 1"),
+    ),
+    "unknown argument of timm": (
+        nested("pretrain.backbone.kwargs", {"depht": 3}),
+        ("'test_vit'", "depht", "pretrain.back"),
     ),
     # security
     "a data set that is a command": (
