@@ -117,3 +117,10 @@ def _(place):
 def _(place):
     place.set_of(source="torchvision", dataset="CIFAR10", train={"trian": True}, test=None)
     return download, "new"
+
+
+@bad("torchvision: files to be fetched by hand", "must be fetched by hand", "https://there", "missing there: x.tar")
+def _(place):
+    by_hand = {"what": "ImageNet", "from": "https://there", "path": "here", "files": ["x.tar"]}
+    place.set_of(source="torchvision", dataset="ImageNet", train={}, test=None, by_hand=by_hand)
+    return download, "new"
