@@ -106,10 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.num_cuts and not path.startswith("/api"):
             self.server.num_cuts -= 1
             body = body[: len(body) // 2]
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET
+        self.wfile.write(body)
 
 
 @contextmanager

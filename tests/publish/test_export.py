@@ -5,32 +5,30 @@
 2. The card shows the numbers of comparison.csv, and none of a run that collapsed.
 3. A cell is found by its key or its folder; one that is unknown, unfinished, of other settings or not trained here is
    refused with what to do, and so is a folder that holds something.
-4. A folder is pushed to a hub; a push that is refused leaves it and says how to go on. One that lies on a hub is a
-   frozen model row, bit for bit.
+4. What is pushed to a hub comes back from it, bit for bit, through timm and as a frozen model row; a push that is
+   refused leaves the folder and says how to go on, without the token.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import timm
 import torch
 from finished_cells import MEAN, ROOT, STD, finish_cell
+from hub_server import TOKEN, serving_hub
 from safetensors.torch import load_file
-from source_helpers import serving
 
 from pipeline.core.distributed.devices import choose_autocast
 from pipeline.data.packed import ImageBatch
 from pipeline.data.views import evaluation_view
 from pipeline.models.backbones import create_backbone
 from pipeline.models.features import Reader, embeddings
-from pipeline.publish import model_folder
 from pipeline.reports import tables
 from pipeline.runtime.errors import UserError
 from pipeline.runtime.files import read_json, write_json
@@ -41,7 +39,6 @@ from stages import model as model_stage
 pytestmark = pytest.mark.seconds
 
 CELL = Cell("default", "digits", "test_vit", 0.05, 0)
-COMMIT = "c" * 40
 PIXELS = torch.randint(0, 256, (5, 1, 20, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -176,43 +173,51 @@ def test_unknown_cells_and_repositories_are_named(workplace):
 
 # 4. The hub
 
-
-def test_a_folder_is_pushed(workplace, monkeypatch, capsys):
-    key, _ = finish_cell(workplace, "test_vit")
-    hub = Mock(
-        **{"create_repo.return_value.repo_id": "me/mine", "upload_folder.return_value.commit_url": "https://there"}
-    )
-    monkeypatch.setattr(model_folder, "HfApi", lambda: hub)
-    export.main(key, "--to", "mine", "--push-to-hub", "me/mine", "--private")
-    hub.create_repo.assert_called_once_with("me/mine", private=True, exist_ok=True)
-    assert hub.upload_folder.call_args.kwargs["folder_path"] == workplace / "mine"
-    assert 'https://there: timm.create_model("hf-hub:me/mine", pretrained=True)' in capsys.readouterr().out
-    assert '"hf-hub:me/mine"' in Path("mine/README.md").read_text()
-    hub.upload_folder.side_effect = OSError("401 Unauthorized")
-    with pytest.raises(UserError, match=r"first is written, but .* \(OSError: 401 .*run: hf upload me/mine .*/first"):
-        export.main(key, "--to", "first", "--push-to-hub", "me/mine")
-    assert sorted(os.listdir("first")) == sorted(os.listdir("mine"))
+LOAD = """
+import sys, timm, torch
+model = timm.create_model("hf-hub:me/mine", pretrained=True).eval()
+config = timm.data.resolve_data_config(model=model)
+with torch.inference_mode():
+    torch.save([model(torch.load(sys.argv[1])), config["mean"], config["std"]], sys.argv[2])
+"""
 
 
 @pytest.mark.slow
-def test_a_folder_of_the_hub_is_a_frozen_model(workplace):
+def test_what_is_pushed_comes_back(workplace):
     key, network = finish_cell(workplace, "test_vit")
-    export.main(key, "--to", "mine")
-    with serving() as hub:
-        for file in Path("mine").iterdir():
-            path, content = f"/me/mine/resolve/main/{file.name}", file.read_bytes()
-            told = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
-            for place in (path, path.replace("main", COMMIT)):
-                hub.files[place], hub.status[place] = content, (200, told)
-        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(workplace / "hub"), "HF_HUB_DISABLE_XET": "1"}
+    views = evaluation_view(PIXELS, 32, mean=MEAN, std=STD)
+    torch.save(views, "views.pt")
+    with serving_hub() as hub:
+        environment = os.environ | {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(workplace / "hub"),
+            "HF_HUB_DISABLE_XET": "1",
+        }
+        environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+        def call(*command: str, token: str = TOKEN) -> subprocess.CompletedProcess:
+            told = environment | {"HF_TOKEN": token}
+            return subprocess.run([sys.executable, *command], env=told, capture_output=True, text=True)
+
+        refused = call("-m", "stages.export", key, "--to", "first", "--push-to-hub", "me/mine", token="hf_wrong")
+        assert (
+            refused.returncode == 1 and "run: hf upload me/mine" in refused.stderr and "Traceback" not in refused.stderr
+        )
+        assert "hf_wrong" not in refused.stderr and sorted(os.listdir("first"))[0] == "README.md"
+        done = call("-m", "stages.export", key, "--to", "mine", "--push-to-hub", "me/mine", "--private")
+        assert done.returncode == 0, done.stderr
+        assert 'timm.create_model("hf-hub:me/mine", pretrained=True)' in done.stdout and hub.private == {
+            "me/mine": True
+        }
+        assert hub.repositories["me/mine"]["config.json"] == Path("mine/config.json").read_bytes()
+        assert b'"hf-hub:me/mine"' in hub.repositories["me/mine"]["README.md"]
+        loaded = call("-c", LOAD, "views.pt", "features.pt")
+        assert loaded.returncode == 0, loaded.stderr
         Path("params.yaml").write_text("models:\n  mine:\n    backbone: hf-hub:me/mine\n")
-        row = subprocess.run(
-            [sys.executable, "-m", "stages.model", "mine"],
-            env=os.environ | environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        )  # fmt: skip
-    assert row.returncode == 0, row.stderr
-    told = read_json(Path("models/mine/model.json"))
-    assert told["origin"] == f"hf-hub:me/mine@{COMMIT}" and (told["mean"], told["std"]) == (MEAN, STD)
-    again = create_backbone(told["backbone"], told["kwargs"])
-    again.load_state_dict(load_file("models/mine/backbone.safetensors"), strict=True)
-    assert torch.equal(probed(again), probed(network))
+        row = call("-m", "stages.model", "mine")
+        assert row.returncode == 0, row.stderr
+    features, mean, std = torch.load("features.pt")
+    assert torch.equal(features, probed(network)) and (list(mean), list(std)) == (MEAN, STD)
+    told = json.loads(Path("models/mine/model.json").read_text())
+    assert told["origin"] == f"hf-hub:me/mine@{'c' * 40}"
+    assert Path("models/mine/backbone.safetensors").stat().st_size > 0
