@@ -2,7 +2,7 @@
 
 1. A finished cell's files become the contents of its MLflow run.
 2. What is missing or broken is named with the command that makes it.
-3. Histories read back exactly, with what was watched and without; nested settings become flat params.
+3. Histories read back exactly.
 4. comparison.csv and dvc.lock are compared with the files, value by value and hash by hash.
 5. What was watched and the label-free criteria are metrics of the run; numbers that are not finite are none.
 """
@@ -70,13 +70,6 @@ def test_broken_json_is_named(tmp_path, text):
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ResultError, match=r"metrics.json (is broken|must hold a JSON object).*run: dvc repro"):
         read_json(path)
-
-
-def test_history_reads_back_exactly(tmp_path):
-    rows = [{"epoch": 1, "loss": 0.1 + 0.2, "pred_loss": 1e-17, "sigreg_loss": math.pi * 1e5, "lr": 1 / 3}]
-    write_history(tmp_path / "history.csv", rows)
-    assert read_history(tmp_path / "history.csv") == rows
-    assert (tmp_path / "history.csv").read_text().splitlines()[0] == "epoch,loss,pred_loss,sigreg_loss,lr"
 
 
 def test_history_with_what_was_watched(tmp_path):

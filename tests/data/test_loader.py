@@ -1,8 +1,7 @@
 """Claims: batches follow the order given and are the same from memory, from disk and from any number of workers; the
 global random state is left alone; files are read by position, neither mapped nor left open; a block that comes into use
 is read ahead once; memory is used again, but not while somebody looks at it; workers live over epochs and end with
-their reader and with their parent, however they are started; a lost worker, an error in a worker and a lack of shared
-memory are told."""
+their reader and with their parent; a lost worker, an error in a worker and a lack of shared memory are told."""
 
 from __future__ import annotations
 
@@ -183,21 +182,6 @@ time.sleep(60)
     while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(is_running(pid) for pid in pids)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_may_be_started_anew(many, method):
-    program = f"""
-import multiprocessing, torch
-from pipeline.data.loader import batches, in_memory
-from pipeline.data.packed import PackedSplit
-multiprocessing.set_start_method({method!r})
-images = PackedSplit({str(many)!r}, "train", load_px=32)
-found = torch.cat([batch.pixels for batch in batches(images, torch.arange(50), 2, num_workers=2)])
-assert torch.equal(found, in_memory(images).pixels)
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def is_running(pid):

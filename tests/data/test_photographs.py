@@ -23,7 +23,6 @@ from pipeline.data.views.multicrop import Multicrop, evaluation_view
 pytestmark = pytest.mark.seconds
 
 VIEWS = Multicrop(global_px=32, local_px=16)
-SIDE_PX = 600
 
 
 @pytest.fixture
@@ -40,21 +39,6 @@ def crops(images, num_workers=0, start=0):
 
 def same(left, right):
     return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
-
-
-def test_a_grating_survives_a_small_crop():
-    """Stripes of 3 px on 600 px; a crop of 98 px of it shows them, one of the picture shrunk to 256 px cannot."""
-    stripes = np.broadcast_to(127.5 + 127.5 * np.cos(2 * np.pi * np.arange(SIDE_PX) / 3), (SIDE_PX, SIDE_PX))
-    picture = Image.fromarray(stripes.round().astype(np.uint8))
-    local = (98 / SIDE_PX) ** 2
-    views = replace(VIEWS, num_local=6, local_px=98, local_scale=(local, local), ratio=(1.0, 1.0))
-    for kind in ("PNG", "JPEG"):
-        _, small = cut_photographs([encode(picture, kind)], 1, RandomCut(views, 0, "crops"), 0)
-        assert small.shape == (6, 1, 1, 98, 98) and small.float().std(dim=4).min() > 80, kind
-    stretched = torch.from_numpy(np.array(picture.resize((256, 256), Image.Resampling.BICUBIC)))[None, None]
-    tight = replace(views, num_global=1, num_local=0, global_px=98, global_scale=(local, local))
-    plain = replace(tight, jitter_prob=0, blur_prob=0, solarize_prob=0, mean=(0,) * 3, std=(1,) * 3)
-    assert plain(stretched, generator=torch.Generator().manual_seed(0))[0].mul(255).std(dim=4).max() < 40
 
 
 def test_a_view_is_torchvisions_resized_crop_of_the_whole_picture():

@@ -2,10 +2,9 @@
 
 1. Arguments that an architecture does not know are dropped when nobody asked for them and refused when somebody did.
 2. The conformance check finds the size of the embedding, and says which resolution fails and which setting to change.
-3. A name is known when timm has it, a tag included.
-4. The same seed gives the same initial weights, bit for bit; drawing other numbers before changes nothing.
-5. The projector is an MLP with BatchNorm of the widths that were asked for, behind a linear head if there is to be one.
-6. Parameters are counted without allocating them.
+3. The same seed gives the same initial weights, bit for bit; drawing other numbers before changes nothing.
+4. The projector is an MLP with BatchNorm of the widths that were asked for, behind a linear head if there is to be one.
+5. Parameters are counted without allocating them.
 
 Weights in plain timm: tests/publish/test_export.py; published ones: tests/zoo/test_models.py.
 """
@@ -23,7 +22,6 @@ from pipeline.models.backbones import (
     count_params,
     create_backbone,
     initial_backbone,
-    is_known,
 )
 from pipeline.models.projector import make_projector
 
@@ -119,24 +117,7 @@ def test_conformance_names_the_resolution_and_the_remedy(name, arguments, global
         check_backbone(name, arguments, global_px=global_px, local_px=local_px, batch_size=8)
 
 
-# 3. Names
-
-
-@pytest.mark.parametrize(
-    ("name", "known"),
-    [
-        ("resnet18", True),
-        ("resnet18.a1_in1k", True),
-        ("resnet18.a1_in2k", False),
-        ("ResNet18", False),
-        ("hf-hub:timm/resnet18.a1_in1k", False),
-    ],
-)
-def test_known_names(name, known):
-    assert is_known(name) == known
-
-
-# 4. Initial weights
+# 3. Initial weights
 
 
 def test_same_seed_same_initial_weights():
@@ -147,7 +128,7 @@ def test_same_seed_same_initial_weights():
     assert not same_weights(first, initial_backbone("test_vit", {"img_size": 32}, seed=4))
 
 
-# 5. Projector
+# 4. Projector
 
 
 @pytest.mark.parametrize("embed_dim", [None, 20])
@@ -164,7 +145,7 @@ def test_projector_widths(hidden_dims, embed_dim):
     assert sum(isinstance(layer, nn.ReLU) for layer in projector) == len(hidden_dims)
 
 
-# 6. Counting
+# 5. Counting
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "levit_128s"])

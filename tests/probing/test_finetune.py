@@ -149,18 +149,6 @@ def test_it_is_a_plain_loop():
 # 3. What is chosen, and by which images
 
 
-def test_the_choice_ignores_the_test_images(tmp_path):
-    test, rates = pictures(150, seed=1), [1e-6, 3e-2]
-    shuffled = test._replace(labels=test.labels[torch.randperm(150, generator=torch.Generator().manual_seed(3))])
-    first, other = (
-        found(tmp_path / name, test=images, learning_rates=rates, epochs=3, shots=())
-        for name, images in (("first", test), ("other", shuffled))
-    )
-    assert other["linear_lr"] == first["linear_lr"] == 3e-2
-    assert other["linear_holdout_top1"] == first["linear_holdout_top1"]
-    assert other["linear_top1"] < 0.5 < first["linear_top1"]
-
-
 def test_runs_see_their_images_alone(tmp_path, runs, monkeypatch):
     train, test, scored = pictures(), pictures(150, seed=1), []
 

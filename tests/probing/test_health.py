@@ -169,10 +169,7 @@ def test_the_report_of_a_trained_cell(backbone, trained):
     weighed = (1 - LAMB) * criteria["heldout_pred_loss"] + LAMB * criteria["heldout_sigreg_loss"]
     assert criteria["heldout_loss"] == pytest.approx(weighed, rel=1e-5)
     z = embeddings(backbone, digits(), READER, members=health.some_images(digits(), 40))
-    values = spectrum.covariance_eigenvalues(z)
     assert criteria["rankme"] == spectrum.effective_rank(spectrum.singular_values(z))
-    assert criteria["stable_rank"] == pytest.approx(spectrum.stable_rank(values))
-    assert criteria["alpha_req"] == pytest.approx(spectrum.alpha_req(values))
     with torch.no_grad():
         p = trained.projector.eval()(z)
     assert found["projection"]["dim"] == PROJ_DIM and criteria["projection_isotropy"] == spectrum.isotropy(p)
