@@ -17,6 +17,7 @@ import yaml
 from csv_tables import csv_rows
 from workspace import ROOT, Workspace
 
+from pipeline.reports.paper_settings import told_settings
 from pipeline.settings.dvc_graph import cells_text, graph_text
 from pipeline.settings.grid import is_about, open_listing, published_rows
 
@@ -74,30 +75,10 @@ def test_cells_are_those_of_the_published_table(name):
 # 3. Sources
 
 
-def unsourced(path: Path) -> list[str]:
-    """Return the lines under grid and pretrain whose value has no comment, in the line or at a key that encloses it."""
-    found: list[str] = []
-    enclosing: list[tuple[int, bool]] = []  # indentation and whether a comment covers what is below
-    section, row_covers = "", False
-    for line in path.read_text(encoding="utf-8").splitlines():
-        indent, text = len(line) - len(line.lstrip()), line.strip()
-        if not text or text.startswith("#"):
-            continue
-        section = text.partition(":")[0] if indent == 0 else section
-        while enclosing and enclosing[-1][0] >= indent:
-            row_covers &= enclosing.pop()[0] == indent
-        covered = "#" in text or row_covers or any(covers for _, covers in enclosing)
-        row_covers = row_covers or "and so the next lines" in text
-        opens_block = text.partition("#")[0].strip().endswith(":")
-        if section in ("grid", "pretrain") and not covered and not opens_block and "only_published" not in text:
-            found.append(f"{path.parent.name}: {text}")
-        enclosing.append((indent, opens_block and "#" in text))
-    return found
-
-
 @pytest.mark.parametrize("name", sorted(set(GRIDS) & set(SMALL)))
 def test_every_value_has_its_source(name):
-    assert unsourced(ROOT / "paper" / name / "params.yaml") == []
+    settings = [one for one in told_settings(Path(name) / "params.yaml") if one.pipeline == name]
+    assert [one.key for one in settings if one.key.startswith(("grid.", "pretrain.")) and not one.comment] == []
 
 
 # 4. Miniatures

@@ -1,9 +1,9 @@
 """Claims about pipeline.reports.figures and figures_comparison.
 
-1. The same rows give the same bytes, without a date.
-2. Every figure is well-formed XML, refers to nothing outside itself, and names its backbones and data sets as text.
-3. Names that look like markup or mathematics are shown literally.
-4. Cells that collapsed are not drawn; the legend says how many.
+1. Every figure is well-formed XML without a date, refers to nothing outside itself, and names its backbones and data
+   sets as text.
+2. Names that look like markup or mathematics are shown literally.
+3. Cells that collapsed are not drawn; the legend says how many.
 """
 
 from __future__ import annotations
@@ -37,15 +37,10 @@ def texts(svg):
     return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("}text")]
 
 
-def test_same_bytes(charts, tmp_path):
-    again = draw(tmp_path, make_cells(datasets=("digits",)))
-    assert all(again[name] == charts[name] for name in ("accuracy-digits", "curves-digits"))
-    assert all(not re.search(r"\b20\d\d-\d\d-\d\d", svg) and "<metadata>" not in svg for svg in charts.values())
-
-
 def test_self_contained(charts):
     for svg in charts.values():
         ElementTree.fromstring(svg)
+        assert not re.search(r"\b20\d\d-\d\d-\d\d", svg) and "<metadata>" not in svg
         assert set(re.findall(r'href="(.)', svg)) <= {"#"} and "url(h" not in svg and "@import" not in svg
 
 

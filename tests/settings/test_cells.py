@@ -2,7 +2,6 @@
 
 1. Overrides are applied in order to the cells that they match and change nothing else.
 2. A cell's key, and so its folder, is spelled as DVC spells it in dvc.yaml, however the number is written.
-3. The name of a grid follows from where its file lies, absolute or not.
 """
 
 from __future__ import annotations
@@ -87,22 +86,3 @@ def test_keys_are_spelled_as_in_dvc_yaml(tmp_path, monkeypatch, lambdas):
         assert [command.split()[-1] for command in commands if f"stages.{name} " in command] == [
             str(cell.configs / f"{name}.json") for cell in cells
         ]
-
-
-# 3. Names of grids
-
-
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("params.yaml", "default"),
-        ("paper/table5/params.yaml", "table5"),
-        ("miniature/table5/params.yaml", "miniature-table5"),
-    ],
-)
-@pytest.mark.parametrize("absolute", [False, True])
-def test_name_of_a_grid(tmp_path, monkeypatch, path, name, absolute):
-    root = tmp_path / "above" / "repo"
-    root.mkdir(parents=True)
-    monkeypatch.chdir(root)
-    assert grid_name(root / path if absolute else path) == name
