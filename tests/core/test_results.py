@@ -72,6 +72,12 @@ def test_broken_json_is_named(tmp_path, text):
         read_json(path)
 
 
+def test_a_broken_history_is_named(tmp_path):
+    (tmp_path / "history.csv").write_text("epoch,loss\n1,half\n")
+    with pytest.raises(ResultError, match=r"history.csv is broken .*; remove it and run: dvc repro"):
+        read_history(tmp_path / "history.csv")
+
+
 def test_history_with_what_was_watched(tmp_path):
     path, row = tmp_path / "history.csv", {"epoch": 1.0, "loss": 0.1, "pred_loss": 0.2, "sigreg_loss": 0.3, "lr": 0.4}
     rows = [row | {"embedding_rank": 12.25}, row | {"embedding_rank": math.inf, "projection_norm": 1 / 3}]

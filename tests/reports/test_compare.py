@@ -12,12 +12,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from csv_tables import csv_rows
 from grid_results import pretrain_metrics, probe_metrics, write_cell, write_grid
 
 from pipeline.reports.render import figure
@@ -50,8 +50,7 @@ def tables_and_page():
 
 
 def rows():
-    with Path("reports/comparison.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return csv_rows("reports/comparison.csv")
 
 
 def files():
@@ -70,8 +69,7 @@ def test_all_reports_are_written(cells, tmp_path, capsys):
     assert "| digits | 2 | " in said.out and said.err == ""
     shown = [(metric["backbone"], metric["linear_top1"]) for metric in read_json(Path("reports/metrics.json")).values()]
     assert shown == [("test_vit", float(rows()[0]["linear_top1"]))]
-    with Path("reports/curves.csv").open(encoding="utf-8") as file:
-        assert {row["backbone"] for row in csv.DictReader(file)} == {"test_vit", "test_byobnet"}
+    assert {row["backbone"] for row in csv_rows("reports/curves.csv")} == {"test_vit", "test_byobnet"}
 
 
 def test_repeats_to_the_byte_and_removes_old_figures(cells, tmp_path):

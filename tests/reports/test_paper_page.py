@@ -11,10 +11,10 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pytest
+from csv_tables import csv_rows
 
 from pipeline.reports.claims import Claim, write_claims
 from pipeline.reports.page_sections import paper_sections
@@ -126,8 +126,7 @@ def test_published_beside_others_and_ours():
 
 def test_the_table_of_all_numbers():
     paper.main()
-    with Path("reports/paper.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = csv_rows("reports/paper.csv")
     assert [(row["pipeline"], row["published"], row["reported"], row["ours"], row["verdict"]) for row in rows] == [
         ("table2", "74.20", "", "74.10", "reproduced"),
         ("table2", "90.00", "", "80.00", "differs"),
