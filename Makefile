@@ -13,14 +13,19 @@ export HOME := $(CURDIR)/.scratch
 endif
 
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Of what pip prints: its count of packages, large downloads, and the silent minutes at the end.
+TELL := /^ *(Collecting|Processing) / && ++n % 20 == 0 { print "  package " n " of " total } \
+  /Downloading .*([0-9][0-9][0-9]\.[0-9] M|G)B/ { print } \
+  /^Installing collected/ { print "  unpacks them" } { fflush() }
 # The programs in .venv/bin begin with the path that the clone had when it was made.
 MOVED := $(shell test ! -e $(BIN)/dvc || grep -qF "$(CURDIR)/$(BIN)" $(BIN)/dvc || echo moved)
 
 .PHONY: repro test test-all test-unit lint docs gpu ui clean ready moved
 
+# Checks params.yaml, counts the stages of `dvc repro` with the time left, and ends with the best runs and the page.
 repro: .venv/installed
 	@python -m stages.check
-	dvc repro
+	@python -m stages.repro
 
 test: .venv/installed lint
 	pytest $(PARALLEL) -m "not slow or core"
@@ -67,5 +72,6 @@ moved:
 	@echo 'Installing into .venv what constraints.txt lists, PyTorch among it: about 6 GB, 3 to 10 minutes, this once.'
 	$(if $(MOVED),rm -rf .venv)
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@{ PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]" || \
+	  touch .venv/failed; } | awk -v total="$$(wc -l < constraints.txt)" '$(TELL)'; ! rm .venv/failed 2>/dev/null
 	touch $@

@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.runtime.errors import Interrupted, UserError
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.project import enter
+from pipeline.runtime.stage_count import counted
 
 sys.dont_write_bytecode = True  # DVC hashes the rooms that paper/ depends on, with every __pycache__ in them
 keep_freed_memory()
@@ -49,7 +50,8 @@ def run(main: Callable[..., int | None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
     try:
-        code = main(*enter(sys.argv[1:]))
+        with counted():
+            code = main(*enter(sys.argv[1:]))
         sys.stdout.flush()
     except KeyboardInterrupt as request:
         print(request if isinstance(request, Interrupted) else "interrupted", file=sys.stderr)

@@ -12,6 +12,7 @@ from pipeline.planning.costs import parts, probing_seconds, sources, training_se
 from pipeline.planning.gpu_hours import gpu_hours_text
 from pipeline.planning.inventory import Pipeline, Task
 from pipeline.planning.step_time import Measured, an_image
+from pipeline.runtime.stage_count import duration
 from pipeline.sources.inputs import user_path
 
 UNKNOWN = "unknown until downloaded"
@@ -198,15 +199,6 @@ def aligned(table: Sequence[Sequence[str]], *, num_left: int) -> Iterator[str]:
 def wrapped(text: str, indent: int = 13) -> list[str]:
     """Break a line that is wider than WIDTH; what follows is indented."""
     return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in the unit that reads best."""
-    for unit, length, below in (("s", 1, 90), ("min", 60, 90), ("h", 3600, 72), ("days", 86400, 730)):
-        if seconds < below * length:
-            number = seconds / length
-            return f"{number:.2g} {unit}" if number < 10 else f"{number:.0f} {unit}"
-    return f"{seconds / 31_557_600:,.1f} years"
 
 
 def size(num_bytes: float) -> str:

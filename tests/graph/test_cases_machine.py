@@ -447,6 +447,28 @@ def test_c2_a_python_that_is_too_old(download, tmp_path):
     assert "Python 3.10 is too old, 3.11 or newer is needed" in told and "Installing" not in told
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_an_installation_says_how_far_it_is(download, tmp_path, code):
+    subprocess.run(["git", "init", "--quiet"], cwd=download, check=True)
+    pip = tmp_path / "python3"
+    told = [
+        *(f"Collecting package{n}" for n in range(40)),
+        "  Downloading torch.whl (865.0 MB)",
+        "  Downloading a.whl (9 kB)",
+    ]
+    lines = "\n".join([*told, "Installing collected packages: many"])
+    pip.write_text(
+        f"#!/bin/sh\nmkdir -p .venv/bin; cp $0 .venv/bin/python\ncase $2 in pip) echo '{lines}'; exit {code}; esac\n"
+    )
+    pip.chmod(0o755)
+    said = make(download, ".venv/installed", f"PYTHON={pip}", code=2 * code)
+    total = len((download / "constraints.txt").read_text().splitlines())
+    for line in (f"  package 20 of {total}\n  package 40 of {total}\n", "torch.whl (865.0 MB)\n  unpacks them\n"):
+        assert line in said
+    assert "package1" not in said and "a.whl" not in said
+    assert (download / ".venv/installed").exists() == (code == 0)
+
+
 def test_c3_a_moved_environment_is_made_again(download):
     subprocess.run(["git", "init", "--quiet"], cwd=download, check=True)
     (download / ".venv/bin").mkdir(parents=True)
