@@ -31,7 +31,7 @@ def main(*pipelines: str) -> int:
     show_devices(found)
     measured = measure(found)
     blocks = [pipeline_text(pipeline, measured) for pipeline in found]
-    blocks += [totals(found, measured)] if any(pipeline.tasks for pipeline in found) else []
+    blocks += [totals(found, measured)] if any(pipeline.timed for pipeline in found) else []
     broken += problems(found, measured)
     blocks += [conditions(measured), *([f"PROBLEM: {problem}"] for problem in broken)]
     print("\n\n".join(filter(None, ("\n".join(block) for block in blocks))))
@@ -40,7 +40,7 @@ def main(*pipelines: str) -> int:
 
 def show_devices(pipelines: list[Pipeline]) -> None:
     """Print what the cells that are left will compute with; of a GPU that torch cannot use the reason."""
-    left = [task.pretrain for pipeline in pipelines for task in pipeline.tasks if not task.done]
+    left = [task.pretrain for pipeline in pipelines for task in pipeline.timed if not task.done]
     for name, precision in dict.fromkeys((settings.device, settings.precision) for settings in left):
         announced(precision, choose_device(name))
 

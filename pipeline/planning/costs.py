@@ -11,13 +11,16 @@ from typing import Any, NamedTuple
 
 from pipeline.core.distributed.devices import choose_device
 from pipeline.models.features import RAW_PIXELS_PX
-from pipeline.planning.inventory import Pipeline, SetFacts, Task
+from pipeline.planning.inventory import Comparison, Pipeline, Task
+from pipeline.planning.set_facts import SetFacts
 from pipeline.planning.step_time import Measured, Speed, an_image
 from pipeline.runtime.bars import num_cpus
 from pipeline.schema.parameters import Probe
+from pipeline.trials.bench import NUM_TIMED, NUM_WARM
+from pipeline.trials.tuning import BASELINES
 
 MAPPED_POINT_S = 0.003  # of t-SNE for a point, on two cores: reports/LOG.md, 2026-11-22
-AROUND = {True: ("configure", "compare", "diagnose", "density", "page"), False: ("configure", "diagnose", "table")}
+KNOWN_DENSITY_S = 30.0  # on two cores: pipeline/experiments/known_density.py
 
 
 class Part(NamedTuple):
@@ -29,7 +32,7 @@ class Part(NamedTuple):
 
 def parts(pipelines: Sequence[Pipeline], measured: Measured) -> Iterator[Part]:
     """Yield every run of a stage that is left, each pretraining and each packing once; nothing where all is done."""
-    pipelines = [pipeline for pipeline in pipelines if not all(task.done for task in pipeline.tasks)]
+    pipelines = [pipeline for pipeline in pipelines if not all(task.done for task in pipeline.timed)]
     tasks = [task for pipeline in pipelines for task in pipeline.tasks]
     for facts in {name: facts for pipeline in pipelines for name, facts in pipeline.facts.items()}.values():
         if not facts or not facts.is_packed:
@@ -38,12 +41,16 @@ def parts(pipelines: Sequence[Pipeline], measured: Measured) -> Iterator[Part]:
     yield from (Part("pretrain", training_seconds(one, measured)) for one in sources(tasks) if not one.pretrain_done)
     yield from (Part("probe", probing_seconds(task, measured)) for task in tasks if not task.probe_done)
     for pipeline in pipelines:
-        is_root = pipeline.grid == "default"
+        for one in pipeline.comparisons:
+            if not one.task.done:
+                stage = "baselines" if one.objective == BASELINES else "measure"
+                yield Part(stage, comparing_seconds(one, measured))
         for name, scored in pipeline.scored.items():
             yield from (Part("score", scoring_seconds(pipeline, name, one, measured)) for one in scored)
-        for name in pipeline.params.grid.datasets if is_root else ():
+        for name in pipeline.params.grid.datasets if pipeline.grid == "default" else ():
             yield Part("pictures", pictures_seconds(pipeline, name, measured))
-        yield from (Part(stage, measured.program_s) for stage in AROUND[is_root])
+        for stage in pipeline.around:
+            yield Part(stage, measured.program_s + KNOWN_DENSITY_S * (stage == "known_density"))
 
 
 def sources(tasks: Iterable[Task]) -> list[Task]:
@@ -89,6 +96,29 @@ def probing_seconds(task: Task, measured: Measured) -> float | None:
     raw_s = raw * facts.channels * min(size_px, RAW_PIXELS_PX) ** 2 * fit_s
     passes = 1 if _fits_in_memory(task, facts) else networks + raw
     return passes * _decoding_s(facts, num_images) + networks * network_s + raw_s + measured.program_s
+
+
+def comparing_seconds(one: Comparison, measured: Measured) -> float | None:
+    """Return the seconds of a comparison: its tuning, the trainings that are compared, and a probe of each.
+
+    The budget of time is as long as the reference's trainings, which are taken for as long as its own.
+    """
+    task, section = one.task, one.section
+    speed, facts = measured.speeds.get(task.shape), task.train_set
+    if speed is None or facts is None:
+        return None
+    size_px, fit_s = task.pretrain.views.global_px, measured.fits[task.fit_key]
+    probe_s = (facts.num_train + facts.num_test) * speed.image_s(size_px) + speed.embed_dim * fit_s
+    if one.objective == BASELINES:
+        raw_s = facts.channels * min(size_px, RAW_PIXELS_PX) ** 2 * fit_s
+        return len(section.seeds) * probe_s + raw_s + measured.program_s
+    batch_size = task.pretrain.batch_size
+    step_s = speed.step_s(an_image(speed.operations, task.pretrain.views), batch_size)
+    fitted = int(facts.num_train * (1 - section.holdout_frac)) // batch_size
+    steps = one.num_tuned * section.tuning_epochs * fitted
+    steps += one.num_compared * task.pretrain.epochs * (facts.num_train // batch_size)
+    steps += 2 * (NUM_TIMED + NUM_WARM) * (one.objective != section.reference)
+    return steps * step_s + (one.num_tuned + one.num_compared) * probe_s + measured.program_s
 
 
 def _finetuning_s(probe: Probe, facts: SetFacts, speed: Speed, size_px: int) -> float:

@@ -1,16 +1,25 @@
-"""GPU-hours of the pretrainings that are left, on named cards: counted operations over a share of a card's peak."""
+"""Named cards, and GPU-hours of pretrainings on them: counted operations over a share of a card's peak."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.planning.inventory import Task
 from pipeline.planning.step_time import Measured, an_image
 from pipeline.runtime.files import read_json
 
-# Dense bfloat16, TFLOP/s, as the makers' data sheets have them.
-PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "RTX 4090": 165.0}
+
+class Card(NamedTuple):
+    """A card as its maker's data sheet has it: dense bfloat16 in TFLOP/s, and memory in 1e9 bytes."""
+
+    name: str
+    peak_tflops: float
+    memory_gb: float
+
+
+CARDS = (Card("A100", 312, 80), Card("H100", 989, 80), Card("H200", 989, 141), Card("RTX 4090", 165, 24))
 UTILISATION = 0.3  # assumed, not measured; large transformers reach 0.3 to 0.5, small convolutions less
 PASSES = 3  # backward takes twice the operations of forward
 LEAST_HOURS = 1.0  # of the slowest card: a laptop's cells are not worth a line
@@ -18,13 +27,16 @@ REPORT = Path("reports/gpu/report.json")  # of `make gpu`
 
 
 def rates() -> dict[str, float]:
-    """Return TFLOP/s by card: the share of the peak that is assumed, and the fastest step that `make gpu` measured."""
-    found = {f"{card} (assumed)": UTILISATION * peak for card, peak in PEAK_TFLOPS.items()}
+    """Return TFLOP/s by card: the share of the peak that is assumed; of the card that `make gpu` ran on, measured."""
+    found = {card.name: UTILISATION * card.peak_tflops for card in CARDS}
     told = read_json(REPORT) if REPORT.exists() else {"tiny": True}
-    if told["tiny"]:
-        return found
-    measured = [figure["value"] for part in told["figures"].values() for figure in part if figure["unit"] == "TFLOP/s"]
-    return found | ({f"{told['hardware']['GPU'].partition(',')[0]} (measured)": max(measured)} if measured else {})
+    figures = () if told["tiny"] else [figure for part in told["figures"].values() for figure in part]
+    measured = [figure["value"] for figure in figures if figure["unit"] == "TFLOP/s"]
+    if not measured:
+        return {f"{name} (assumed)": rate for name, rate in found.items()}
+    gpu = told["hardware"]["GPU"].partition(",")[0]
+    assumed = {f"{name} (assumed)": rate for name, rate in found.items() if name not in gpu}
+    return {f"{gpu} (measured)": max(measured)} | assumed
 
 
 def gpu_hours_text(tasks: Iterable[Task], measured: Measured) -> str:
@@ -44,4 +56,5 @@ def gpu_hours_text(tasks: Iterable[Task], measured: Measured) -> str:
     hours = {card: tflop / rate / 3600 for card, rate in rates().items()}
     if max(hours.values()) < LEAST_HOURS:
         return ""
-    return f"{', '.join(f'{card} {number:,.0f}' for card, number in hours.items())}; pretraining, one card"
+    told = ", ".join(f"{card} {number:,.0f}" for card, number in hours.items())
+    return f"{told}; pretraining on one card, assumed: {UTILISATION:.0%} of its peak in bfloat16"

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.models.backbones import published
-from pipeline.planning.costs import parts, probing_seconds, sources, training_seconds
+from pipeline.planning.costs import comparing_seconds, parts, probing_seconds, sources, training_seconds
 from pipeline.planning.gpu_hours import gpu_hours_text
+from pipeline.planning.gpu_memory import gpu_memory_text
 from pipeline.planning.inventory import Pipeline, Task
 from pipeline.planning.step_time import Measured, an_image
 from pipeline.runtime.stage_count import duration
@@ -24,6 +25,9 @@ CHECKPOINT_BYTES_A_PARAM = 12  # float32 weights and the two moments of AdamW
 def pipeline_text(pipeline: Pipeline, measured: Measured) -> Iterator[str]:
     """Yield the cells of one pipeline, a line for each pair of data set and backbone."""
     tasks = pipeline.tasks
+    if pipeline.comparisons:
+        yield from comparisons_text(pipeline, measured)
+        return
     if not tasks:
         yield f"{pipeline.path}: no cells; runs in full in minutes on a CPU"
         return
@@ -40,6 +44,25 @@ def pipeline_text(pipeline: Pipeline, measured: Measured) -> Iterator[str]:
     yield from wrapped(f"time         {time_text([pipeline], measured)}")
     if hours := gpu_hours_text(sources(here), measured):
         yield from wrapped(f"GPU-hours    {hours}")
+        yield from wrapped(f"GPU memory   {gpu_memory_text(sources(here), measured)}")
+
+
+def comparisons_text(pipeline: Pipeline, measured: Measured) -> Iterator[str]:
+    """Yield a line for each objective and data set that are compared, and for the baselines of each set."""
+    found, section = pipeline.comparisons, pipeline.comparisons[0].section
+    table = [("data set", "objective", "tuning", "compared", "done", "a step", "time left")]
+    for one in found:
+        task = one.task
+        counts = [str(count) if count else "-" for count in (one.num_tuned, one.num_compared)]
+        step = step_text(task, measured) if one.num_tuned else "-"
+        left = "0 s" if task.done else summed([comparing_seconds(one, measured)])
+        table.append([task.cell.dataset, one.objective, *counts, "yes" if task.done else "no", step, left])
+    yield (
+        f"{pipeline.path}: {len(found)} stages, {sum(one.task.done for one in found)} done; trainings of "
+        f"{section.tuning_epochs} epochs tune an objective, of {section.pretrain.epochs} compare it"
+    )
+    yield from aligned(table, num_left=2)
+    yield from wrapped(f"time         {time_text([pipeline], measured)}")
 
 
 def row(group: list[Task], measured: Measured) -> list[str]:
@@ -135,9 +158,8 @@ def models(todo: Iterable[Task]) -> list[str]:
 def needs(pipelines: Sequence[Pipeline]) -> tuple[list[str], list[str]]:
     """Return what is downloaded by itself, and lines about what a person must fetch, for sets that are not packed."""
     downloads, by_hand = [], []
-    facts = {name: (one, pipeline.params) for pipeline in pipelines for name, one in pipeline.facts.items()}
-    for name, (one, params) in facts.items():
-        entry = params.datasets[name]
+    facts = {name: (one, pipeline.entries[name]) for pipeline in pipelines for name, one in pipeline.facts.items()}
+    for name, (one, entry) in facts.items():
         told, local = getattr(entry, "by_hand", None), getattr(entry, "path", None)
         if one and one.is_packed:
             continue
@@ -170,12 +192,16 @@ def conditions(measured: Measured) -> Iterator[str]:
         yield f"Other programs ran meanwhile (load {load:.1f} on {cores} cores): on a quiet machine it is faster."
     for origin, backbones in scaled.items():
         yield from wrapped(f"~ scaled from {origin}: {', '.join(backbones)}", 2)
-    yield "Whether a whole batch fits into memory is not checked."
+    yield from wrapped(
+        "Whether a batch fits into the memory of this machine is not checked. pretrain.layout divides one: "
+        "micro_batch_size for a third more operations, processes over several cards.",
+        0,
+    )
 
 
 def problems(pipelines: Sequence[Pipeline], measured: Measured) -> list[str]:
     """Name everything because of which a cell cannot run; each once."""
-    tasks = [task for pipeline in pipelines for task in pipeline.tasks]
+    tasks = [task for pipeline in pipelines for task in pipeline.timed]
     found = [problem for pipeline in pipelines for problem in pipeline.problems]
     found += [measured.failures[task.shape] for task in tasks if task.shape in measured.failures]
     for task in tasks:

@@ -29,7 +29,8 @@ from pipeline.data.packed import ImageBatch
 from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses.objective import build_objective
 from pipeline.models import backbones, features
-from pipeline.planning.inventory import Pipeline, SetFacts, Task
+from pipeline.planning.inventory import Pipeline, Task
+from pipeline.planning.set_facts import SetFacts
 from pipeline.probing import probes
 from pipeline.runtime.bars import bar
 from pipeline.runtime.errors import UserError, did_you_mean
@@ -111,16 +112,25 @@ def sketch(name: str, settings: Pretrain) -> Speed:
 
 def _count(network: nn.Module, size_px: int) -> tuple[int, int, int]:
     """Return operations and kept bytes of a view, and the dimensions of its embedding."""
-    kept = []
+    with FlopCounterMode(display=False) as counter:
+        kept, embedding = kept_for_backward(lambda: network(torch.empty(FEWEST, 3, size_px, size_px)), [network])
+    return counter.get_total_flops() // FEWEST, kept // FEWEST, embedding.shape[-1]
+
+
+def kept_for_backward(run: Callable[[], Tensor], modules: Iterable[nn.Module]) -> tuple[int, Tensor]:
+    """Return the bytes that a forward pass keeps beside parameters and buffers of modules, and what it returns."""
+    states = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    own, kept = {state.untyped_storage()._cdata for state in states}, {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            kept.append(tensor.numel() * tensor.element_size())
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
-        embedding = network(torch.empty(FEWEST, 3, size_px, size_px))
-    return counter.get_total_flops() // FEWEST, sum(kept) // FEWEST, embedding.shape[-1]
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = run()  # held by the caller's name: what is freed would lend its place to another
+    return sum(kept.values()), result
 
 
 def time_shape(task: Task, found: Speed, budget_s: float) -> Speed | None:
@@ -246,7 +256,7 @@ class Measured(NamedTuple):
 
 def measure(pipelines: Iterable[Pipeline], budget_s: float = BUDGET_S) -> Measured:
     """Time whatever the stages that are left need, each thing once."""
-    left = [task for pipeline in pipelines for task in pipeline.tasks if not task.done]
+    left = [task for pipeline in pipelines for task in pipeline.timed if not task.done]
     shapes: dict[str, Task] = {}
     for task in left:
         shapes.setdefault(task.shape, task)

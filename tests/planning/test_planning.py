@@ -5,8 +5,9 @@
 2. Images and sizes are those of the packed set, else of the pictures in the repository, else what its publisher says;
    those of a set that nobody knows are unknown, and so is their cost.
 3. What has to be fetched, by the pipeline and by hand, is named.
-4. A cost is the sum of its parts; what the budget of time leaves out is scaled by operations and marked. A real
-   measurement predicts a real step. GPU-hours are operations over a rate that is assumed or was measured.
+4. A cost is the sum of its parts, of comparisons of objectives too; what the budget of time leaves out is scaled by
+   operations and marked. A real measurement predicts a real step. GPU-hours are operations over a rate that is assumed
+   or was measured.
 5. What is broken is named, and the other pipelines are planned all the same.
 """
 
@@ -18,12 +19,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from plan_files import BY_HAND, FIT_S, RATES, START_S, fake_measurements, finish, pack, planned, tasks_of, write
+import yaml
+from plan_files import BASE, BY_HAND, FIT_S, RATES, START_S, fake_measurements, finish, pack, planned, tasks_of, write
 
 from pipeline.planning import costs, plan_text, step_time
 from pipeline.planning.gpu_hours import gpu_hours_text
-from pipeline.planning.inventory import read_pipeline, set_facts
-from pipeline.runtime.files import write_json
+from pipeline.planning.inventory import read_pipeline
+from pipeline.planning.set_facts import set_facts
+from pipeline.runtime.files import write_json, write_text
 from pipeline.schema.parameters import Pretrain
 from pipeline.settings.dvc_graph import cells_text
 from pipeline.settings.grid import open_listing
@@ -144,6 +147,47 @@ def test_cost_is_the_sum_of_its_parts(timed):
     assert costs.probing_seconds(task, measured) == pytest.approx(wanted_s)
 
 
+COMPARED = {
+    "datasets": ["digits"],
+    "objectives": ["lejepa", "simclr"],
+    "weights": {"lejepa": {"lambda": [0.02, 0.1]}, "simclr": {"temperature": [0.2]}},
+    "learning_rates": [0.001, 0.003],
+    "tuning_epochs": 2,
+    "tuning_seed": 1,
+    "holdout_frac": 0.5,
+    "seeds": [0, 1],
+    "num_train": 400,
+    "backbone": "test_vit",
+    "pretrain": BASE["pretrain"],
+}
+
+
+def test_comparisons_of_objectives_have_rows_and_a_cost(timed, capsys):
+    write()
+    Path("paper/side").mkdir(parents=True)
+    Path("paper/side/params.yaml").write_text(yaml.safe_dump({"trials": COMPARED}))
+    write_text(Path("runs/side/digits--simclr/rows.csv"), "")
+    found = read_pipeline(Path("paper/side/params.yaml"))
+    assert [(one.objective, one.num_tuned, one.num_compared, one.task.done) for one in found.comparisons] == [
+        ("lejepa", 4, 2, False), ("simclr", 2, 4, True), ("baselines", 0, 0, False),
+    ]  # fmt: skip
+    measured, one = step_time.measure([found]), found.comparisons[0]
+    speed = measured.speeds[one.task.shape]
+    step_s = speed.step_s(2 * speed.operations[32] + 4 * speed.operations[16], 64)
+    probe_s = (400 + 359) * speed.image_s(32) + speed.embed_dim * FIT_S
+    num_steps = 4 * 2 * (200 // 64) + 2 * 3 * (400 // 64)
+    wanted_s = num_steps * step_s + 6 * probe_s + PROGRAM_S
+    assert costs.comparing_seconds(one, measured) == pytest.approx(wanted_s)
+    assert [part.stage for part in costs.parts([found], measured)] == ["pack", "measure", "baselines", "report"]
+    out = printed(capsys, "paper")
+    assert "3 stages, 1 done; trainings of 2 epochs tune an objective, of 3 compare it" in out
+    assert [line.split()[:5] for line in out.splitlines() if line.startswith("  digits")] == [
+        ["digits", "lejepa", "4", "2", "no"],
+        ["digits", "simclr", "2", "4", "yes"],
+        ["digits", "baselines", "-", "-", "no"],
+    ]
+
+
 def test_gpu_hours_are_operations_over_a_rate_that_is_assumed_or_measured(timed):
     tasks, measured = planned()
     assert gpu_hours_text(tasks[:1], measured) == ""  # less than an hour
@@ -154,10 +198,10 @@ def test_gpu_hours_are_operations_over_a_rate_that_is_assumed_or_measured(timed)
     text = gpu_hours_text(tasks[:1], measured._replace(speeds=huge))
     assert f"A100 (assumed) {tflop / (0.3 * 312) / 3600:,.0f}, H100 (assumed)" in text and "measured" not in text
     figure = {"unit": "TFLOP/s", "value": 100.0}
-    told = {"tiny": False, "hardware": {"GPU": "Card X, 80 GiB"}, "figures": {"a step": [figure]}}
+    told = {"tiny": False, "hardware": {"GPU": "NVIDIA A100-SXM4-80GB, 79 GiB"}, "figures": {"a step": [figure]}}
     write_json(Path("reports/gpu/report.json"), told)
     text = gpu_hours_text(tasks[:1], measured._replace(speeds=huge))
-    assert f"Card X (measured) {tflop / 100 / 3600:,.0f}; pretraining" in text
+    assert text.startswith(f"NVIDIA A100-SXM4-80GB (measured) {tflop / 100 / 3600:,.0f}, H100 (assumed)")
 
 
 def test_what_the_budget_leaves_out_is_scaled_and_marked(timed, capsys, monkeypatch):
