@@ -44,8 +44,8 @@ def run(main: Callable[..., int | None]) -> None:
     """Call a stage with the command line's arguments; what a person can mend is shown without a traceback.
 
     The exit status is 1 for such an error and 128 + the signal's number after an interruption, as in a shell. Any other
-    exception is a mistake of the program and keeps its traceback. Characters that the
-    terminal's encoding lacks are printed as escapes; a pipe that is closed early (`| head`) ends the program quietly.
+    exception is a mistake of the program and keeps its traceback. Characters that the terminal's encoding lacks are
+    printed as escapes; a pipe that is closed early (`| head`) ends the program quietly.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
