@@ -35,7 +35,8 @@ SMALLER = """\
 change one of these in params.yaml:
   - pretrain.batch_size, or pretrain.views: num_global, num_local, global_px, local_px lower (while pretraining)
   - probe.batch_size, probe.linear.batch_size, probe.finetune.batch_size lower (while probing)
-  - pretrain.layout: micro_batch_size takes a part of a batch at a time, processes spread it over GPUs; same results
+  - pretrain.layout: checkpoint_activations and micro_batch_size keep less at a time, processes spread a batch over GPUs
+    (sharded: the network as well); same results
   - pretrain.loader: memory_gb keeps fewer images in memory, num_workers starts fewer processes
 or set pretrain.precision: bfloat16, or take a smaller network in grid.backbones; what was finished before is kept"""
 

@@ -186,6 +186,26 @@ def weight_decay_groups(modules: Iterable[nn.Module], weight_decay: float) -> li
     return [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
 
 
+def no_recomputing(backbone: nn.Module) -> str:
+    """Say why backward passes cannot compute the blocks of a backbone again (timm's `set_grad_checkpointing`), or "".
+
+    BatchNorm's running statistics would take each batch twice.
+    """
+    if has_batchnorm(backbone):
+        return "has BatchNorm, whose running statistics would take each batch twice"
+    try:
+        backbone.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError):  # timm asserts that nothing is asked for
+        return "cannot compute its blocks again in timm"
+    backbone.set_grad_checkpointing(False)
+    return ""
+
+
+def has_batchnorm(backbone: nn.Module) -> bool:
+    """Whether any layer normalises over the batch."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules())
+
+
 def check_backbone(
     name: str, arguments: dict[str, Any], *, global_px: int, local_px: int | None, batch_size: int
 ) -> BackboneInfo:
@@ -202,8 +222,8 @@ def check_backbone(
         BackboneError: naming backbone, resolution, what failed and which setting to change.
     """
     backbone = create_backbone(name, arguments).train()
-    has_batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in backbone.modules())
-    if has_batchnorm and batch_size < 4:
+    normalises = has_batchnorm(backbone)
+    if normalises and batch_size < 4:
         raise BackboneError(
             f"backbone {name!r} normalises over the batch: pretrain.batch_size must be >= 4, got {batch_size}"
         )
@@ -213,7 +233,7 @@ def check_backbone(
             f"backbone {name!r} must give one vector an image, the same at every resolution, got {shapes}; "
             "choose another backbone or set a pooling in pretrain.backbone.kwargs (global_pool: avg)"
         )
-    return BackboneInfo(sum(p.numel() for p in backbone.parameters()), shapes[global_px][-1], has_batchnorm)
+    return BackboneInfo(sum(p.numel() for p in backbone.parameters()), shapes[global_px][-1], normalises)
 
 
 def _resolutions(global_px: int, local_px: int | None) -> list[tuple[int, str]]:

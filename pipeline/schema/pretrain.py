@@ -153,6 +153,13 @@ class Layout(Runtime):
     micro_batch_size: int | None = Field(
         None, ge=1, description="images a pass of the backbone in each process, if all at once do not fit into memory"
     )
+    checkpoint_activations: bool = Field(
+        False, description="backward passes compute the blocks of the backbone again, of which only the inputs are kept"
+    )
+    sharded: bool = Field(
+        False,
+        description="each of several processes holds a part of weights, gradients, moments and averages (FSDP2)",
+    )
 
 
 class Alarms(Strict):
@@ -222,6 +229,12 @@ class Pretrain(Strict):
             raise ValueError(
                 f"schedule.warmup_epochs must be < epochs, got {self.schedule.warmup_epochs:g} of {self.epochs}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _layout_is_possible(self) -> Pretrain:
+        if self.layout.sharded and self.compile:
+            raise ValueError("layout.sharded must be false where compile is true, got true; set either to false")
         return self
 
     def objective_settings(self) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from pipeline.models import backbones
 from pipeline.models.sites import check_site
 from pipeline.runtime.bars import bar
 from pipeline.runtime.errors import UserError, did_you_mean
 from pipeline.runtime.rooms import own_objective
-from pipeline.schema.pretrain import Pretrain
+from pipeline.schema.pretrain import Layout, Pretrain
 from pipeline.schema.resolved import EXECUTION, Execution, PretrainRun, ProbeRun, TrainedWith
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing
@@ -69,9 +70,9 @@ def resolve_listing(listing: Listing) -> tuple[dict[Cell, CellConfigs], list[str
 
 
 def _geometry(backbone: str, pretrain: Pretrain) -> tuple:
-    views, micro_batch_size = pretrain.views, pretrain.layout.micro_batch_size
+    views = pretrain.views
     sizes = views.global_px, views.local_px, views.num_local > 0
-    return backbone, pretrain.backbone, *sizes, pretrain.batch_size, micro_batch_size
+    return backbone, pretrain.backbone, *sizes, pretrain.batch_size, pretrain.layout
 
 
 def _check(name: str, pretrain: Pretrain, site: str, problems: list[str]) -> tuple[dict, backbones.BackboneInfo] | None:
@@ -84,18 +85,33 @@ def _check(name: str, pretrain: Pretrain, site: str, problems: list[str]) -> tup
         info = backbones.check_backbone(
             name, kwargs, global_px=views.global_px, local_px=local_px, batch_size=pretrain.batch_size
         )
-        if info.has_batchnorm and pretrain.layout.micro_batch_size:
-            raise UserError(
-                f"backbone {name!r} has BatchNorm, so that micro-batches would change the result: "
-                f"pretrain.layout.micro_batch_size must be null, got {pretrain.layout.micro_batch_size}; set it to "
-                "null and spread the batch over more processes, or set it for other backbones alone in overrides"
-            )
         with torch.device("meta"):
-            check_site(backbones.create_backbone(name, kwargs), site, views.global_px)
+            backbone = backbones.create_backbone(name, kwargs)
+        _check_layout(name, backbone, info, pretrain.layout)
+        check_site(backbone, site, views.global_px)
     except UserError as error:
         problems.append(str(error))
         return None
     return kwargs, info
+
+
+def _check_layout(name: str, backbone: nn.Module, info: backbones.BackboneInfo, layout: Layout) -> None:
+    if info.has_batchnorm and layout.micro_batch_size:
+        raise UserError(
+            f"backbone {name!r} has BatchNorm, so that micro-batches would change the result: "
+            f"pretrain.layout.micro_batch_size must be null, got {layout.micro_batch_size}; set it to "
+            "null and spread the batch over more processes, or set it for other backbones alone in overrides"
+        )
+    if layout.checkpoint_activations and (reason := backbones.no_recomputing(backbone)):
+        raise UserError(
+            f"backbone {name!r} {reason}: pretrain.layout.checkpoint_activations must be false, got true; set it to "
+            "false and spread the batch over more processes, or set it for other backbones alone in overrides"
+        )
+    if layout.sharded and any(parameter.ndim == 0 for parameter in backbone.parameters()):
+        raise UserError(
+            f"backbone {name!r} has a parameter that is a single number, which cannot be divided: "
+            "pretrain.layout.sharded must be false, got true; set it for other backbones alone in overrides"
+        )
 
 
 def _pretrain_run(cell: Cell, listing: Listing, kwargs: dict[str, Any], embed_dim: int) -> PretrainRun:

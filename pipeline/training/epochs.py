@@ -100,12 +100,11 @@ class Progress:
         return len(self.history) * self._steps_per_epoch + self.tally.steps
 
     def keep(self) -> None:
-        """Write the state, if this is rank 0."""
-        if rank():
-            return
+        """Write the state; all ranks call it, since they may each hold a part, and rank 0 writes."""
         history = [tuple(record) for record in self.history]
         state = {"learner": self._learner.state(), "history": history, "tally": vars(self.tally)}
-        self._checkpoints.save(state, step=self.step)
+        if rank() == 0:
+            self._checkpoints.save(state, step=self.step)
 
     def end_epoch(self, lr: float, watched: dict[str, float]) -> Epoch:
         """Turn the tally into the means of an epoch, keep the state and return them."""

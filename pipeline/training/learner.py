@@ -5,6 +5,7 @@ Legend: B images, M images of several views, V views (Vg global), D embedding, K
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.core.distributed.batch_norm import synchronise
-from pipeline.core.distributed.collectives import data_parallel
+from pipeline.core.distributed.collectives import data_parallel, rank, world_size
+from pipeline.core.distributed.sharding import is_sharded, load_whole_state, own_part, shard, whole, whole_state
 from pipeline.losses.projected import Objective
 from pipeline.models import backbones
 from pipeline.models.projector import make_projector, project_views
@@ -53,7 +55,8 @@ class Learner:
     Some objectives need a predictor (M, K) -> (M, C), and the running average of (backbone, projector) that makes the
     targets, whose decay follows from the part of the run that is done. For LeJEPA both are heuristics that the paper
     finds needless (Table 4), the average with one decay. `micro_batch_size` is how many images' views of one size pass
-    the backbone at a time; None: all of them.
+    the backbone at a time; None: all of them. `skeletons` of a sharded learner are backbone and projector with any
+    weights, on the CPU of rank 0.
     """
 
     backbone: nn.Module
@@ -63,24 +66,47 @@ class Learner:
     average: AveragedModel | None = None
     micro_batch_size: int | None = None
     decay: Callable[[float], float] = lambda _: 0.0
+    skeletons: tuple[nn.Module, nn.Module] | None = None
 
     def __post_init__(self) -> None:
         """Share gradients with the other processes, if there are any."""
         networks = _Networks(self.backbone, self.projector, self.predictor, self.micro_batch_size)
-        self._networks = data_parallel(networks)
+        self._sharded = is_sharded(networks)  # then its blocks share gradients
+        self._networks = networks if self._sharded else data_parallel(networks)
 
     def _parts(self) -> dict[str, Any]:
         named = {name: getattr(self, name) for name in ("backbone", "projector", "optimizer", "predictor", "average")}
         return {name: part for name, part in named.items() if part is not None}
 
     def state(self) -> dict[str, Any]:
-        """Return all that a resumed run needs; every random draw follows from (seed, step)."""
-        return {name: part.state_dict() for name, part in self._parts().items()}
+        """Return all that a resumed run needs; every random draw follows from (seed, step).
+
+        All ranks call it; that of rank 0 is whole.
+        """
+        return {name: whole_state(part) if self._sharded else part.state_dict() for name, part in self._parts().items()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over a state."""
+        """Take over a state, of whatever number of processes."""
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if self._sharded:
+                load_whole_state(part, state[name])
+            else:
+                part.load_state_dict(state[name])
+
+    def whole_networks(self) -> tuple[nn.Module, nn.Module]:
+        """Return backbone and projector to be used by one rank alone; all ranks call it.
+
+        Those that are trained, or of sharded ones a copy with whole weights, on rank 0.
+        """
+        trained = self.backbone, self.projector
+        states = [whole_state(module) for module in trained if self._sharded]
+        if self.skeletons is None:
+            return trained
+        copies = copy.deepcopy(self.skeletons)
+        for module, state in zip(copies, states, strict=True):
+            module.load_state_dict(state)
+            module.to(own_part(next(self.backbone.parameters())).device)
+        return copies
 
     def step(self, loss: Tensor, lr: float, *, progress: float = 0.0) -> Tensor:
         """Take one optimiser step along the gradient of the loss; return the gradient's norm, a scalar.
@@ -96,14 +122,15 @@ class Learner:
         self.optimizer.step()
         if self.average is not None:
             self._move_average(self.decay(progress))
-        return norm
+        return whole(norm)
 
     @torch.no_grad()
     def _move_average(self, decay: float) -> None:
         """Update the average; `AveragedModel.update_parameters` would send its counter to a GPU and wait for it."""
         average, trained = self.average, nn.ModuleList([self.backbone, self.projector])
         weight = 1 - decay if average.n_averaged else 1.0  # the first update copies
-        torch._foreach_lerp_(list(average.module.parameters()), list(trained.parameters()), weight)
+        kept_and_new = [[own_part(each) for each in module.parameters()] for module in (average.module, trained)]
+        torch._foreach_lerp_(*kept_and_new, weight)
         for kept, new in zip(average.module.buffers(), trained.buffers(), strict=True):
             kept.copy_(new)
         average.n_averaged += 1
@@ -174,31 +201,41 @@ def make_learner(
         target_decay: of the average of the weights that makes the targets, from the part of the run that is done; that
             average starts as a copy. None: the average of `swa`, if it is enabled.
     """
-    if settings.channels_last:
+    layout, optimizer, swa = settings.layout, settings.optimizer, settings.swa
+    sharded = layout.sharded and world_size() > 1
+    if settings.channels_last and not sharded:  # FSDP2 takes contiguous weights alone
         backbone.to(memory_format=torch.channels_last)
+    if layout.checkpoint_activations:
+        backbone.set_grad_checkpointing(True)
     if settings.compile:
         backbone.compile(dynamic=False)
     modules = [backbone, projector] if predictor is None else [backbone, projector, predictor]
-    optimizer, swa = settings.optimizer, settings.swa
-    groups = backbones.weight_decay_groups([module.to(device).train() for module in modules], optimizer.weight_decay)
-    adamw = torch.optim.AdamW(groups, lr=optimizer.lr, betas=tuple(optimizer.betas), fused=True)
-    for module in modules if settings.sync_batchnorm else []:
-        synchronise(module)
+    for module in modules:
+        module.to(device).train()
+        if settings.sync_batchnorm:
+            synchronise(module)
     average = None
     if swa.enabled:
         average = AveragedModel(nn.ModuleList([backbone, projector]))
     if target_decay is not None:
         average = AveragedModel(nn.ModuleList([backbone, projector]))
         average.n_averaged.fill_(1)  # else the first update would copy the weights
-    micro_batch_size, decay = settings.layout.micro_batch_size, target_decay or (lambda _: swa.decay)
-    return Learner(backbone, projector, adamw, predictor, average, micro_batch_size, decay)
+    skeletons = None
+    if sharded:
+        if rank() == 0:
+            skeletons = copy.deepcopy(backbone).cpu(), copy.deepcopy(projector).cpu()
+        shard([*modules, *(average.module if average else [])], device)
+    groups = backbones.weight_decay_groups(modules, optimizer.weight_decay)
+    adamw = torch.optim.AdamW(groups, lr=optimizer.lr, betas=tuple(optimizer.betas), fused=True)
+    decay = target_decay or (lambda _: swa.decay)
+    return Learner(backbone, projector, adamw, predictor, average, layout.micro_batch_size, decay, skeletons)
 
 
-def save_networks(folder: Path, learner: Learner, run: PretrainRun) -> None:
+def save_networks(folder: Path, backbone: nn.Module, projector: nn.Module, run: PretrainRun) -> None:
     """Write backbone.safetensors and projector.safetensors with what is needed to build them again."""
     views = run.pretrain.views
     seen = {"img_size_px": views.global_px, "mean": views.mean, "std": views.std}
-    backbone = {"backbone": run.backbone, "kwargs": run.backbone_kwargs, **seen}
-    save_weights(folder / "backbone.safetensors", learner.backbone, backbone)
-    projector = {"width": run.embed_dim, **run.pretrain.projector.model_dump()}
-    save_weights(folder / "projector.safetensors", learner.projector, projector)
+    described = {"backbone": run.backbone, "kwargs": run.backbone_kwargs, **seen}
+    save_weights(folder / "backbone.safetensors", backbone, described)
+    described = {"width": run.embed_dim, **run.pretrain.projector.model_dump()}
+    save_weights(folder / "projector.safetensors", projector, described)

@@ -151,8 +151,9 @@ class _Run:
             gradient_norm = self.learner.step(losses["loss"], self.rate(step), progress=step / self.bar.total)
             check.note(progress.tally.add(losses | {"gradient_norm": gradient_norm}), step)
             self.bar.update()
-            asked = _agreed(self.request.signum, step, self.device)
-            if asked or time.monotonic() - kept_at > self.settings.checkpoint.minutes * 60:
+            due = time.monotonic() - kept_at > self.settings.checkpoint.minutes * 60
+            asked, due = _agreed(self.request.signum, due, step, self.device)
+            if asked or due:
                 check.stop_if_not_finite()
                 progress.keep()
                 self.end_if_asked(asked)
@@ -214,18 +215,22 @@ def step_losses(
 
 def _watched(watch: Monitor | None, learner: Learner) -> dict[str, float]:
     """Let the first rank look at the networks, so that all hear of the same numbers."""
-    seen = {}
+    seen, networks = {}, learner.whole_networks()
     if watch is not None and rank() == 0:
         with alone():
-            seen = watch(learner.backbone, learner.projector)
+            seen = watch(*networks)
     return from_first_rank(seen)
 
 
-def _agreed(signum: int, step: int, device: torch.device) -> int:
-    """Return the signal that any rank got, so that all end at the same step; on a GPU asked now and then."""
+def _agreed(signum: int, due: bool, step: int, device: torch.device) -> tuple[int, bool]:
+    """Return the signal that any rank got, and whether a state is due on any, so that all keep one at the same step.
+
+    Several processes on GPUs ask each other now and then.
+    """
     if world_size() > 1 and device.type != "cpu" and step % STEPS_BETWEEN_CHECKS:
-        return 0
-    return any_rank(signum, device)
+        return 0, False
+    found = any_rank(2 * signum + due, device)
+    return found // 2, bool(found % 2)
 
 
 def _bar_style() -> dict[str, Any]:

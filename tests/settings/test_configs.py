@@ -76,6 +76,20 @@ def files_of(change=None):
             ["backbone 'test_resnet' has BatchNorm, so that micro-batches would change the result"],
         ),
         (
+            {"pretrain": {"layout": {"checkpoint_activations": True}}},
+            ["backbone 'test_resnet' has BatchNorm, whose running statistics would take each batch twice"],
+        ),
+        (
+            {
+                "grid": {"backbones": ["dm_nfnet_f0", "coat_tiny"]},
+                "pretrain": {"layout": {"checkpoint_activations": True, "sharded": True}, "views": {"num_local": 0}},
+            },
+            [
+                "backbone 'dm_nfnet_f0' has a parameter that is a single number, which cannot be divided",
+                "backbone 'coat_tiny' cannot compute its blocks again in timm",
+            ],
+        ),
+        (
             {"pretrain": {"views": {"global_px": 24, "local_px": 24}, "batch_size": 2}},
             ["backbone 'test_vit' fails at 24 px", "backbone 'test_resnet' normalises over the batch"],
         ),

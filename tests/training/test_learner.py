@@ -4,7 +4,7 @@
 2. An averaged encoder makes the centres without gradient and follows the weights as an exponential moving average.
 3. A resumed run with both equals an uninterrupted one bit for bit.
 4. Passes of micro-batches have the weights of whole batches up to rounding, hold fewer activations, and draw the same
-   dropout when they are computed again.
+   dropout when they are computed again; so do blocks that are computed again (`checkpoint_activations`).
 5. build_learner follows its settings: predictor, average; the same seed gives the same weights.
 """
 
@@ -161,11 +161,27 @@ class Masked(nn.Module):
         return nn.functional.dropout(pixels.flatten(1), 0.5) * self.weight
 
 
+@pytest.mark.parametrize("arguments", [{"drop_path_rate": 0.3, "proj_drop_rate": 0.2}, {"patch_drop_rate": 0.5}])
+def test_blocks_that_are_computed_again_are_exact(arguments):
+    gradients, kept = {}, {}
+    for again in (False, True):
+        learner, kept[again] = built(arguments, layout={"checkpoint_activations": again}), []
+        torch.manual_seed(0)
+        views = [torch.randn(2, 4, 3, 16, 16, requires_grad=True), torch.randn(1, 4, 3, 8, 8)]
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, to=kept[again]: to.append(x.numel()) or x, lambda x: x):
+            projections, _ = learner.project(views)
+        projections.pow(3).sum().backward()
+        gradients[again] = [projections, *(each.grad for each in learner.backbone.parameters())]
+    torch.testing.assert_close(gradients[True], gradients[False], rtol=1e-6, atol=1e-6)
+    assert sum(kept[True]) < 0.5 * sum(kept[False])
+
+
 # 5. Settings
 
 
-def built(**sections) -> Learner:
-    backbone = initial_backbone("test_vit", {"img_size": 16, "patch_size": 8}, seed=0)
+def built(arguments: dict | None = None, **sections) -> Learner:
+    sizes = {"img_size": 16, "patch_size": 8, "dynamic_img_size": True}
+    backbone = initial_backbone("test_vit", sizes | (arguments or {}), seed=0)
     return build_learner(backbone, 64, settings(projector={"hidden_dims": [16], "proj_dim": 8}, **sections), CPU)
 
 

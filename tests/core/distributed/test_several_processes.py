@@ -1,9 +1,11 @@
 """Claims about training by several processes (2 and 4 gloo ranks on the CPU):
 
-1. Over 52 steps, with BatchNorm in backbone and projector and views drawn at random, they come to the weights, the
+1. Over 54 steps, with BatchNorm in backbone and projector and views drawn at random, they come to the weights, the
    running statistics, the losses, the gradient norms and the watched numbers of one process with the same global batch,
-   up to rounding.
-2. A run that is ended by a signal to one rank goes on with another number of processes, to the same weights.
+   up to rounding: each with all weights (DDP) or with a part of them (FSDP2). So does a transformer with an averaged
+   encoder, also if it computes blocks and micro-batches again.
+2. A run that is ended by a signal to one rank goes on with another number of processes, to the same weights; from parts
+   of the weights to all of them as well, and back.
 3. A batch that cannot be shared equally is refused.
 4. BatchNorm is synchronised unless pretrain.sync_batchnorm is false; its gradient is that of torch on the concatenated
    batch, on unequal parts too.
@@ -25,19 +27,21 @@ from pipeline.core.checkpoints import Checkpoints
 from pipeline.core.distributed.batch_norm import SyncBatchNorm, synchronise
 from pipeline.core.distributed.collectives import share
 from pipeline.core.distributed.devices import choose_autocast
+from pipeline.core.distributed.sharding import own_part
 from pipeline.data.views.multicrop import Multicrop
 from pipeline.losses.lejepa import epps_pulley
 from pipeline.losses.objective import LeJEPA, RunObjective
 from pipeline.models.backbones import initial_backbone
 from pipeline.models.projector import make_projector
 from pipeline.runtime.errors import Interrupted, UserError
-from pipeline.schema.pretrain import Layout, Loader, Optimizer, Pretrain, Schedule
+from pipeline.schema.pretrain import Layout, Loader, Optimizer, Pretrain, Schedule, Swa
 from pipeline.training.learner import Learner, make_learner
 from pipeline.training.loop import Recipe, pretrain
 
 pytestmark = pytest.mark.slow
 
 NUM_IMAGES, BATCH, EPOCHS = 106, 16, 9  # 6 steps an epoch, a last partial batch of 10 that is left out
+BACKBONES = {"test_byobnet": {}, "test_vit": {"img_size": 16, "patch_size": 8, "dynamic_img_size": True}}
 VIEWS = Multicrop(num_global=2, num_local=1, global_px=16, local_px=8, mean=[0.5] * 3, std=[0.5] * 3)
 
 
@@ -55,8 +59,8 @@ def watched(backbone: nn.Module, projector: nn.Module) -> dict[str, float]:
     return {"epps_pulley": float(epps_pulley(samples).mean())}
 
 
-def new_learner(**choices) -> Learner:
-    backbone = initial_backbone("test_byobnet", {}, seed=0)
+def new_learner(backbone: str, **choices) -> Learner:
+    backbone = initial_backbone(backbone, BACKBONES[backbone], seed=0)
     projector = make_projector(backbone.num_features, hidden_dims=[16], proj_dim=8)
     return make_learner(backbone.double(), projector.double(), settings(**choices), CPU)
 
@@ -67,8 +71,17 @@ def settings(**choices) -> Pretrain:
     return Pretrain(**sections | choices)
 
 
-def trained(folder: str, *, signal_at: int | None = None, batch_size: int = BATCH) -> dict:
-    """Train and return the state and the history; a signal reaches the last rank at a step."""
+def trained(
+    folder: str,
+    *,
+    backbone: str = "test_byobnet",
+    layout: dict | None = None,
+    swa: dict | None = None,
+    signal_at: int | None = None,
+    batch_size: int = BATCH,
+) -> dict:
+    """Train and return weights and history; a signal reaches the last rank at a step."""
+    chosen = {"layout": Layout(**layout or {}), "swa": Swa(**swa or {}), "batch_size": batch_size}
     objective = RunObjective(LeJEPA(num_slices=16), lamb=0.1, num_global=2, seed=0)
     last = not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1
 
@@ -77,18 +90,18 @@ def trained(folder: str, *, signal_at: int | None = None, batch_size: int = BATC
             signal.raise_signal(signal.SIGTERM)
         return objective(projections, step, **target)
 
-    learner, watch = new_learner(), None if dist.is_initialized() and dist.get_rank() else watched
+    learner, watch = new_learner(backbone, **chosen), None if dist.is_initialized() and dist.get_rank() else watched
     recipe = Recipe(views_in_float64, signalled, seed=0)
     epochs = pretrain(
-        learner, in_a_batch(digits(NUM_IMAGES)), settings(batch_size=batch_size), recipe, device=CPU,
+        learner, in_a_batch(digits(NUM_IMAGES)), settings(**chosen), recipe, device=CPU,
         autocast=choose_autocast("float32", CPU), checkpoints=Checkpoints(Path(folder), "run"), watch=watch,
     )  # fmt: skip
     try:
         history = [epoch.row() for epoch in epochs]
     except Interrupted as request:
         return {"interrupted": str(request)}
-    weights = {**learner.backbone.state_dict(), **{f"p.{k}": v for k, v in learner.projector.state_dict().items()}}
-    return {"weights": weights, "history": history}
+    networks = nn.ModuleList(learner.whole_networks())
+    return {"weights": {name: own_part(each) for name, each in networks.state_dict().items()}, "history": history}
 
 
 def on_ranks(world_size: int, place: Path, task: str, **options) -> list[dict]:
@@ -154,6 +167,38 @@ def test_another_number_of_processes_goes_on(tmp_path, alone, before, after):
     }
     found = on_ranks(after, tmp_path, "trained", folder=folder)[0] if after > 1 else trained(folder)
     assert_same(found, alone)
+
+
+SHARDED = {"sharded": True}
+WITH_ALL = {"backbone": "test_vit", "swa": {"enabled": True, "decay": 0.9}}  # of blocks, with an averaged encoder
+
+
+@pytest.fixture(scope="module")
+def alone_with_all(tmp_path_factory) -> dict:
+    return trained(str(tmp_path_factory.mktemp("alone")), **WITH_ALL)
+
+
+@pytest.mark.parametrize("layout", [{}, SHARDED | {"checkpoint_activations": True, "micro_batch_size": 2}])
+def test_a_transformer_on_two_processes_is_that_of_one(tmp_path, alone_with_all, layout):
+    first, _ = on_ranks(2, tmp_path, "trained", folder=str(tmp_path / "states"), layout=layout, **WITH_ALL)
+    assert_same(first, alone_with_all)
+
+
+def test_sharded_processes_are_one_with_batchnorm(tmp_path, alone):
+    first, _ = on_ranks(2, tmp_path, "trained", folder=str(tmp_path / "states"), layout=SHARDED)
+    assert_same(first, alone)
+
+
+@pytest.mark.parametrize("before", [2, 1])
+def test_sharded_states_go_on_in_one_process_and_back(tmp_path, alone_with_all, before):
+    options = WITH_ALL | {"folder": str(tmp_path / "states"), "layout": SHARDED}
+    if before == 2:
+        on_ranks(2, tmp_path, "trained", signal_at=20, **options)
+        found = trained(**options | {"layout": {}})
+    else:
+        assert "interrupted" in trained(signal_at=20, **options)
+        found = on_ranks(2, tmp_path, "trained", **options)[0]
+    assert_same(found, alone_with_all)
 
 
 def test_a_batch_that_cannot_be_shared(tmp_path):
