@@ -63,11 +63,10 @@ def train(cell: PretrainRun, device: torch.device) -> None:
     with NullTracker() if rank() else LiveRun(record, afresh=not checkpoints.exist()) as tracked:
         steps_per_epoch = len(images.labels) // settings.batch_size
         history, story, times = run_epochs(epochs, tracked, settings, steps_per_epoch=steps_per_epoch)
-    networks = learner.whole_networks()
+    out = Path(cell.out)
+    save_networks(out, learner, cell)
     if rank():
         return
-    out = Path(cell.out)
-    save_networks(out, *networks, cell)
     numbers = loop.summary(learner.backbone, cell.embed_dim, len(images.labels), settings.batch_size, history)
     where = provenance.describe(str(device), world_size(), **devices.found(device, autocast))
     where |= {"wall_s": round(time.monotonic() - started, 1), **times, "images": how_read(images)}

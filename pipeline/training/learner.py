@@ -231,8 +231,14 @@ def make_learner(
     return Learner(backbone, projector, adamw, predictor, average, layout.micro_batch_size, decay, skeletons)
 
 
-def save_networks(folder: Path, backbone: nn.Module, projector: nn.Module, run: PretrainRun) -> None:
-    """Write backbone.safetensors and projector.safetensors with what is needed to build them again."""
+def save_networks(folder: Path, learner: Learner, run: PretrainRun) -> None:
+    """Write backbone.safetensors and projector.safetensors with what is needed to build them again.
+
+    All ranks call it; rank 0 writes.
+    """
+    backbone, projector = learner.whole_networks()
+    if rank():
+        return
     views = run.pretrain.views
     seen = {"img_size_px": views.global_px, "mean": views.mean, "std": views.std}
     described = {"backbone": run.backbone, "kwargs": run.backbone_kwargs, **seen}
