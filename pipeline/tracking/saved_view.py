@@ -36,7 +36,7 @@ def addresses(pages: str, experiment_id: str, version: str) -> str:
     runs = f"{pages}/#/experiments/{experiment_id}/runs"
     if not is_seen(version):
         return f"{runs}\nMLflow {version} was not tried with the prepared view: this is its plain page"
-    view = f"{runs}&viewStateShareKey={VIEW}"
+    view = f"{runs}?viewStateShareKey={VIEW}"
     return f"{view}\ncharts: {view}&compareRunsMode=CHART"
 
 
