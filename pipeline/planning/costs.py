@@ -151,7 +151,8 @@ def _scoring_seconds(pipeline: Pipeline, task: Task, scored: str, measured: Meas
     if speed is None or facts is None or task.train_set is None:
         return None
     size_px, most = task.pretrain.views.global_px, settings.max_tflop * 1e12
-    forward, pixels, num_images = speed.operations[size_px], 3 * size_px**2, min(settings.num_images, facts.num_test)
+    pixels, num_images = 3 * size_px**2, min(settings.num_images, facts.num_test)
+    forward = speed.operations[size_px] / speed.kept_frac
     rows = min(speed.embed_dim, pixels)
     exact, sketch = 4 * rows * forward + 4 * rows**2 * pixels, 2 * (settings.num_sketches + 2) * forward
     if num_images * (exact + sketch) > most:

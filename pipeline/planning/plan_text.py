@@ -190,11 +190,14 @@ def conditions(measured: Measured) -> Iterator[str]:
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores / 2:
         yield f"Other programs ran meanwhile (load {load:.1f} on {cores} cores): on a quiet machine it is faster."
+    for speed in measured.speeds.values():
+        if speed.kept_frac < 1:
+            yield f"Dropped tokens leave {speed.backbone} {speed.kept_frac:.0%} of the operations of a training step."
     for origin, backbones in scaled.items():
         yield from wrapped(f"~ scaled from {origin}: {', '.join(backbones)}", 2)
     yield from wrapped(
         "Whether a batch fits into the memory of this machine is not checked. pretrain.layout divides one: "
-        "micro_batch_size for a third more operations, processes over several cards.",
+        "checkpoint_activations or micro_batch_size for a third more operations, processes over several cards.",
         0,
     )
 

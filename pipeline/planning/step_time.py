@@ -53,8 +53,9 @@ STAGE_S = 2.2  # of DVC and MLflow for a stage, on two cores: reports/LOG.md, 20
 class Speed(NamedTuple):
     """A backbone with what this machine makes of it.
 
-    operations, num_bytes: F, and what is kept for the backward pass, by the side of a view in px. train_s, embed_s:
-    seconds an operation, counted once for forward and backward pass. update_s: of a step of the optimiser a parameter.
+    operations, num_bytes: F in training, and what is kept for the backward pass, by the side of a view in px. train_s,
+    embed_s: seconds an operation, counted once for forward and backward pass. update_s: of a step of the optimiser a
+    parameter. kept_frac: F in training over F of the frozen backbone, which drops no tokens (`patch_drop_rate`).
     """
 
     backbone: str
@@ -67,6 +68,7 @@ class Speed(NamedTuple):
     embed_s: float = 0.0
     update_s: float = 0.0
     origin: str = "measured"
+    kept_frac: float = 1.0
 
     def step_s(self, operations: int, batch_size: int) -> float:
         """Return the seconds of a step of so many images of so many operations each."""
@@ -74,7 +76,7 @@ class Speed(NamedTuple):
 
     def image_s(self, size_px: int) -> float:
         """Return the seconds of an image through the frozen backbone."""
-        return self.embed_s * self.operations[size_px]
+        return self.embed_s * self.operations[size_px] / self.kept_frac
 
     def fits(self, views: Views, free_bytes: float) -> int:
         """Return of how many images a step fits into the memory."""
@@ -101,13 +103,16 @@ def sketch(name: str, settings: Pretrain) -> Speed:
         with torch.device("meta"):
             network = backbones.create_backbone(name, arguments).train()
             counted = {size_px: _count(network, size_px) for size_px in (local_px, views.global_px) if size_px}
+            dropping = arguments.get("patch_drop_rate")
+            frozen = _count(network.eval(), views.global_px) if dropping else counted[views.global_px]
     except (RuntimeError, ValueError, AssertionError, IndexError):
         checked = {"global_px": views.global_px, "local_px": local_px, "batch_size": settings.batch_size}
         backbones.check_backbone(name, arguments, **checked)
         raise
     num_params = sum(parameter.numel() for parameter in network.parameters())
     operations, num_bytes, dims = ({px: found[i] for px, found in counted.items()} for i in range(3))
-    return Speed(name, arguments, num_params, dims[views.global_px], operations, num_bytes)
+    kept_frac = operations[views.global_px] / frozen[0]
+    return Speed(name, arguments, num_params, dims[views.global_px], operations, num_bytes, kept_frac=kept_frac)
 
 
 def _count(network: nn.Module, size_px: int) -> tuple[int, int, int]:
@@ -165,7 +170,8 @@ def time_shape(task: Task, found: Speed, budget_s: float) -> Speed | None:
 
     operations, most = an_image(found.operations, views), min(settings.batch_size, found.fits(views, free))
     num_images, embedded_s = largest_call(embed, max(FEWEST, min(EMBEDDED, most)), budget_s / 5, device)
-    found = found._replace(embed_s=embedded_s / (num_images * found.operations[views.global_px]))
+    embedded = num_images * found.operations[views.global_px] / found.kept_frac
+    found = found._replace(embed_s=embedded_s / embedded)
     whole = found._replace(train_s=3 * found.embed_s, origin="three passes of embedding")
     if most < FEWEST or FEWEST * whole.step_s(operations, 1) > budget_s / 2:
         return whole

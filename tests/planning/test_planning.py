@@ -234,6 +234,20 @@ def test_operations_match_a_published_count():
     assert found.embed_dim == 384 and found.operations[224] / 2 == pytest.approx(4.6e9, rel=0.05)
 
 
+def test_dropped_tokens_cost_nothing_in_training_alone(timed, capsys):
+    plain, dropping = (
+        {"views": {"num_local": 0}, "backbone": {"kwargs": told}} for told in ({}, {"patch_drop_rate": 0.5})
+    )
+    (task, *_), (other, *_) = (tasks_of(grid={"backbones": ["test_vit"]}, pretrain=told) for told in (plain, dropping))
+    whole, half = (step_time.sketch("test_vit", one.pretrain)._replace(**RATES) for one in (task, other))
+    assert 0.6 < half.operations[32] / whole.operations[32] < 0.7, "a class token and 2 of 4 others, of 5"
+    assert half.num_bytes[32] < 0.75 * whole.num_bytes[32]
+    assert half.image_s(32) == pytest.approx(whole.image_s(32)), "frozen, it sees all tokens"
+    write({"grid": {"backbones": ["test_vit"]}, "pretrain": dropping})
+    told = f"Dropped tokens leave test_vit {half.kept_frac:.0%} of the operations of a training step."
+    assert printed(capsys).count(told) == 1
+
+
 # 5. Pipelines and mistakes
 
 

@@ -5,7 +5,8 @@
 3. A resumed run with both equals an uninterrupted one bit for bit.
 4. Passes of micro-batches have the weights of whole batches up to rounding, hold fewer activations, and draw the same
    dropout when they are computed again; so do blocks that are computed again (`checkpoint_activations`).
-5. build_learner follows its settings: predictor, average; the same seed gives the same weights.
+5. build_learner follows its settings: predictor, average; the same seed gives the same weights. `patch_drop_rate` of a
+   backbone's arguments drops tokens.
 """
 
 from __future__ import annotations
@@ -177,6 +178,18 @@ def test_blocks_that_are_computed_again_are_exact(arguments):
 
 
 # 5. Settings
+
+
+def test_tokens_are_dropped_in_training_alone():
+    """Of views of every size the same part, never a class or register token; timm does it."""
+    learner, lengths = built({"patch_drop_rate": 0.5, "reg_tokens": 2, "img_size": 32}), []
+    learner.backbone.blocks[0].register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    views = [torch.randn(2, 4, 3, 32, 32), torch.randn(1, 4, 3, 16, 16)]
+    projections, _ = learner.project(views)
+    learner.step(projections.square().sum(), 1e-3)
+    learner.backbone.eval()(views[0][0])
+    prefix = learner.backbone.num_prefix_tokens
+    assert prefix == 3 and lengths == [prefix + 8, prefix + 2, prefix + 16]
 
 
 def built(arguments: dict | None = None, **sections) -> Learner:

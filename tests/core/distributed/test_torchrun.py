@@ -1,7 +1,7 @@
 """Claims about the stage pretrain as several processes, on real stages in a temporary clone:
 
 1. pretrain.layout.processes starts so many by torchrun; the results are those of one process up to rounding, of one
-   MLflow run, and say how many processes there were.
+   MLflow run, and say how many processes there were. Sharded ones write the same files.
 2. A rank that is killed ends the run with an error that says so; that, or the death of the process that started them,
    leaves no process behind, and the same command goes on to the bits of a run that was left alone.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from one_training import CELL, COMMAND, STEPS, done, execute, one_training, taken
+from safetensors.torch import load
 from workspace import Workspace
 
 pytestmark = pytest.mark.slow
@@ -81,7 +82,15 @@ def test_two_processes_train_one_cell(workspace, whole):
     # In float32 AdamW turns the rounding of a gradient near zero into a whole step: no bound of rounding holds here.
     # tests/core/distributed/test_several_processes.py has it in float64.
     assert losses(found["history.csv"]) == pytest.approx(losses(whole["history.csv"]), rel=0.02)
-    execute(workspace, layout={"processes": 2})
+    execute(workspace, layout={"processes": 2, "sharded": True})
+    workspace.run(*COMMAND)
+    sharded = taken(workspace)
+    assert losses(sharded["history.csv"]) == pytest.approx(losses(whole["history.csv"]), rel=0.02)
+    shapes = [
+        {name: each.shape for name, each in load(made["backbone.safetensors"]).items()} for made in (sharded, whole)
+    ]
+    assert shapes[0] == shapes[1]
+    execute(workspace, layout={"processes": 2, "sharded": False})
 
 
 def test_a_process_that_dies(workspace, whole):
