@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 
 from pipeline.reports.claims import COLUMNS, Claim
-from pipeline.reports.paper_pairing import DEFAULT_METRIC, described, plain
+from pipeline.reports.paper_pairing import DEFAULT_METRIC, described
 from pipeline.reports.paper_table import in_shape
 from pipeline.reports.render import bullets, join, literal, markdown_table
 from pipeline.runtime.errors import UserError
+from pipeline.settings.grid import plain
 
 REPORTED = "reported.csv"
 NEEDED = ("top1", "how", "source")

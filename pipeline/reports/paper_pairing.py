@@ -20,7 +20,7 @@ from pipeline.reports.paper_results import COUNTS
 from pipeline.reports.run_facts import together
 from pipeline.runtime.errors import UserError
 from pipeline.settings.cells import Cell
-from pipeline.settings.grid import PUBLISHED, Listing, is_about, possible_cells, published_rows
+from pipeline.settings.grid import PUBLISHED, Listing, is_about, plain, possible_cells, published_rows
 
 DEFAULT_METRIC = "linear_top1"
 HOLDOUT = "linear_holdout_top1"
@@ -225,14 +225,3 @@ def _choice(cell: Cell, names: Mapping[str, str]) -> str:
     implied = {"seed", "dataset" if cell.frozen else "", "" if cell.target else "target"}
     free = {axis: plain(value) for axis, value in cell.axes.items() if not names.get(axis)}
     return ", ".join(f"{axis} {value}" for axis, value in free.items() if value and axis not in implied)
-
-
-def plain(value: Any) -> str:
-    """Write an axis value, so that 0.010, "1e-2" and 0.01 read the same; None is empty."""
-    if value is None or isinstance(value, bool):
-        return "" if value is None else str(value).lower()
-    try:
-        number = float(value)
-    except ValueError:
-        return str(value)
-    return str(int(number)) if math.isfinite(number) and number.is_integer() else str(number)

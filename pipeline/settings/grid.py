@@ -7,6 +7,7 @@ line removed there is a cell that is not run. Without that file (the root) every
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,18 +127,18 @@ def published_rows(path: Path) -> list[dict[str, str]]:
 
 def is_about(row: dict[str, str], cell: Cell) -> bool:
     """Whether a published number belongs to a cell: every column named like an axis agrees; others are notes."""
-    return all(_same(row[axis], value) for axis, value in cell.axes.items() if axis in row)
+    return all(plain(row[axis]) == plain(value) for axis, value in cell.axes.items() if axis in row)
 
 
-def _same(text: str, value: Any) -> bool:
-    if isinstance(value, bool) or value is None:
-        return text == ("" if value is None else str(value).lower())
-    if isinstance(value, int | float):
-        try:
-            return float(text) == float(value)
-        except ValueError:
-            return False
-    return text == str(value)
+def plain(value: Any) -> str:
+    """Write an axis value, so that 0.010, "1e-2" and 0.01 read the same; None is empty."""
+    if value is None or isinstance(value, bool):
+        return "" if value is None else str(value).lower()
+    try:
+        number = float(value)
+    except ValueError:
+        return str(value)
+    return str(int(number)) if math.isfinite(number) and number.is_integer() else str(number)
 
 
 def _owners(path: Path, settings: Resolver, cells: list[Cell]) -> dict[Cell, Cell]:
