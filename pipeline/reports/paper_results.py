@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 from pipeline.core.results import collapsed_at
 from pipeline.reports.run_facts import FACTS, run_facts
 from pipeline.runtime.errors import ResultError
-from pipeline.runtime.files import read_json
+from pipeline.runtime.files import is_number, read_json
 from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing
 
@@ -61,12 +60,8 @@ def read_results(listing: Listing, command: str) -> tuple[pd.DataFrame, list[str
 
 def _not_fractions(metrics: Mapping[str, Any]) -> str:
     scores = {name: value for name, value in metrics.items() if SCORE.fullmatch(name)}
-    wrong = [f"{name} is {value!r}" for name, value in scores.items() if not _is_fraction(value)]
+    wrong = [f"{name} is {value!r}" for name, value in scores.items() if not (is_number(value) and 0 <= value <= 1)]
     return f"scores must be fractions in [0, 1], but {', '.join(wrong)}" if wrong else ""
-
-
-def _is_fraction(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
 
 
 def _facts(read: Callable[[Path], dict[str, Any]], trained: Path | None, cell: Cell) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline.core.results import curves, read_history, shown_alarms
 from pipeline.reports.render import csv_text
 from pipeline.reports.run_facts import COSTS, FACTS, run_facts
 from pipeline.runtime.errors import ResultError
-from pipeline.runtime.files import read_json
+from pipeline.runtime.files import is_number, read_json
 from pipeline.tracking.record import alarm_tag
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _row(cell: Cell, root: Path) -> dict[str, Any]:
     scores = read_scores(root / cell.folder / "probe/metrics.json", LEARNED_SCORES)
     parts = [name for name in LOSS_COLUMNS if name == "train_loss" or name in pretrain]
     for name in (*COUNT_COLUMNS, *parts):
-        _check(_is_number(pretrain.get(name)), path, f"{name} must be a finite number", pretrain.get(name, "none"))
+        _check(is_number(pretrain.get(name)), path, f"{name} must be a finite number", pretrain.get(name, "none"))
     for name in COUNT_COLUMNS:
         whole = isinstance(pretrain[name], int) and pretrain[name] >= 0
         _check(whole, path, f"{name} must be a whole number >= 0", pretrain[name])
@@ -90,7 +90,7 @@ def read_scores(path: Path, required: Iterable[str] = ()) -> dict[str, float]:
     for name in required:
         _check(name in scores, path, f"{name} must be a fraction in [0, 1]", "none")
     for name, value in scores.items():
-        _check(_is_number(value) and 0 <= value <= 1, path, f"{name} must be a fraction in [0, 1]", value)
+        _check(is_number(value) and 0 <= value <= 1, path, f"{name} must be a fraction in [0, 1]", value)
     return {name: float(value) for name, value in scores.items()}
 
 
@@ -105,10 +105,6 @@ def read_alarms(path: Path, summary: dict[str, Any]) -> dict[str, int]:
 def _check(fine: bool, path: Path, rule: str, value: Any) -> None:
     if not fine:
         raise ResultError(f"{path}: {rule}, got {value!r}; remove it and run: dvc repro")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _columns(present: set[str]) -> list[str]:

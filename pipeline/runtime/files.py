@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -106,6 +107,11 @@ def write_json(path: Path, value: Any) -> None:
 def json_text(value: Any) -> str:
     """Return JSON, indented, ending in a newline."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pipeline.core.results import collapsed_at, read_history
 from pipeline.runtime.errors import ResultError
-from pipeline.runtime.files import read_json
+from pipeline.runtime.files import is_number, read_json
 from pipeline.schema.pretrain import Pretrain
 from pipeline.selection.criteria import DIRECTIONS, Run
 from pipeline.settings.cells import Cell
@@ -136,16 +135,12 @@ def _with_health(run: Run, criteria: Any, path: Path) -> Run:
         raise ResultError(f"{path} has no criteria; remove it and run: dvc repro")
     if unknown := sorted(criteria.keys() - DIRECTIONS.keys()):
         raise ResultError(f"{path} has {', '.join(unknown)}, unknown to pipeline/selection/criteria.py")
-    finite = {name: float(value) for name, value in criteria.items() if _is_number(value)}
+    finite = {name: float(value) for name, value in criteria.items() if is_number(value)}
     return replace(run, values={**run.values, **finite})
 
 
 def _numbers(found: Mapping[str, Any], names: Sequence[str], path: Path) -> dict[str, float]:
-    wrong = [f"{name} {found.get(name, 'absent')!r}" for name in names if not _is_number(found.get(name))]
+    wrong = [f"{name} {found.get(name, 'absent')!r}" for name in names if not is_number(found.get(name))]
     if wrong:
         raise ResultError(f"{path} must hold finite numbers, got {', '.join(wrong)}; remove it and run: dvc repro")
     return {name: float(found[name]) for name in names}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
