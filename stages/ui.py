@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import socket
 import subprocess
@@ -57,23 +56,17 @@ def check_free(port: str) -> None:
     """Refuse a port that MLflow could not take: it would end with a traceback, or another program answers there."""
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"PORT must be a number from 1 to 65535, got {port!r}; e.g. make ui PORT=5001")
-    if trouble := taken(int(port)):
+    if taken(int(port)):
         free = next(other for other in range(5001, 65536) if not taken(other))
+        trouble = "another program answers there (on a Mac, AirPlay takes 5000)"
         raise UserError(f"port {port} cannot be used: {trouble}; take another one: make ui PORT={free}")
 
 
-def taken(port: int) -> str:
-    """Return what keeps us from a port, "" for none."""
-    with socket.socket() as asked, socket.socket() as own:
+def taken(port: int) -> bool:
+    """Return whether a program answers at a port."""
+    with socket.socket() as asked:
         asked.settimeout(1)
-        if asked.connect_ex((HOST, port)) == 0:
-            return "another program answers there (on a Mac, AirPlay takes 5000)"
-        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as MLflow does: its last use may linger
-        try:
-            own.bind((HOST, port))
-        except OSError as error:
-            return "another program has it" if error.errno == errno.EADDRINUSE else str(error.strerror)
-    return ""
+        return asked.connect_ex((HOST, port)) == 0
 
 
 if __name__ == "__main__":
