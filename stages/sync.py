@@ -5,7 +5,6 @@ Where the comparison names a run that is gone it is written anew, as `python -m 
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,9 @@ from pathlib import Path
 from pipeline.runtime.bars import DELAY_S, bar
 from pipeline.runtime.errors import ResultError
 from pipeline.runtime.project import reports_folder
-from pipeline.settings.cells import Cell
 from pipeline.settings.grid import open_listing
 from pipeline.tracking.live_run import open_store
-from pipeline.tracking.record import cell_record, readable_picks
+from pipeline.tracking.record import cell_record, comparison_rows, readable_picks
 from pipeline.tracking.seed_means import seed_means
 from stages import run
 
@@ -48,11 +46,10 @@ def main(params_path: str = "params.yaml") -> int:
 
 def names_lost_runs(table: Path, run_ids: dict[str, str]) -> bool:
     try:
-        with table.open(encoding="utf-8", newline="") as file:
-            named = {Cell.of_row(row).key: row["mlflow_run_id"] for row in csv.DictReader(file)}
-    except (KeyError, ValueError, TypeError):  # a broken table
+        rows = comparison_rows(table)
+    except ResultError:  # a broken table
         return True
-    return any(run_ids.get(cell, run_id) != run_id for cell, run_id in named.items())
+    return any(run_ids.get(cell, row["mlflow_run_id"]) != row["mlflow_run_id"] for cell, row in rows.items())
 
 
 if __name__ == "__main__":

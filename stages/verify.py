@@ -5,18 +5,16 @@ Exits with 1 and names what differs: the file, both values, and what mends it.
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 
 from pipeline.runtime.bars import DELAY_S, bar
 from pipeline.runtime.errors import ResultError
 from pipeline.runtime.project import reports_folder, repro_command, shown
-from pipeline.settings.cells import Cell
 from pipeline.settings.grid import Listing, open_listing
 from pipeline.tracking.live_run import open_store
 from pipeline.tracking.lockfile import lock_check
-from pipeline.tracking.record import DIAGNOSIS, cell_record, recorded_picks, table_disagreements
+from pipeline.tracking.record import DIAGNOSIS, cell_record, comparison_rows, recorded_picks, table_disagreements
 from pipeline.tracking.seed_means import seed_means
 from stages import run
 
@@ -56,13 +54,7 @@ def read_table(listing: Listing) -> dict[str, dict[str, str]] | None:
     path = reports_folder(listing.grid) / "comparison.csv"
     if listing.grid != "default":
         return None
-    if not path.exists():
-        return {}
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return {Cell.of_row(row).key: row for row in csv.DictReader(file)}
-    except (KeyError, ValueError, TypeError) as error:
-        raise ResultError(f"{path} is broken ({error!r}); run: python -m stages.compare") from None
+    return comparison_rows(path) if path.exists() else {}
 
 
 if __name__ == "__main__":

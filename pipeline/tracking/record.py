@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from pipeline.runtime.errors import ResultError
 from pipeline.runtime.files import read_json
 from pipeline.runtime.project import REPORTS, tracked_grid
 from pipeline.schema.resolved import CellRun, PretrainRun, ProbeRun
+from pipeline.settings.cells import Cell
 from pipeline.tracking.description import DESCRIPTION, describe
 from pipeline.tracking.run_inputs import DataSet, data_sets
 from pipeline.tracking.run_weights import weight_artifacts
@@ -243,6 +245,20 @@ TABLE_METRICS = {
 
 # Columns that a run that collapsed has nothing in.
 LEARNED = re.compile(r"(linear|knn)_top1(_\d+shot)?(_std)?")
+
+
+def comparison_rows(path: Path) -> dict[str, dict[str, str]]:
+    """Return {cell: row} of comparison.csv.
+
+    Raises:
+        ResultError: it is broken.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["mlflow_run_id"] is not None]
+        return {Cell.of_row(row).key: row for row in rows}
+    except (KeyError, ValueError, TypeError) as error:
+        raise ResultError(f"{path} is broken ({error!r}); run: python -m stages.compare") from None
 
 
 def table_disagreements(record: Record, row: dict[str, str] | None, run_ids: list[str]) -> Iterator[str]:
