@@ -97,7 +97,8 @@ def score_images(
     images, reference = reading.split(scored, "test"), reading.split(home, "train")
     num_wanted, k = min(settings.num_images, len(images.labels)), min(settings.k, len(reference.labels))
     one = evaluation_view(_first(images, view["size_px"]), **view).to(reading.device)
-    plan = affordable(trained.to(reading.device).eval().requires_grad_(False), one, num_wanted, settings)
+    passes, forward = num_passes(trained.to(reading.device).eval().requires_grad_(False), one)
+    plan = affordable(passes, forward, num_wanted, settings)
     notes = [*plan.notes, *([f"k = {k}, of all training images, in place of {settings.k}"] * (k < settings.k))]
     for note in notes:
         print(f"{encoder.name} on {scored.name}: {note}", file=sys.stderr)
@@ -124,19 +125,17 @@ class Affordable(NamedTuple):
     notes: tuple[str, ...]
 
 
-def affordable(encoder: nn.Module, image: Tensor, num_images: int, settings: Density) -> Affordable:
+def affordable(passes: int, forward: float, num_images: int, settings: Density) -> Affordable:
     """Weigh the exact score of the trained and the untrained encoder against `density.max_tflop`.
 
     The operations are counted, on one image, not timed: the same settings give the same scores on every machine. A pass
     forward and back, towards the pixels alone, takes twice the operations of a forward pass.
 
     Args:
-        encoder: in evaluation mode.
-        image: (1, 3, H, W), normalised.
+        passes, forward: of `num_passes`.
         num_images: as many as are wanted.
         settings: section `density` of params.yaml.
     """
-    passes, forward = num_passes(encoder, image)
     exact, sketch = (2 * 2 * forward * num / 1e12 for num in (passes, min(passes, settings.num_sketches + 2)))
     if num_images * (exact + sketch / 2) <= settings.max_tflop:
         return Affordable(True, num_images, ())

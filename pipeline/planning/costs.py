@@ -10,6 +10,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 from pipeline.core.distributed.devices import choose_device
+from pipeline.density.scores import affordable
 from pipeline.models.features import RAW_PIXELS_PX
 from pipeline.planning.inventory import Comparison, Pipeline, Task
 from pipeline.planning.set_facts import SetFacts
@@ -150,16 +151,15 @@ def _scoring_seconds(pipeline: Pipeline, task: Task, scored: str, measured: Meas
     speed, facts, settings = measured.speeds.get(task.shape), pipeline.facts[scored], pipeline.params.density
     if speed is None or facts is None or task.train_set is None:
         return None
-    size_px, most = task.pretrain.views.global_px, settings.max_tflop * 1e12
-    pixels, num_images = 3 * size_px**2, min(settings.num_images, facts.num_test)
-    forward = speed.operations[size_px] / speed.kept_frac
-    rows = min(speed.embed_dim, pixels)
-    exact, sketch = 4 * rows * forward + 4 * rows**2 * pixels, 2 * (settings.num_sketches + 2) * forward
-    if num_images * (exact + sketch) > most:
-        exact, num_images = 2 * sketch, min(num_images, max(10, int(most / (2 * sketch))))
-    num_embedded = task.train_set.num_train + num_images
+    size_px = task.pretrain.views.global_px
+    forward, pixels = speed.operations[size_px] / speed.kept_frac, 3 * size_px**2
+    passes = min(speed.embed_dim, pixels)
+    allowed = affordable(passes, forward, min(settings.num_images, facts.num_test), settings)
+    sketch = 2 * (settings.num_sketches + 2) * forward
+    exact = 4 * passes * forward + 4 * passes**2 * pixels if allowed.exact else 2 * sketch
+    num_embedded = task.train_set.num_train + allowed.num_images
     embedding_s = num_embedded * speed.image_s(size_px) + _decoding_s(task.train_set, num_embedded)
-    return num_images * (exact + sketch) * speed.train_s / 6 + embedding_s + measured.program_s
+    return allowed.num_images * (exact + sketch) * speed.train_s / 6 + embedding_s + measured.program_s
 
 
 def pictures_seconds(pipeline: Pipeline, dataset: str, measured: Measured) -> float | None:

@@ -145,7 +145,7 @@ def test_the_exact_score_has_a_budget(network, capsys):
     found = read_scores(path_of("home", "home"))
     assert "stands in for the exact score, which would take" in capsys.readouterr().err and len(found.notes) == 1
     assert np.array_equal(found.values["jepa_score"], exact.values["jepa_score_sketch"])
-    few = scores.affordable(network, image, 1000, density.model_copy(update={"max_tflop": one}))
+    few = scores.affordable(passes, forward, 1000, density.model_copy(update={"max_tflop": one}))
     assert not few.exact and scores.FEWEST <= few.num_images < 1000 and "in place of 1000" in few.notes[1]
 
 
