@@ -31,6 +31,7 @@ COLOURS = RC["axes.prop_cycle"].by_key()["color"]  # a zoo beyond ten repeats th
 INK, GREY = RC["text.color"], RC["grid.color"]
 MARKERS = "osD^vPX*<>"
 DASHES = ["-", (0, (4, 2)), (0, (1, 1.6)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2)), (0, (2, 3))]
+MANY_LINES = 24  # more are drawn thin
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 STYLE = (
     "<style>.chart{color:#1b2431;background:#fff}"
@@ -86,6 +87,21 @@ def backbone_looks(backbones: Iterable[str]) -> dict[str, dict]:
         name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i // len(COLOURS) % len(MARKERS)]}
         for i, name in enumerate(names)
     }
+
+
+def curve_looks(cells: Sequence[tuple[str, float | None]]) -> tuple[list[dict[str, Any]], list[Line2D]]:
+    """Give each cell, its backbone and lambda, the look of a curve; colour tells the backbone, dashes lambda.
+
+    Returns:
+        The looks, solid where lambda is None and thin where there are many, and a legend.
+    """
+    backbones, lambdas = list(dict.fromkeys(name for name, _ in cells)), sorted({lamb for _, lamb in cells} - {None})
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(backbones)}
+    dashes = {lamb: DASHES[i % len(DASHES)] for i, lamb in enumerate(lambdas)}
+    width = 1.5 if len(cells) <= MANY_LINES else 0.7
+    looks = [{"color": colours[name], "linestyle": dashes.get(lamb, "-"), "linewidth": width} for name, lamb in cells]
+    legend = [legend_line(name, colour, "-") for name, colour in colours.items()]
+    return looks, legend + [legend_line(f"λ = {lamb:g}", GREY, dash) for lamb, dash in dashes.items()]
 
 
 def legend_line(label: str, colour: str, dash: Any, marker: str = "") -> Line2D:

@@ -14,6 +14,7 @@ from pipeline.reports.figures import (
     GREY,
     add_legend,
     backbone_looks,
+    curve_looks,
     drawing,
     legend_line,
     log_y_axis,
@@ -104,27 +105,22 @@ def loss_curves(curves: pd.DataFrame) -> str:
     Returns:
         SVG text; colour tells the backbone, the dash pattern lambda. Cells that collapsed are not drawn but counted.
     """
-    lambdas = sorted(set(curves["lambda"]))
-    dashes = {value: DASHES[i % len(DASHES)] for i, value in enumerate(lambdas)}
-    looks = backbone_looks(curves["backbone"])
     cells, sound = (dict(list(found.groupby(CELL, sort=False))) for found in (curves, curves[~curves["collapsed"]]))
+    looks, legend = curve_looks([(backbone, lamb) for backbone, lamb, _ in cells])
+    by_cell = dict(zip(cells, looks, strict=True))
     columns = [name for name in curves.dropna(axis="columns", how="all") if name == "loss" or name.endswith("_loss")]
     with drawing():
         figure, panels = make_panels(len(columns), height=2.7)
-        width = 1.5 if len(cells) <= 24 else 0.7
         for axes, column in zip(panels, columns, strict=True):
-            for (backbone, lamb, _), curve in sound.items():
-                look = {"color": looks[backbone]["color"], "linestyle": dashes[lamb], "linewidth": width}
-                axes.plot(curve["epoch"], curve[column], **look)
+            for cell, curve in sound.items():
+                axes.plot(curve["epoch"], curve[column], **by_cell[cell])
             if spans_decades(curves.loc[~curves["collapsed"], column].dropna()):
                 log_y_axis(axes)
             axes.set_title(TITLES.get(column, column.removesuffix("_loss").replace("_", " ")))
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         panels[0].set_ylabel("loss")
-        swatches = [legend_line(name, look["color"], "-") for name, look in looks.items()]
-        swatches += [legend_line(f"λ = {value:g}", GREY, dash) for value, dash in dashes.items()]
-        add_legend(figure, swatches + _left_out(len(cells) - len(sound)))
+        add_legend(figure, legend + _left_out(len(cells) - len(sound)))
         return to_svg(figure, f"loss curves {curves['dataset'].iloc[0]}")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from pipeline.reports import figures
-from pipeline.reports.figures import COLOURS, DASHES, GREY
+from pipeline.reports.figures import GREY
 
 SITES = ("embedding", "projection")
 # Site and kind of test, with the title of the panel. Nothing asks an embedding for unit variance, so of it the shape
@@ -36,7 +36,6 @@ CURVES = {
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # thin line, thick line, tick
 SMALLEST = 1e-7  # relative eigenvalue that is drawn: less is the rounding of float32 embeddings
 PLAIN = StrMethodFormatter("{x:g}")
-MANY_LINES = 24  # from here on they are drawn thin
 
 Cell = Mapping[str, Any]
 
@@ -74,7 +73,7 @@ def spectra(cells: Sequence[Cell]) -> str:
     sites = [site for site in SITES if any(site in cell["health"] for cell in cells)]
     with figures.drawing():
         figure, panels = figures.make_panels(len(sites), height=3.2)
-        looks = _looks(cells)
+        looks, legend = _looks(cells)
         for axes, site in zip(panels, sites, strict=True):
             for cell, look in zip(cells, looks, strict=True):
                 if site in cell["health"]:
@@ -86,7 +85,7 @@ def spectra(cells: Sequence[Cell]) -> str:
             axes.set_ylim(bottom=max(axes.get_ylim()[0], SMALLEST))
             axes.set_xlabel("rank of the eigenvalue")
         panels[0].set_ylabel("eigenvalue / mean")
-        figures.add_legend(figure, _legend(cells))
+        figures.add_legend(figure, legend)
         return figures.to_svg(figure, f"eigenvalue spectra {cells[0]['dataset']}")
 
 
@@ -107,10 +106,11 @@ def epps_pulley(cells: Sequence[Cell]) -> str:
         normal samples give, with their mean as a line; beside the bar the share of slices beyond it.
     """
     tests = {key: title for key, title in TESTS.items() if any(key[0] in cell["health"] for cell in cells)}
+    looks, _ = _looks(cells)
     with figures.drawing():
         figure, panels = figures.make_panels(len(tests), height=1.0 + 0.2 * len(cells))
         for axes, ((site, kind), title) in zip(panels, tests.items(), strict=True):
-            for row, (cell, look) in enumerate(zip(cells, _looks(cells), strict=True)):
+            for row, (cell, look) in enumerate(zip(cells, looks, strict=True)):
                 if site in cell["health"]:
                     _strip(axes, row, cell["health"][site]["epps_pulley"][kind], look["color"])
             _cell_axis(axes, cells if axes is panels[0] else [""] * len(cells))
@@ -154,17 +154,18 @@ def curves(cells: Sequence[Cell]) -> str:
         SVG text, a panel per number.
     """
     names = [name for name in CURVES if any(_curve(cell, name)[0] for cell in cells)]
+    looks, legend = _looks(cells)
     with figures.drawing():
         figure, panels = figures.make_panels(len(names), height=2.5)
         for axes, name in zip(panels, names, strict=True):
-            for cell, look in zip(cells, _looks(cells), strict=True):
+            for cell, look in zip(cells, looks, strict=True):
                 axes.plot(*_curve(cell, name), **look)
             if name == "projection_epps_pulley":
                 figures.log_y_axis(axes)
             axes.set_title(CURVES[name])
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        figures.add_legend(figure, _legend([cell for cell in cells if cell["history"]]))
+        figures.add_legend(figure, legend)
         return figures.to_svg(figure, f"health over training {cells[0]['dataset']}")
 
 
@@ -179,25 +180,5 @@ def _label(cell: Cell) -> str:
     return cell["cell"].removeprefix(f"{cell['dataset']}--").replace("--", " ")
 
 
-def _axes_of(cells: Sequence[Cell]) -> tuple[list[str], list[float]]:
-    """Return the backbones and the lambdas of some cells; frozen models have none."""
-    lambdas = sorted({cell["lambda"] for cell in cells} - {None})
-    return list(dict.fromkeys(cell["backbone"] for cell in cells)), lambdas
-
-
-def _looks(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    backbones, lambdas = _axes_of(cells)
-    return [
-        {
-            "color": COLOURS[backbones.index(cell["backbone"]) % len(COLOURS)],
-            "linestyle": DASHES[lambdas.index(cell["lambda"]) % len(DASHES)] if cell["lambda"] in lambdas else "-",
-            "linewidth": 1.5 if len(cells) <= MANY_LINES else 0.7,
-        }
-        for cell in cells
-    ]
-
-
-def _legend(cells: Sequence[Cell]) -> list[Any]:
-    backbones, lambdas = _axes_of(cells)
-    lines = [figures.legend_line(name, COLOURS[i % len(COLOURS)], "-") for i, name in enumerate(backbones)]
-    return lines + [figures.legend_line(f"λ = {v:g}", GREY, DASHES[i % len(DASHES)]) for i, v in enumerate(lambdas)]
+def _looks(cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], list[Any]]:
+    return figures.curve_looks([(cell["backbone"], cell["lambda"]) for cell in cells])
