@@ -38,6 +38,7 @@ def open_folder(entry: Folder, root: Path, origin: str) -> RawDataset:
 
     Raises:
         FetchError: folders in which no classes can be seen, class folders without pictures; all of them at once.
+        UserError: names that are no UTF-8.
     """
     account = Account()
     parts = {"train": entry.train} | ({"test": entry.test} if entry.test else {})
@@ -51,10 +52,9 @@ def open_folder(entry: Folder, root: Path, origin: str) -> RawDataset:
             found[split] = scan.classes(root / part, split)
         except UserError as error:
             faults.append(str(error))
-    if not faults and scan.odd_names:
-        faults = [_told_odd_names(scan.odd_names)]
     if faults:
         raise FetchError(together(faults))
+    check_names("file and folder names", scan.odd_names)
     labels, pictures = {}, {}
     for split, classes in found.items():
         files = [(file, as_name(member.folder.name)) for member in classes for file in member.pictures]
@@ -65,14 +65,6 @@ def open_folder(entry: Folder, root: Path, origin: str) -> RawDataset:
 
 def _named_files(files: list[Path], root: Path) -> Iterator[tuple[Path, str]]:
     return ((file, file.relative_to(root).as_posix()) for file in files)
-
-
-def _told_odd_names(names: list[str]) -> str:
-    try:
-        check_names("file and folder names", names)
-    except UserError as error:
-        return str(error)
-    raise AssertionError("they are not odd")
 
 
 # ---- train and test by their names
