@@ -70,7 +70,7 @@ class Store:
             where: a file or an address, as `place.place` takes them.
 
         Raises:
-            StoreError: it cannot be used; at once, or half a minute later if another process holds it.
+            StoreError: it cannot be used; at once, or two minutes later if another process holds it.
         """
         self.place = place(where)
         try:
