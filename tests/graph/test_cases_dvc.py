@@ -69,7 +69,8 @@ def test_after_a_run_dvc_finds_nothing_to_do(workspace):
     assert workspace.repro() == []
     workspace.run("dvc", "checkout")
     changed = workspace.run("git", "status", "--short").splitlines()
-    assert {line.split()[-1] for line in changed} <= {"dvc.lock", "reports/comparison.csv", "reports/comparison.md"}
+    tables = {f"reports/{name}" for name in ("comparison.csv", "comparison.md", "metrics.json")}
+    assert {line.split()[-1] for line in changed} <= {"dvc.lock", *tables}
     (shown,) = json.loads(workspace.run("dvc", "metrics", "show", "--json"))[""]["data"].values()
     (probed,) = workspace.root.glob("runs/default/*/probe/metrics.json")
     linear = json.loads(probed.read_text())["linear_top1"]

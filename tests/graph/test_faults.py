@@ -25,7 +25,8 @@ from workspace import Workspace
 
 pytestmark = pytest.mark.slow
 
-OF_ONE_RUN = {"mlflow_run_id", "train_s", "images_per_s", "peak_memory_mib"}  # columns of the table that no two share
+# Columns of the table that no two clones share.
+OF_ONE_RUN = {"mlflow_run_id", "train_s", "images_per_s", "peak_memory_mib", "commit"}
 
 
 def made(folder: Path) -> Workspace:
