@@ -20,7 +20,7 @@ from pipeline.reports.figures import (
     add_legend,
     drawing,
     legend_line,
-    log_y_axis,
+    log_axis,
     to_svg,
 )
 
@@ -133,7 +133,7 @@ def _draw(axes: Any, panel: Panel) -> None:
         axes.minorticks_off()
         axes.set_xticks(panel.ticks, [f"{tick:g}" for tick in panel.ticks])
     if panel.log_y:
-        log_y_axis(axes)
+        log_axis(axes, "y")
         low, high = axes.get_ylim()
         if high > 1000 * low:
             axes.yaxis.set_major_locator(LogLocator())  # one label a decade; more would touch

@@ -45,19 +45,10 @@ def drawing(**changes: Any) -> AbstractContextManager[None]:
     return matplotlib.rc_context({**RC, **{name.replace("_", "."): value for name, value in changes.items()}})
 
 
-def log_y_axis(axes: Any) -> None:
-    """Make the y axis logarithmic with plain numbers on it (the default writes powers as mathematics)."""
-    axes.set_yscale("log")
-    _plain_decades(axes.yaxis)
-
-
-def log_x_axis(axes: Any) -> None:
-    """Make the x axis logarithmic with plain numbers on it."""
-    axes.set_xscale("log")
-    _plain_decades(axes.xaxis)
-
-
-def _plain_decades(axis: Any) -> None:
+def log_axis(axes: Any, which: str) -> None:
+    """Make the x or the y axis logarithmic with plain numbers on it (the default writes powers as mathematics)."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(NullLocator())

@@ -17,7 +17,7 @@ from pipeline.reports.figures import (
     curve_looks,
     drawing,
     legend_line,
-    log_y_axis,
+    log_axis,
     make_panels,
     spans_decades,
     to_svg,
@@ -115,7 +115,7 @@ def loss_curves(curves: pd.DataFrame) -> str:
             for cell, curve in sound.items():
                 axes.plot(curve["epoch"], curve[column], **by_cell[cell])
             if spans_decades(curves.loc[~curves["collapsed"], column].dropna()):
-                log_y_axis(axes)
+                log_axis(axes, "y")
             axes.set_title(TITLES.get(column, column.removesuffix("_loss").replace("_", " ")))
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -161,7 +161,7 @@ def curves(cells: Sequence[Cell]) -> str:
             for cell, look in zip(cells, looks, strict=True):
                 axes.plot(*_curve(cell, name), **look)
             if name == "projection_epps_pulley":
-                figures.log_y_axis(axes)
+                figures.log_axis(axes, "y")
             axes.set_title(CURVES[name])
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

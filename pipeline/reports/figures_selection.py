@@ -96,11 +96,9 @@ def _ring(label: str, marker: str, size: float) -> Any:
 
 
 def _log_where_wide(axes: Any, places: Sequence[tuple[float, float]]) -> None:
-    x, y = zip(*places, strict=True)
-    if figures.spans_decades(x):
-        figures.log_x_axis(axes)
-    if figures.spans_decades(y):
-        figures.log_y_axis(axes)
+    for which, values in zip("xy", zip(*places, strict=True), strict=True):
+        if figures.spans_decades(values):
+            figures.log_axis(axes, which)
     axes.margins(0.12)
 
 
