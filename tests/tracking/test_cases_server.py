@@ -2,7 +2,8 @@
 
 1. Pretraining, probe, sync, verify and compare use it, artifacts by way of the server; no store is made in the clone.
 2. `make ui` names its pages instead of starting another one.
-3. Each clone has a name of its own, by which its runs there are told from those of others.
+3. Three clones that run the same cell at once have a run each there, whole, told apart by the clone's name; `verify`
+   finds nothing in any of them.
 4. A server that goes away while a cell trains costs one warning; what was missed is written by sync once it is back.
 """
 
@@ -20,6 +21,7 @@ from urllib.request import urlopen
 import pytest
 from bad_place import Place
 from cell_record import OPENING, ROWS, finished
+from workspace import Workspace
 
 from pipeline.tracking.live_run import LiveRun
 from pipeline.tracking.place import clone_name
@@ -109,6 +111,24 @@ def test_its_pages_are_named(server, here):
     code, shown = told(here, ui)
     assert place_of_pages("http://127.0.0.1:5000") == server.address, "the page's links lead there"
     assert code == 0 and f"{server.address}/#/experiments/" in shown and "viewStateShareKey=lejepa" in shown
+
+
+def test_three_clones_run_a_grid_at_once(here):
+    clones = [Workspace(here.root / name) for name in ("a", "b", "c")]
+    for clone in clones:
+        clone.keep_stages()
+        clone.change_params({"grid": {"backbones": ["test_vit"]}})
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = [subprocess.Popen(["dvc", "repro"], cwd=clone.root, env=clone.environment, **silent) for clone in clones]
+    assert [program.wait() for program in started] == [0, 0, 0]
+    for clone in clones:
+        assert "1 cells of grid 'default': 0 disagreements" in clone.run("python", "-m", "stages.verify")
+    store = Store()
+    runs = store.client.search_runs([store.experiment_id], "tags.cell = 'digits--test_vit--lambda0.05--seed0'")
+    assert sorted(found.data.tags["clone"].partition("-")[0] for found in runs) == ["a", "b", "c"]
+    for found in runs:
+        losses = store.client.get_metric_history(found.info.run_id, "train/loss")
+        assert found.info.status == "FINISHED" and [point.step for point in losses] == [1, 2]
 
 
 def test_a_copy_of_a_clone_gets_another_name_and_a_moved_one_keeps_it(tmp_path, monkeypatch):

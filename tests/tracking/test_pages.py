@@ -149,6 +149,8 @@ def test_four_runs_are_compared_and_one_is_shown(runs, page):
 
 
 def test_another_version_has_its_plain_page():
-    assert addresses("http://here", "1", f"{SEEN[-1]}.0").startswith("http://here/#/experiments/1/runs?viewStateShareKey=")
+    assert addresses("http://here", "1", f"{SEEN[-1]}.0").startswith(
+        "http://here/#/experiments/1/runs?viewStateShareKey="
+    )
     plain = addresses("http://here", "1", "4.0.1")
     assert "viewStateShareKey" not in plain and "MLflow 4.0.1 was not tried with the prepared view" in plain
