@@ -8,6 +8,7 @@ The same pictures give the same bytes.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import shutil
@@ -26,7 +27,7 @@ from tqdm import tqdm
 
 from pipeline.runtime.bars import bar, num_cpus
 from pipeline.runtime.errors import UserError, together
-from pipeline.runtime.files import sha256_file, sync, sync_folder
+from pipeline.runtime.files import sync, sync_folder
 from pipeline.sources.file_kinds import no_permission
 from pipeline.sources.images import Picture, Prepared, prepare
 
@@ -176,15 +177,28 @@ def _faults(split: str, classes: list[str], result: _Split) -> Iterator[str]:
 
 
 class _Shard:
-    """One Arrow file."""
+    """One Arrow file, hashed on its way to the disk."""
+
+    closed = False  # pyarrow asks its sink
 
     def __init__(self, path: Path) -> None:
         self.path, self.num_bytes, self.num_images = path, 0, 0
+        self._digest = hashlib.sha256()
         self._file = path.open("wb")
-        self._writer = pa.ipc.new_file(self._file, SCHEMA)
+        self._writer = pa.ipc.new_file(pa.PythonFile(self, mode="w"), SCHEMA)
         self._images: list[bytes] = []
         self._labels: list[int] = []
         self._held = 0
+
+    def write(self, block: pa.Buffer) -> int:
+        self._digest.update(block)
+        return self._file.write(block)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._file.flush()
 
     def append(self, row: Prepared) -> None:
         self._images.append(row.file)
@@ -202,7 +216,7 @@ class _Shard:
         self._file.flush()
         sync(self._file.fileno())
         self._file.close()
-        return {"name": self.path.name, "num_images": self.num_images, "sha256": sha256_file(self.path)}
+        return {"name": self.path.name, "num_images": self.num_images, "sha256": self._digest.hexdigest()}
 
     def _write_record(self) -> None:
         self._writer.write_batch(pa.record_batch([self._images, self._labels], schema=SCHEMA))
