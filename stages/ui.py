@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -34,7 +35,9 @@ def main(port: str = DEFAULT) -> int:
         print(f"MLFLOW_TRACKING_URI names a server, which shows {told}")
         return 0
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address(where), "--host", HOST]
-    with subprocess.Popen([*command, "--port", port, "--workers", "1"], cwd=clone()) as server:
+    # No workers for evaluations, which nothing here uses.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with subprocess.Popen([*command, "--port", port, "--workers", "1"], cwd=clone(), env=environment) as server:
         signal.signal(signal.SIGTERM, lambda *_: server.terminate())
         while server.poll() is None and not answers(int(port)):
             time.sleep(0.2)
