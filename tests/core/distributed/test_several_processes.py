@@ -59,7 +59,7 @@ def watched(backbone: nn.Module, projector: nn.Module) -> dict[str, float]:
     return {"epps_pulley": float(epps_pulley(samples).mean())}
 
 
-def new_learner(backbone: str, **choices) -> Learner:
+def new_learner(backbone: str = "test_byobnet", **choices) -> Learner:
     backbone = initial_backbone(backbone, BACKBONES[backbone], seed=0)
     projector = make_projector(backbone.num_features, hidden_dims=[16], proj_dim=8)
     return make_learner(backbone.double(), projector.double(), settings(**choices), CPU)
