@@ -35,9 +35,8 @@ def main(port: str = DEFAULT) -> int:
         print(f"MLFLOW_TRACKING_URI names a server, which shows {told}")
         return 0
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", address(where), "--host", HOST]
-    # No workers for evaluations, which nothing here uses.
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with subprocess.Popen([*command, "--port", port, "--workers", "1"], cwd=clone(), env=environment) as server:
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # its workers evaluate, which nothing here uses
+    with subprocess.Popen([*command, "--port", port, "--workers", "1"], cwd=clone()) as server:
         signal.signal(signal.SIGTERM, lambda *_: server.terminate())
         while server.poll() is None and not answers(int(port)):
             time.sleep(0.2)
@@ -59,17 +58,22 @@ def check_free(port: str) -> None:
     """Refuse a port that MLflow could not take: it would end with a traceback, or another program answers there."""
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"PORT must be a number from 1 to 65535, got {port!r}; e.g. make ui PORT=5001")
-    if taken(int(port)):
+    if trouble := taken(int(port)):
         free = next(other for other in range(5001, 65536) if not taken(other))
-        trouble = "another program answers there (on a Mac, AirPlay takes 5000)"
         raise UserError(f"port {port} cannot be used: {trouble}; take another one: make ui PORT={free}")
 
 
-def taken(port: int) -> bool:
-    """Return whether a program answers at a port."""
-    with socket.socket() as asked:
-        asked.settimeout(1)
-        return asked.connect_ex((HOST, port)) == 0
+def taken(port: int) -> str:
+    """Return what keeps us from a port, "" for none."""
+    with socket.socket() as asked, socket.socket() as own:
+        if asked.connect_ex((HOST, port)) == 0:
+            return "another program answers there (on a Mac, AirPlay takes 5000)"
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as MLflow does: its last use may linger
+        try:
+            own.bind((HOST, port))
+        except OSError as error:
+            return str(error.strerror)
+    return ""
 
 
 if __name__ == "__main__":

@@ -190,9 +190,9 @@ def conditions(measured: Measured) -> Iterator[str]:
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores / 2:
         yield f"Other programs ran meanwhile (load {load:.1f} on {cores} cores): on a quiet machine it is faster."
-    kept = {speed.backbone: speed.kept_frac for speed in measured.speeds.values() if speed.kept_frac < 1}
-    for backbone, part in kept.items():
-        yield f"Dropped tokens leave {backbone} {part:.0%} of the operations of a training step."
+    kept = [(speed.backbone, f"{speed.kept_frac:.0%}") for speed in measured.speeds.values() if speed.kept_frac < 1]
+    for backbone, part in dict.fromkeys(kept):
+        yield f"Dropped tokens leave {backbone} {part} of the operations of a training step."
     for origin, backbones in scaled.items():
         yield from wrapped(f"~ scaled from {origin}: {', '.join(backbones)}", 2)
     yield from wrapped(

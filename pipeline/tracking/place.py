@@ -23,7 +23,7 @@ from pipeline.runtime.project import clone
 from pipeline.tracking.trouble import StoreError, shown
 
 STORE, ARTIFACTS, NAME = "mlflow.db", "mlruns", ".dvc/tmp/clone.json"
-# Several processes that open a new store wait for the one that makes it: seconds, or a minute where many trainings
+# Several processes that open a new store wait for the one that makes it: a second or two, longer where many trainings
 # share the cores. A process that ends frees the lock, so only one that is stopped makes others wait this long.
 OPENING_S = 120.0
 TOLD_AFTER_S = 5.0
